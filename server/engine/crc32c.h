@@ -1,0 +1,17 @@
+/* crc32c.h - CRC-32C (Castagnoli, RFC 3720), the seal of sidecar sectors.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_CRC32C_H
+#define BACKFILL_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint32_t crc32c (const void *buf, size_t len) __attribute__ ((nonnull (1)));
+
+/* The portable one, for the test that both agree. */
+uint32_t crc32c_table (const void *buf, size_t len)
+    __attribute__ ((nonnull (1)));
+
+#endif

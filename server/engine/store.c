@@ -1,0 +1,554 @@
+/* store.c - the local raw image.
+ *
+ * Zeroing goes down a ladder: punch a hole, zero a range, punch and
+ * fallocate, BLKZEROOUT, write zeros.  A rung that answers "not supported" is
+ * remembered.  A block device is never assumed to read as zeros, and the
+ * edges that its block size leaves over are written.
+ *
+ * Locking: none needed; the flags of missing rungs only go from false to
+ * true, and a lost update costs one more try (they are read and written
+ * relaxed-atomically).
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "bytes.h"
+#include "cleanup.h"
+#include "message.h"
+#include "store.h"
+
+#define ZEROS_SIZE (1u << 20)
+
+static bool
+flag (const bool *f)
+{
+  return __atomic_load_n (f, __ATOMIC_RELAXED);
+}
+
+static void
+set_flag (bool *f)
+{
+  __atomic_store_n (f, true, __ATOMIC_RELAXED);
+}
+
+static bool
+is_unsupported (int err)
+{
+  return err == EOPNOTSUPP || err == ENOTSUP || err == ENOSYS || err == ENODEV
+         || err == ENOTTY;
+}
+
+int
+store_lock_fd (int fd, bool read_only)
+{
+  struct flock fl = { .l_type = read_only ? F_RDLCK : F_WRLCK,
+                      .l_whence = SEEK_SET };
+
+  if (fcntl (fd, F_OFD_SETLK, &fl) == 0)
+    return 0;
+  if (errno == EACCES)
+    errno = EAGAIN;
+  return -1;
+}
+
+bool
+store_same_file (int fd, const char *path)
+{
+  struct stat a, b;
+
+  return fstat (fd, &a) == 0 && stat (path, &b) == 0 && a.st_dev == b.st_dev
+         && a.st_ino == b.st_ino;
+}
+
+static int
+describe (struct store *st, char **error)
+{
+  struct stat sb;
+  struct statx sx;
+
+  if (fstat (st->fd, &sb) == -1) {
+    message_set (error, "%s: %m", st->path);
+    return -1;
+  }
+  st->dev = sb.st_dev;
+  st->ino = sb.st_ino;
+  st->block_size = 1;
+  if (S_ISBLK (sb.st_mode)) {
+    int lbs = 512;
+
+    st->is_block = true;
+    if (ioctl (st->fd, BLKGETSIZE64, &st->size) == -1) {
+      message_set (error, "%s: cannot read the device's size: %m", st->path);
+      return -1;
+    }
+    if (ioctl (st->fd, BLKSSZGET, &lbs) == 0 && lbs > 0)
+      st->block_size = (uint32_t)lbs;
+    /* The number of the device is what is shared, not the node's inode. */
+    st->dev = sb.st_rdev;
+    st->ino = 0;
+  }
+  else if (S_ISREG (sb.st_mode)) {
+    st->size = (uint64_t)sb.st_size;
+    if (statx (st->fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) == 0
+        && (sx.stx_mask & STATX_BTIME))
+      st->btime = (uint64_t)sx.stx_btime.tv_sec * UINT64_C (1000000000)
+                  + sx.stx_btime.tv_nsec;
+  }
+  else {
+    message_set (error,
+                 "%s is neither a regular file nor a block device: name the "
+                 "local raw image with store=",
+                 st->path);
+    errno = EINVAL;
+    return -1;
+  }
+  return 0;
+}
+
+static struct store *
+store_alloc (const char *path, bool read_only, char **error)
+{
+  struct store *st = calloc (1, sizeof *st);
+
+  if (st) {
+    st->fd = -1;
+    st->read_only = read_only;
+    st->path = strdup (path);
+    if (st->path)
+      return st;
+    free (st);
+  }
+  message_set (error, "out of memory");
+  errno = ENOMEM;
+  return NULL;
+}
+
+struct store *
+store_open (const char *path, bool read_only, char **error)
+{
+  struct store *st = store_alloc (path, read_only, error);
+  int err;
+
+  if (!st)
+    return NULL;
+
+  for (int tries = 0; tries < 10; tries++) {
+    st->fd = open (path,
+                   (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    if (st->fd == -1) {
+      message_set (error, "cannot open the store %s: %m", path);
+      goto fail;
+    }
+    if (store_lock_fd (st->fd, read_only) == -1) {
+      message_set (error, "cannot lock the store %s: %m", path);
+      goto fail;
+    }
+    /* Somebody may have replaced it between the open and the lock. */
+    if (store_same_file (st->fd, path)) {
+      if (describe (st, error) == -1)
+        goto fail;
+      return st;
+    }
+    close (st->fd);
+    st->fd = -1;
+  }
+  message_set (error, "the store %s keeps being replaced while it is opened",
+               path);
+  errno = EAGAIN;
+
+fail:
+  err = errno;
+  store_free (st);
+  errno = err;
+  return NULL;
+}
+
+int
+store_sync_dir (const char *path)
+{
+  CLEANUP_FREE char *copy = strdup (path);
+  CLEANUP_CLOSE int fd = -1;
+
+  if (!copy)
+    return -1;
+  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd == -1)
+    return -1;
+  /* Some file systems cannot sync a folder and say EINVAL. */
+  return fsync (fd) == -1 && errno != EINVAL ? -1 : 0;
+}
+
+int
+store_tmpfile (const char *path, mode_t mode, char **temp)
+{
+  CLEANUP_FREE char *copy = strdup (path);
+  int fd;
+
+  *temp = NULL;
+  if (!copy)
+    return -1;
+  fd = open (dirname (copy), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+  if (fd >= 0)
+    return fd;
+  if (!is_unsupported (errno) && errno != EISDIR && errno != EINVAL
+      && errno != ENOENT)
+    return -1;
+
+  if (asprintf (temp, "%s.new-%d", path, (int)getpid ()) == -1) {
+    *temp = NULL;
+    return -1;
+  }
+  unlink (*temp);
+  fd = open (*temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode);
+  if (fd == -1) {
+    int err = errno;
+
+    free (*temp);
+    *temp = NULL;
+    errno = err;
+  }
+  return fd;
+}
+
+int
+store_link_fd (int fd, const char *path, char **temp)
+{
+  if (*temp) {
+    if (link (*temp, path) == -1)
+      return -1;
+    unlink (*temp);
+    free (*temp);
+    *temp = NULL;
+  }
+  else {
+    char self[64];
+
+    snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
+    if (linkat (AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == -1)
+      return -1;
+  }
+  return store_sync_dir (path);
+}
+
+struct store *
+store_create (const char *path, uint64_t size, char **error)
+{
+  struct store *st = store_alloc (path, false, error);
+  CLEANUP_FREE char *temp = NULL;
+  int err;
+
+  if (!st)
+    return NULL;
+  st->fd = store_tmpfile (path, 0600, &temp);
+  if (st->fd == -1) {
+    message_set (error, "cannot make the store %s: %m", path);
+    goto fail;
+  }
+  if (store_lock_fd (st->fd, false) == -1
+      || ftruncate (st->fd, (off_t)size) == -1 || fsync (st->fd) == -1) {
+    message_set (error, "cannot make the store %s of %llu bytes: %m", path,
+                 (unsigned long long)size);
+    goto fail;
+  }
+  if (describe (st, error) == -1)
+    goto fail;
+  if (temp) {
+    /* Where there is no nameless file the name comes now, under the lock. */
+    if (store_link_fd (st->fd, path, &temp) == -1) {
+      message_set (error, "cannot make the store %s: %m", path);
+      goto fail;
+    }
+  }
+  return st;
+
+fail:
+  err = errno;
+  if (temp)
+    unlink (temp);
+  store_free (st);
+  errno = err;
+  return NULL;
+}
+
+int
+store_link (struct store *st, char **error)
+{
+  char *temp = NULL;
+
+  if (store_same_file (st->fd, st->path))
+    return 0;
+  if (store_link_fd (st->fd, st->path, &temp) == 0)
+    return 0;
+  message_set (error, "cannot make the store %s: %m", st->path);
+  return -1;
+}
+
+void
+store_free (struct store *st)
+{
+  if (!st)
+    return;
+  if (st->fd >= 0)
+    close (st->fd);
+  free (st->path);
+  free (st);
+}
+
+int
+store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
+{
+  char *p = buf;
+
+  while (count > 0) {
+    ssize_t r = pread (st->fd, p, count, (off_t)offset);
+
+    if (r == -1) {
+      if (errno == EINTR)
+        continue;
+      return -1;
+    }
+    if (r == 0) {
+      /* Somebody has cut the file under us. */
+      errno = EIO;
+      return -1;
+    }
+    p += r;
+    offset += (uint64_t)r;
+    count -= (uint64_t)r;
+  }
+  return 0;
+}
+
+int
+store_pwrite (struct store *st, const void *buf, uint64_t count,
+              uint64_t offset, bool dsync)
+{
+  const char *p = buf;
+
+  while (count > 0) {
+    ssize_t r;
+
+    if (dsync && !flag (&st->no_dsync)) {
+      struct iovec iov = { .iov_base = (void *)p, .iov_len = count };
+
+      r = pwritev2 (st->fd, &iov, 1, (off_t)offset, RWF_DSYNC);
+      if (r == -1 && is_unsupported (errno)) {
+        set_flag (&st->no_dsync);
+        continue;
+      }
+    }
+    else
+      r = pwrite (st->fd, p, count, (off_t)offset);
+    if (r == -1) {
+      if (errno == EINTR)
+        continue;
+      return -1;
+    }
+    p += r;
+    offset += (uint64_t)r;
+    count -= (uint64_t)r;
+  }
+  if (dsync && flag (&st->no_dsync))
+    return store_sync (st);
+  return 0;
+}
+
+static int
+write_zeros (struct store *st, uint64_t count, uint64_t offset)
+{
+  static const char zeros[4096];
+  CLEANUP_FREE char *big = NULL;
+  const char *buf = zeros;
+  uint64_t size = sizeof zeros;
+
+  if (count > sizeof zeros) {
+    big = calloc (1, ZEROS_SIZE);
+    if (big) {
+      buf = big;
+      size = ZEROS_SIZE;
+    }
+  }
+  while (count > 0) {
+    uint64_t n = min_u64 (count, size);
+
+    if (store_pwrite (st, buf, n, offset, false) == -1)
+      return -1;
+    offset += n;
+    count -= n;
+  }
+  return 0;
+}
+
+static int
+try_fallocate (struct store *st, int mode, uint64_t offset, uint64_t count)
+{
+  int r;
+
+  do
+    r = fallocate (st->fd, mode, (off_t)offset, (off_t)count);
+  while (r == -1 && errno == EINTR);
+  return r;
+}
+
+/* The aligned middle of a range, by whatever the store can do.  Returns 1
+ * when nothing but writing zeros is left. */
+static int
+zero_aligned (struct store *st, uint64_t count, uint64_t offset, bool punch)
+{
+  const int hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+  if (punch && !flag (&st->no_punch)) {
+    if (try_fallocate (st, hole, offset, count) == 0)
+      return 0;
+    if (!is_unsupported (errno))
+      return -1;
+    set_flag (&st->no_punch);
+  }
+  if (!flag (&st->no_zero_range)) {
+    if (try_fallocate (st, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset,
+                       count)
+        == 0)
+      return 0;
+    if (!is_unsupported (errno))
+      return -1;
+    set_flag (&st->no_zero_range);
+  }
+  /* Plain fallocate leaves what is there as it is: only after a punch. */
+  if (!st->is_block && !flag (&st->no_punch) && !flag (&st->no_fallocate)) {
+    if (try_fallocate (st, hole, offset, count) == 0) {
+      if (try_fallocate (st, FALLOC_FL_KEEP_SIZE, offset, count) == 0)
+        return 0;
+      if (!is_unsupported (errno))
+        return -1;
+      set_flag (&st->no_fallocate);
+      return 1;
+    }
+    if (!is_unsupported (errno))
+      return -1;
+    set_flag (&st->no_punch);
+  }
+  if (st->is_block && !flag (&st->no_blkzeroout)) {
+    uint64_t range[2] = { offset, count };
+
+    if (ioctl (st->fd, BLKZEROOUT, range) == 0)
+      return 0;
+    if (!is_unsupported (errno) && errno != EINVAL)
+      return -1;
+    set_flag (&st->no_blkzeroout);
+  }
+  return 1;
+}
+
+int
+store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
+{
+  uint64_t end = offset + count;
+  uint64_t first = round_up (offset, st->block_size);
+  uint64_t last = round_down (end, st->block_size);
+  int r;
+
+  if (first >= last)
+    return write_zeros (st, count, offset);
+  if (first > offset && write_zeros (st, first - offset, offset) == -1)
+    return -1;
+  if (end > last && write_zeros (st, end - last, last) == -1)
+    return -1;
+  r = zero_aligned (st, last - first, first, punch);
+  if (r == 1)
+    r = write_zeros (st, last - first, first);
+  return r;
+}
+
+bool
+store_fast_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
+{
+  if (st->is_block)
+    return false;
+  if (count == 0 || offset > UINT64_MAX - count)
+    return false;
+  return (punch && !flag (&st->no_punch)) || !flag (&st->no_zero_range);
+}
+
+int
+store_preallocate (struct store *st, uint64_t count, uint64_t offset)
+{
+  uint64_t end = offset + count;
+
+  if (st->is_block)
+    return 0;
+  if (!flag (&st->no_fallocate)) {
+    if (try_fallocate (st, FALLOC_FL_KEEP_SIZE, offset, count) == 0)
+      return 0;
+    if (!is_unsupported (errno))
+      return -1;
+    set_flag (&st->no_fallocate);
+  }
+  /* A hole reads as zeros, so writing zeros there changes nothing.  The
+   * caller keeps writers out of the range. */
+  while (offset < end) {
+    uint64_t start, stop;
+
+    if (store_next_data (st, offset, end, &start, &stop) == -1)
+      return -1;
+    if (start > offset && write_zeros (st, start - offset, offset) == -1)
+      return -1;
+    offset = stop > start ? stop : end;
+  }
+  return 0;
+}
+
+int
+store_next_data (struct store *st, uint64_t offset, uint64_t end,
+                 uint64_t *start, uint64_t *stop)
+{
+  off_t r;
+
+  *start = offset;
+  *stop = end;
+  if (st->is_block || offset >= end)
+    return 0;
+  r = lseek (st->fd, (off_t)offset, SEEK_DATA);
+  if (r == -1) {
+    if (errno == ENXIO) {
+      *start = *stop = end;
+      return 0;
+    }
+    /* One that cannot tell holes: all of it counts as data. */
+    return errno == EINVAL ? 0 : -1;
+  }
+  if ((uint64_t)r >= end) {
+    *start = *stop = end;
+    return 0;
+  }
+  *start = (uint64_t)r;
+  r = lseek (st->fd, r, SEEK_HOLE);
+  if (r == -1)
+    return errno == EINVAL ? 0 : -1;
+  *stop = min_u64 ((uint64_t)r, end);
+  return 0;
+}
+
+int
+store_sync (struct store *st)
+{
+  int r;
+
+  do
+    r = fdatasync (st->fd);
+  while (r == -1 && errno == EINTR);
+  return r;
+}

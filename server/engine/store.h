@@ -1,0 +1,91 @@
+/* store.h - the local raw image: a file or block device.
+ *
+ * Mechanism only: bytes in, bytes out, holes, durability.  It knows nothing
+ * of maps or sources.  One file is never accessed both direct and buffered:
+ * all I/O is buffered.
+ *
+ * Ownership: store_open and store_create hand out a locked store; store_free
+ * unlocks it.  The lock is an open-file-description write lock on the whole
+ * file (so QEMU's own image locks are refused too, I8).
+ *
+ * Errors: -1 with errno; functions with `error` set a malloc'd message that
+ * names the path and says what to do.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_STORE_H
+#define BACKFILL_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct store {
+  int fd;
+  char *path;
+  uint64_t size;       /* of the file or device */
+  bool is_block;
+  bool read_only;
+  dev_t dev;           /* of the file; of a block device its own number */
+  ino_t ino;
+  uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
+  uint32_t block_size; /* alignment that zeroing needs, power of two */
+  /* Rungs of the ladder that were found missing are not tried again. */
+  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync;
+};
+
+/* Open and lock.  errno ENOENT when there is none, EAGAIN when another
+ * process has it. */
+struct store *store_open (const char *path, bool read_only, char **error)
+    __attribute__ ((nonnull (1, 3)));
+
+/* Make a sparse file of size bytes, locked and durable, that has no name
+ * yet; store_link gives it one (EEXIST if something is there by now). */
+struct store *store_create (const char *path, uint64_t size, char **error)
+    __attribute__ ((nonnull (1, 3)));
+int store_link (struct store *st, char **error)
+    __attribute__ ((nonnull (1, 2)));
+
+void store_free (struct store *st);
+
+/* Lock fd as the store's is; EAGAIN if another has it. */
+int store_lock_fd (int fd, bool read_only);
+/* True if path still names what fd is open on. */
+bool store_same_file (int fd, const char *path) __attribute__ ((nonnull (2)));
+/* Open a nameless file in path's folder, and give it path's name.  *temp is
+ * set to a name to be removed where there is no O_TMPFILE.  The name is
+ * durable when store_link_fd returns. */
+int store_tmpfile (const char *path, mode_t mode, char **temp)
+    __attribute__ ((nonnull (1, 3)));
+int store_link_fd (int fd, const char *path, char **temp)
+    __attribute__ ((nonnull (2, 3)));
+int store_sync_dir (const char *path) __attribute__ ((nonnull (1)));
+
+int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
+    __attribute__ ((nonnull (1, 2)));
+/* dsync: durable on return. */
+int store_pwrite (struct store *st, const void *buf, uint64_t count,
+                  uint64_t offset, bool dsync)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Afterwards the range reads as zeros, whatever was there.  punch: as a hole
+ * if that can be had; else as allocated zeros if that can be had. */
+int store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
+    __attribute__ ((nonnull (1)));
+/* True if store_zero can be quick for this range (no zeros written). */
+bool store_fast_zero (struct store *st, uint64_t count, uint64_t offset,
+                      bool punch) __attribute__ ((nonnull (1)));
+
+/* Allocate what is a hole, without changing what it reads as. */
+int store_preallocate (struct store *st, uint64_t count, uint64_t offset)
+    __attribute__ ((nonnull (1)));
+
+/* The first run of data in [offset, end): *start, *stop.  *start == end when
+ * all of it is a hole.  A store that cannot tell says it is all data. */
+int store_next_data (struct store *st, uint64_t offset, uint64_t end,
+                     uint64_t *start, uint64_t *stop)
+    __attribute__ ((nonnull (1, 4, 5)));
+
+int store_sync (struct store *st) __attribute__ ((nonnull (1)));
+
+#endif
