@@ -1,0 +1,158 @@
+/* sidecar.h - the durable metadata file beside the store.
+ *
+ * It holds the volume's identity, the session record, the stable map S and
+ * the job record.  Only pwrite changes it, never a mapping: the kernel could
+ * write a mapped page back before the data it vouches for (I1).
+ *
+ * Layout, little-endian (docs/backfill-format.pod is the full text):
+ *
+ *   0       header copy A (16 KiB)     32768  job record copy 0 (4 KiB)
+ *   16384   header copy B (16 KiB)     36864  job record copy 1
+ *   65536   S: sealed sectors of 512 bytes, one per 3968 granules:
+ *           496 bytes of bits, low half of the uuid, index, CRC-32C
+ *
+ * Every change of the header writes one copy, syncs, writes the other and
+ * syncs: a torn copy leaves the state before, and damage to one copy later
+ * leaves the state after.
+ *
+ * Locking: the caller sees to it that one thread at a time changes the header
+ * or the job record.  Sectors may be read and written from any thread, but
+ * one sector by one at a time.
+ *
+ * Errors: -1 with errno; functions with `error` name the file and what to do.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_SIDECAR_H
+#define BACKFILL_SIDECAR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SIDECAR_MAGIC "BKFILL\r\n"
+#define SIDECAR_VERSION 1u
+#define SIDECAR_HEADER_SIZE 16384u
+#define SIDECAR_JOB_OFFSET 32768u
+#define SIDECAR_JOB_SIZE 4096u
+#define SIDECAR_MAP_OFFSET 65536u
+#define SIDECAR_SECTOR 512u
+#define SIDECAR_BITS 3968u /* granules in a sector */
+#define SIDECAR_WORDS 62u  /* 64-bit words of bits in a sector */
+#define SIDECAR_UUID_SIZE 16
+#define SIDECAR_BOOT_ID_SIZE 16
+#define SIDECAR_DIGEST_SIZE 32
+
+/* header.state */
+#define SIDECAR_CREATING 1u /* the store may not be there yet */
+#define SIDECAR_COMPLETE 2u /* everything is local: S is not used */
+#define SIDECAR_DETACHED 4u /* to be unlinked at the next clean close */
+
+enum sidecar_identity_mode {
+  SIDECAR_IDENTITY_NONE,
+  SIDECAR_IDENTITY_CONTENT,
+  SIDECAR_IDENTITY_SIZE,
+};
+
+/* The header in memory.  Strings are malloc'd, NULL if not recorded. */
+struct sidecar_header {
+  uint8_t uuid[SIDECAR_UUID_SIZE];
+  uint64_t sequence;
+  uint64_t size;    /* of the disk */
+  uint32_t granule; /* bytes */
+  uint32_t state;
+  uint64_t store_ino, store_btime;
+  uint32_t identity_mode;
+  uint64_t identity_size;
+  uint8_t identity_digest[SIDECAR_DIGEST_SIZE];
+  uint64_t session; /* number of the latest */
+  bool session_open;
+  uint32_t session_pid;
+  uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
+  uint64_t map_offset, map_length; /* S; length 0: none */
+  uint64_t job_offset, job_length; /* job record; length 0: none */
+  /* settings that a restart with only STORE takes up again; 0 = default */
+  uint64_t timeout, retry;
+  uint32_t fetch_unit, connections;
+  char *name, *backing, *work, *control;
+};
+
+struct sidecar {
+  int fd;
+  char *path;
+  bool read_only;
+  struct sidecar_header h;
+};
+
+/* The job record: what a restart needs to go on, and what is kept of an
+ * ended job.  status and result are job.h's. */
+struct sidecar_job {
+  uint64_t sequence;
+  uint32_t status, result, pause, on_error;
+  uint64_t offset, length, speed, retry;
+  uint32_t full;
+  int32_t errnum;
+  uint64_t time_elapsed, bytes_read, local_at_start, nr_failed, failed_offset;
+  char error[256];
+};
+
+/* Read and lock.  NULL with *error; errno ENOENT: there is none, EAGAIN:
+ * another process has it, EINVAL: not usable (the message says why). */
+struct sidecar *sidecar_open (const char *path, bool read_only, char **error)
+    __attribute__ ((nonnull (1, 3)));
+/* The same without a lock, for those who only want to say whose it is, and
+ * for check.  Never repairs. */
+struct sidecar *sidecar_peek (const char *path, char **error)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Make one: header from *h (strings are copied; uuid, sequence and areas are
+ * set here), all sectors sealed with no bit set unless state says complete,
+ * everything durable, then the name, by link: EEXIST if there is one by now.
+ * Locked. */
+struct sidecar *sidecar_create (const char *path,
+                                const struct sidecar_header *h, char **error)
+    __attribute__ ((nonnull (1, 2, 3)));
+
+/* Make sc->h durable: both copies. */
+int sidecar_write_header (struct sidecar *sc) __attribute__ ((nonnull (1)));
+
+/* Sectors [index, index + count) of S into or from words: count times
+ * SIDECAR_WORDS, host order.  Read: bad[i] is set for a sector whose seal is
+ * broken, its words are then undefined; -1 for an I/O error.  Write seals
+ * and writes; the sync is the caller's. */
+int sidecar_read_map (struct sidecar *sc, uint32_t index, unsigned count,
+                      uint64_t *words, bool *bad)
+    __attribute__ ((nonnull (1, 4, 5)));
+int sidecar_write_map (struct sidecar *sc, uint32_t index, unsigned count,
+                       const uint64_t *words)
+    __attribute__ ((nonnull (1, 4)));
+uint32_t sidecar_nr_sectors (const struct sidecar *sc)
+    __attribute__ ((nonnull (1)));
+
+int sidecar_sync (struct sidecar *sc) __attribute__ ((nonnull (1)));
+
+/* Returns 1 and the record, 0 if there is none, -1 if it is damaged
+ * (EILSEQ) or cannot be read. */
+int sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
+    __attribute__ ((nonnull (1, 2)));
+/* Durable on return; job->sequence is counted up. */
+int sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Drop all but the header: needs state complete, durable. */
+int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));
+
+void sidecar_free (struct sidecar *sc);
+
+void sidecar_header_clear (struct sidecar_header *h)
+    __attribute__ ((nonnull (1)));
+/* Set a string of the header to a copy; NULL clears it. */
+int sidecar_set (char **field, const char *value)
+    __attribute__ ((nonnull (1)));
+
+/* Both header copies' condition, for check: true = valid. */
+void sidecar_copies (struct sidecar *sc, bool valid[2])
+    __attribute__ ((nonnull (1, 2)));
+
+#endif
