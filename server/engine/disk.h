@@ -15,11 +15,14 @@
  * disk and live as long as it.
  *
  * Lock order, written once, here (outer first):
- *   disks list > job > claim (a queue, not a lock, but waited for) >
- *   commit > fetch table > map page > working map > source's own, log.
- * None is ever held across I/O to the backing store.  Only a claim is held
- * across I/O to the store.  An event callback is called with the disk's job
- * lock at most, and must not call back into the engine.
+ *   gate > housekeeper's list > a job's verbs > header > claim (a queue, not
+ *   a lock, but waited for) > commit > parked parts > job > fetch table >
+ *   extents > map stripe > map pool > writeback, copiers' queue, buffers >
+ *   source's own, log.
+ * None is ever held across I/O to the backing store.  Across I/O to the store
+ * only a claim is held; across I/O to the sidecar also verbs, header and a
+ * stripe.  An event callback is called with the disk's job lock at most, and
+ * must not call back into the engine.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -124,7 +127,7 @@ int disk_zero (struct disk *disk, uint64_t count, uint64_t offset,
 int disk_trim (struct disk *disk, uint64_t count, uint64_t offset,
                unsigned flags) __attribute__ ((nonnull (1)));
 int disk_flush (struct disk *disk) __attribute__ ((nonnull (1)));
-/* Make local, soon: queued as background work, not waited for. */
+/* Make local: returns when it is, or EIO. */
 int disk_cache (struct disk *disk, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1)));
 

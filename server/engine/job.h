@@ -55,9 +55,9 @@ struct job_options {
   uint64_t speed;          /* bytes/s, 0 = no limit */
   bool full;               /* allocate zeros too (the seed's default) */
   enum job_on_error on_error;
-  /* ms that errors from a source which answers, and a source that is lost,
-   * are retried; 0 = for ever */
-  uint64_t retry;
+  uint64_t retry;          /* ms that a lost source is waited for, 0 = for
+                              ever; errors of one that answers are tried a
+                              few times */
 };
 
 struct job_info {

@@ -45,6 +45,7 @@ enum {
   FIELD_RETRY = 6,
   FIELD_FETCH = 7,
   FIELD_CONNECTIONS = 8,
+  FIELD_STORE = 9,
 };
 
 #define JOB_MAGIC "BKJOB\r\n\0"
@@ -121,6 +122,7 @@ sidecar_header_clear (struct sidecar_header *h)
   free (h->backing);
   free (h->work);
   free (h->control);
+  free (h->store);
   memset (h, 0, sizeof *h);
 }
 
@@ -231,6 +233,7 @@ pack_header (const struct sidecar_header *h, uint8_t *buf)
   fields += pack_string (&pk, FIELD_BACKING, h->backing);
   fields += pack_string (&pk, FIELD_WORK, h->work);
   fields += pack_string (&pk, FIELD_CONTROL, h->control);
+  fields += pack_string (&pk, FIELD_STORE, h->store);
   fields += pack_number (&pk, FIELD_TIMEOUT, h->timeout);
   fields += pack_number (&pk, FIELD_RETRY, h->retry);
   fields += pack_number (&pk, FIELD_FETCH, h->fetch_unit);
@@ -297,6 +300,9 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
       break;
     case FIELD_CONTROL:
       string = &h->control;
+      break;
+    case FIELD_STORE:
+      string = &h->store;
       break;
     case FIELD_TIMEOUT:
     case FIELD_RETRY:
@@ -705,11 +711,12 @@ static int
 copy_header (struct sidecar_header *to, const struct sidecar_header *from)
 {
   *to = *from;
-  to->name = to->backing = to->work = to->control = NULL;
+  to->name = to->backing = to->work = to->control = to->store = NULL;
   return sidecar_set (&to->name, from->name) == -1
                  || sidecar_set (&to->backing, from->backing) == -1
                  || sidecar_set (&to->work, from->work) == -1
                  || sidecar_set (&to->control, from->control) == -1
+                 || sidecar_set (&to->store, from->store) == -1
              ? -1
              : 0;
 }

@@ -76,6 +76,7 @@ struct sidecar_header {
   uint64_t timeout, retry;
   uint32_t fetch_unit, connections;
   char *name, *backing, *work, *control;
+  char *store; /* its path when it was last opened */
 };
 
 struct sidecar {

@@ -248,12 +248,11 @@ struct store *
 store_create (const char *path, uint64_t size, char **error)
 {
   struct store *st = store_alloc (path, false, error);
-  CLEANUP_FREE char *temp = NULL;
   int err;
 
   if (!st)
     return NULL;
-  st->fd = store_tmpfile (path, 0600, &temp);
+  st->fd = store_tmpfile (path, 0600, &st->temp);
   if (st->fd == -1) {
     message_set (error, "cannot make the store %s: %m", path);
     goto fail;
@@ -264,21 +263,11 @@ store_create (const char *path, uint64_t size, char **error)
                  (unsigned long long)size);
     goto fail;
   }
-  if (describe (st, error) == -1)
-    goto fail;
-  if (temp) {
-    /* Where there is no nameless file the name comes now, under the lock. */
-    if (store_link_fd (st->fd, path, &temp) == -1) {
-      message_set (error, "cannot make the store %s: %m", path);
-      goto fail;
-    }
-  }
-  return st;
+  if (describe (st, error) == 0)
+    return st;
 
 fail:
   err = errno;
-  if (temp)
-    unlink (temp);
   store_free (st);
   errno = err;
   return NULL;
@@ -287,14 +276,27 @@ fail:
 int
 store_link (struct store *st, char **error)
 {
-  char *temp = NULL;
-
-  if (store_same_file (st->fd, st->path))
-    return 0;
-  if (store_link_fd (st->fd, st->path, &temp) == 0)
+  if (store_link_fd (st->fd, st->path, &st->temp) == 0)
     return 0;
   message_set (error, "cannot make the store %s: %m", st->path);
   return -1;
+}
+
+int
+store_grow (struct store *st, uint64_t size)
+{
+  if (ftruncate (st->fd, (off_t)size) == -1 || fsync (st->fd) == -1)
+    return -1;
+  st->size = size;
+  return 0;
+}
+
+void
+store_close (struct store *st)
+{
+  if (st->fd >= 0)
+    close (st->fd);
+  st->fd = -1;
 }
 
 void
@@ -302,8 +304,10 @@ store_free (struct store *st)
 {
   if (!st)
     return;
-  if (st->fd >= 0)
-    close (st->fd);
+  store_close (st);
+  if (st->temp)
+    unlink (st->temp);
+  free (st->temp);
   free (st->path);
   free (st);
 }
@@ -540,6 +544,27 @@ store_next_data (struct store *st, uint64_t offset, uint64_t end,
     return errno == EINVAL ? 0 : -1;
   *stop = min_u64 ((uint64_t)r, end);
   return 0;
+}
+
+bool
+store_is_zero (struct store *st)
+{
+  uint64_t at = 0, start, stop;
+  char buf[4096];
+
+  while (at < st->size) {
+    if (store_next_data (st, at, st->size, &start, &stop) == -1)
+      return false;
+    for (at = start; at < stop; at += sizeof buf) {
+      uint64_t n = min_u64 (sizeof buf, stop - at);
+
+      if (store_pread (st, buf, n, at) == -1 || buf[0] != 0
+          || memcmp (buf, buf + 1, n - 1) != 0)
+        return false;
+    }
+    at = max_u64 (start, stop);
+  }
+  return true;
 }
 
 int

@@ -23,6 +23,7 @@
 struct store {
   int fd;
   char *path;
+  char *temp;          /* its name until store_link, where it needs one */
   uint64_t size;       /* of the file or device */
   bool is_block;
   bool read_only;
@@ -46,7 +47,11 @@ struct store *store_create (const char *path, uint64_t size, char **error)
 int store_link (struct store *st, char **error)
     __attribute__ ((nonnull (1, 2)));
 
+/* Unlock and close; what is known of it stays. */
+void store_close (struct store *st) __attribute__ ((nonnull (1)));
 void store_free (struct store *st);
+/* Make a regular file larger, durably. */
+int store_grow (struct store *st, uint64_t size) __attribute__ ((nonnull (1)));
 
 /* Lock fd as the store's is; EAGAIN if another has it. */
 int store_lock_fd (int fd, bool read_only);
@@ -85,6 +90,9 @@ int store_preallocate (struct store *st, uint64_t count, uint64_t offset)
 int store_next_data (struct store *st, uint64_t offset, uint64_t end,
                      uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));
+
+/* All of it reads as zeros (holes are not read). */
+bool store_is_zero (struct store *st) __attribute__ ((nonnull (1)));
 
 int store_sync (struct store *st) __attribute__ ((nonnull (1)));
 

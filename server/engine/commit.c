@@ -1,0 +1,160 @@
+/* commit.c - making writes durable: one commit runs, one forms.
+ *
+ * The order is the whole point (I1): take what is pending, sync the store,
+ * write S or snapshot, sync the sidecar, and only then call the bits stable.
+ * What is marked after the snapshot belongs to the next commit.  A flush
+ * joins the commit that forms, never the one that runs, as that one's
+ * snapshot may have been taken before the flush arrived.
+ *
+ * Whoever finds none running leads the one that forms; the others wait.
+ *
+ * A failed sync is final (G24): the kernel has forgotten which pages were not
+ * written.  W stays marked "syncing", so that the next open writes the
+ * pending granules again from what the page cache shows.
+ *
+ * Locking: committer.lock, not held across I/O.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "internal.h"
+
+struct commit_waiter {
+  struct commit_waiter *next;
+  bool done;
+  int error;
+};
+
+int
+commit_failed (struct disk *d)
+{
+  return __atomic_load_n (&d->commit.sticky, __ATOMIC_ACQUIRE);
+}
+
+void
+commit_set_failed (struct disk *d, int err)
+{
+  int none = 0;
+
+  if (__atomic_compare_exchange_n (&d->commit.sticky, &none, err, false,
+                                   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    errno = err;
+    log_error ("%s: cannot make data durable: %m; flushes fail until the "
+               "volume is opened again, reads go on",
+               d->store_path);
+  }
+}
+
+/* The middle of a commit, between snapshot and publish.  Returns errno;
+ * *durable tells whether the snapshot is in the sidecar, or needs not be. */
+static int
+commit_steps (struct disk *d, unsigned flags, struct map_snapshot *snap,
+              bool all_live, bool *durable)
+{
+  if (store_sync (d->store) == -1) {
+    commit_set_failed (d, errno);
+    return commit_failed (d);
+  }
+  /* A failed writeback that another call was told of. */
+  if (commit_failed (d))
+    return commit_failed (d);
+  if (!snap)
+    return 0;
+  if (all_live) {
+    /* Every granule's bytes were in the store before the sync: from now on
+     * the header alone says so, and S is not needed. */
+    if (volume_set_complete (d) == -1)
+      return errno;
+    *durable = true;
+    return 0;
+  }
+  if (map_snapshot_is_empty (snap)
+      || !(map_snapshot_has_guest (snap) || (flags & COMMIT_CHECKPOINT)))
+    return 0;
+  if (map_snapshot_write (d->map, snap) == -1)
+    return errno;
+  if (sidecar_sync (d->sc) == -1) {
+    commit_set_failed (d, errno);
+    return commit_failed (d);
+  }
+  *durable = true;
+  return 0;
+}
+
+static int
+commit_once (struct disk *d, unsigned flags)
+{
+  struct map_snapshot *snap = NULL;
+  bool all_live = false, durable = false;
+  int err;
+
+  if (commit_failed (d))
+    return commit_failed (d);
+  count (&d->commits, 1);
+  if (!map_is_complete (d->map)) {
+    snap = map_snapshot (d->map, flags & COMMIT_HOLES);
+    if (!snap)
+      return ENOMEM;
+    /* Asked before the sync, so that the sync covers every granule. */
+    all_live = map_all_live (d->map);
+  }
+  if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
+    err = errno;
+  else
+    err = commit_steps (d, flags, snap, all_live, &durable);
+  if (snap) {
+    if (durable)
+      map_snapshot_publish (d->map, snap);
+    else
+      map_snapshot_return (d->map, snap);
+  }
+  if (!commit_failed (d) && d->work
+      && work_set_state (d->work, WORK_OK) == -1 && err == 0)
+    err = errno;
+  return err;
+}
+
+int
+commit_run (struct disk *d, unsigned flags)
+{
+  struct committer *c = &d->commit;
+  struct commit_waiter me = { 0 };
+
+  if (d->read_only)
+    return 0;
+  LOCK_SCOPE (&c->lock);
+  me.next = c->forming;
+  c->forming = &me;
+  c->flags |= flags;
+  while (!me.done) {
+    struct commit_waiter *joined;
+    int err;
+
+    if (c->running) {
+      pthread_cond_wait (&c->done, &c->lock);
+      continue;
+    }
+    c->running = true;
+    joined = c->forming;
+    flags = c->flags;
+    c->forming = NULL;
+    c->flags = 0;
+    pthread_mutex_unlock (&c->lock);
+    err = commit_once (d, flags);
+    pthread_mutex_lock (&c->lock);
+    c->running = false;
+    while (joined) {
+      struct commit_waiter *next = joined->next;
+
+      joined->error = err;
+      joined->done = true;
+      joined = next;
+    }
+    pthread_cond_broadcast (&c->done);
+  }
+  return me.error;
+}

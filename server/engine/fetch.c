@@ -1,0 +1,921 @@
+/* fetch.c - the fetch table and the copiers.  See fetch.h.
+ *
+ * The life of a fetch: made in the table (lock held), submitted to the source
+ * (no lock), arrived() on an I/O thread, readers copy from its buffer, a
+ * copier commits it and takes it from the table.  References: one for the
+ * flight, one for each piece.
+ *
+ * Memory: what arrived and is not in the store yet is bounded for job and
+ * read-ahead fetches by BACKLOG_LIMIT; demand fetches over DEMAND_LIMIT are
+ * passed through without being kept, as a guest's read must not wait for a
+ * slow store (G22).
+ *
+ * Locking: see fetch.h.  The copiers' queue has a leaf lock of its own.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+
+#include "fetch.h"
+
+#define NR_COPIERS 2u
+#define BACKLOG_LIMIT (UINT64_C (32) << 20)
+#define DEMAND_LIMIT (UINT64_C (96) << 20)
+#define AHEAD_REQUEST (UINT64_C (1) << 20)
+/* A demand read of known zeros makes this much of the run local at once. */
+#define ZERO_LIMIT (UINT64_C (256) << 20)
+#define WRITEBACK_WINDOW (UINT64_C (48) << 20)
+#define POOL_CLASSES 3u
+#define POOL_KEEP 24u
+
+/* Buffers, kept for reuse: a fresh megabyte costs 256 page faults. */
+static struct {
+  pthread_mutex_t lock;
+  void *kept[POOL_CLASSES][POOL_KEEP];
+  unsigned nr[POOL_CLASSES];
+} pool = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static const size_t pool_size[POOL_CLASSES]
+    = { 256u << 10, 1u << 20, 2u << 20 };
+
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t wake;
+  struct fetch *first, **tail;
+  pthread_t thread[NR_COPIERS];
+  unsigned nr_threads;
+  bool running;
+} copiers = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static uint64_t backlog; /* atomic */
+
+uint64_t
+fetch_backlog (void)
+{
+  return counted (&backlog);
+}
+
+static char *
+buffer_get (size_t size, size_t *got)
+{
+  unsigned c = 0;
+
+  if (size <= 64u << 10) {
+    *got = size;
+    return malloc (size);
+  }
+  while (c < POOL_CLASSES - 1 && pool_size[c] < size)
+    c++;
+  *got = max_u64 (size, pool_size[c]);
+  if (*got == pool_size[c]) {
+    LOCK_SCOPE (&pool.lock);
+    if (pool.nr[c] > 0)
+      return pool.kept[c][--pool.nr[c]];
+  }
+  return malloc (*got);
+}
+
+static void
+buffer_put (char *buf, size_t size)
+{
+  if (buf)
+    for (unsigned c = 0; c < POOL_CLASSES; c++)
+      if (size == pool_size[c]) {
+        LOCK_SCOPE (&pool.lock);
+        if (pool.nr[c] < POOL_KEEP) {
+          pool.kept[c][pool.nr[c]++] = buf;
+          return;
+        }
+      }
+  free (buf);
+}
+
+/* The table.  Its lock is held in all of these. */
+
+static void
+fetch_unref (struct fetch *f)
+{
+  if (--f->refs > 0)
+    return;
+  if (f->buf) {
+    buffer_put (f->buf, f->buf_size);
+    __atomic_sub_fetch (&backlog, f->buf_size, __ATOMIC_RELAXED);
+  }
+  pthread_cond_destroy (&f->changed);
+  free (f);
+}
+
+static void
+table_remove (struct fetch *f)
+{
+  if (!f->in_table)
+    return;
+  if (f->prev)
+    f->prev->next = f->next;
+  else
+    f->disk->fetch.first = f->next;
+  if (f->next)
+    f->next->prev = f->prev;
+  f->in_table = false;
+}
+
+/* The first fetch that ends after offset. */
+static struct fetch *
+table_find (struct disk *d, uint64_t offset)
+{
+  struct fetch *f = d->fetch.first;
+
+  while (f && f->end <= offset)
+    f = f->next;
+  return f;
+}
+
+static struct fetch *
+fetch_new (struct disk *d, uint64_t offset, uint64_t end, bool zero)
+{
+  struct fetch *f = calloc (1, sizeof *f);
+  struct fetch *next, *prev = NULL;
+
+  if (!f)
+    return NULL;
+  f->disk = d;
+  f->offset = offset;
+  f->end = end;
+  f->refs = 1;
+  f->zero = zero;
+  if (zero)
+    f->state = FETCH_HERE;
+  else {
+    f->buf = buffer_get (end - offset, &f->buf_size);
+    if (!f->buf) {
+      free (f);
+      return NULL;
+    }
+    count (&backlog, f->buf_size);
+  }
+  cond_init (&f->changed);
+
+  for (next = d->fetch.first; next && next->offset < offset; next = next->next)
+    prev = next;
+  f->prev = prev;
+  f->next = next;
+  if (prev)
+    prev->next = f;
+  else
+    d->fetch.first = f;
+  if (next)
+    next->prev = f;
+  f->in_table = true;
+  return f;
+}
+
+/* No lock held. */
+
+static void
+queue_commit (struct fetch *f)
+{
+  LOCK_SCOPE (&copiers.lock);
+  f->queued = NULL;
+  *copiers.tail = f;
+  copiers.tail = &f->queued;
+  pthread_cond_signal (&copiers.wake);
+}
+
+static void arrived (struct source_req *req, int error);
+
+/* req.prio was set under the table's lock. */
+static void
+submit (struct fetch *f)
+{
+  struct disk *d = f->disk;
+  enum source_prio prio = f->req.prio;
+
+  f->req.offset = f->offset;
+  f->req.length = (uint32_t)(f->end - f->offset);
+  /* A job's fetch waits as long as its source is away; a guest's not. */
+  f->req.deadline = prio == SOURCE_BACKGROUND ? 0 : now_ms () + d->timeout;
+  f->req.buf = f->buf;
+  f->req.done = arrived;
+  f->req.opaque = f;
+  count (prio == SOURCE_DEMAND  ? &d->demand_fetches
+         : prio == SOURCE_AHEAD ? &d->ahead_fetches
+                                : &d->background_fetches,
+         1);
+  source_submit (d->src, &f->req);
+}
+
+/* On an I/O thread. */
+static void
+arrived (struct source_req *req, int error)
+{
+  struct fetch *f = req->opaque;
+  struct disk *d = f->disk;
+  bool again = false, keep = false;
+  unsigned job;
+  uint64_t offset = f->offset, end = f->end;
+
+  if (error == 0) {
+    count (&d->bytes_fetched, end - offset);
+    /* The last granule's tail, past the disk's end. */
+    if (f->buf_size > end - offset)
+      memset (f->buf + (end - offset), 0,
+              min_u64 (f->buf_size - (end - offset),
+                       round_up (end, d->granule) - end));
+  }
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+
+    job = f->job;
+    if (error == ECANCELED && f->promote) {
+      f->promote = false;
+      f->req.prio = SOURCE_DEMAND;
+      again = true;
+    }
+    else if (error) {
+      f->state = FETCH_FAILED;
+      f->error = error;
+    }
+    else {
+      f->state = FETCH_HERE;
+      keep = !(f->discard && !f->demand) && !f->passing;
+    }
+    if (!again) {
+      if (!keep) {
+        table_remove (f);
+        f->committed = true;
+      }
+      pthread_cond_broadcast (&f->changed);
+    }
+  }
+  if (again) {
+    submit (f);
+    return;
+  }
+  if (keep) {
+    queue_commit (f);
+    return;
+  }
+  if (job)
+    job_fetch_ended (d, job, offset, end, error, 0);
+  LOCK_SCOPE (&d->fetch.lock);
+  fetch_unref (f);
+}
+
+/* Committing. */
+
+static bool
+is_zero (const char *p, uint64_t len)
+{
+  /* Most data says so in its first bytes. */
+  if (len < 16)
+    return len == 0 || (p[0] == 0 && memcmp (p, p + 1, len - 1) == 0);
+  return *(const uint64_t *)(const void *)p == 0
+         && memcmp (p, p + 8, len - 8) == 0;
+}
+
+/* Start the writeback of what a copier wrote, and wait for the oldest piece
+ * when too much is under way, so that a guest's flush finds little of ours to
+ * write (and never loses an error of it). */
+static void
+writeback (struct disk *d, uint64_t offset, uint64_t length)
+{
+  struct writeback *wb = &d->writeback;
+  uint64_t old_offset = 0, old_length = 0;
+
+  if (d->store->is_block)
+    return;
+  {
+    LOCK_SCOPE (&wb->lock);
+    unsigned last = (wb->head + wb->nr - 1) % WRITEBACK_PIECES;
+
+    if (wb->unsupported)
+      return;
+    if (wb->nr > 0
+        && wb->piece[last].offset + wb->piece[last].length == offset
+        && wb->piece[last].length + length <= 4u << 20)
+      wb->piece[last].length += length;
+    else if (wb->nr < WRITEBACK_PIECES) {
+      last = (wb->head + wb->nr) % WRITEBACK_PIECES;
+      wb->piece[last].offset = offset;
+      wb->piece[last].length = length;
+      wb->nr++;
+    }
+    else
+      return; /* many small pieces: the kernel's own pace will do */
+    wb->bytes += length;
+    if ((wb->bytes > WRITEBACK_WINDOW || wb->nr == WRITEBACK_PIECES)
+        && wb->nr > 1) {
+      old_offset = wb->piece[wb->head].offset;
+      old_length = wb->piece[wb->head].length;
+      wb->bytes -= old_length;
+      wb->head = (wb->head + 1) % WRITEBACK_PIECES;
+      wb->nr--;
+    }
+  }
+  if (sync_file_range (d->store->fd, (off_t)offset, (off_t)length,
+                       SYNC_FILE_RANGE_WRITE)
+      == -1) {
+    if (errno == EIO || errno == ENOSPC)
+      commit_set_failed (d, errno);
+    else {
+      LOCK_SCOPE (&wb->lock);
+      wb->unsupported = true;
+    }
+    return;
+  }
+  if (old_length > 0
+      && sync_file_range (d->store->fd, (off_t)old_offset, (off_t)old_length,
+                          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
+                              | SYNC_FILE_RANGE_WAIT_AFTER)
+             == -1
+      && (errno == EIO || errno == ENOSPC))
+    /* Waiting takes the error from the file: the next fdatasync would not
+     * see it any more. */
+    commit_set_failed (d, errno);
+}
+
+/* Absent granules [offset, end) become zeros.  A claim covers them.  Zeroing
+ * goes by what the store holds: an earlier crash may have left bytes there
+ * (I6).  0 or errno. */
+static int
+zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
+              enum map_mark how)
+{
+  uint64_t at = offset;
+
+  while (at < end) {
+    uint64_t start, stop;
+
+    if (store_next_data (d->store, at, end, &start, &stop) == -1)
+      return errno;
+    if (start >= end)
+      break;
+    if (store_zero (d->store, stop - start, start, !full) == -1)
+      return errno;
+    at = stop;
+  }
+  if (full && store_preallocate (d->store, end - offset, offset) == -1)
+    return errno;
+  if (map_mark (d->map, granule_floor (d, offset), granule_ceil (d, end), how)
+      == -1)
+    return errno;
+  return 0;
+}
+
+/* Call for each absent run of [offset, end), under the claim. */
+static int
+zero_absent (struct disk *d, uint64_t offset, uint64_t end, bool full)
+{
+  uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end), stop;
+
+  while (g < last) {
+    if (map_run (d->map, g, last, &stop) == MAP_ABSENT) {
+      int err = zero_claimed (d, granule_offset (d, g),
+                              granule_offset (d, stop), full, MAP_HOLE);
+
+      if (err)
+        return err;
+      parked_apply (d, g, stop);
+    }
+    g = stop;
+  }
+  return 0;
+}
+
+int
+fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
+{
+  /* Zeros may have to be written: then in steps, so that a guest's write
+   * never waits long for the claim. */
+  uint64_t step = d->store->is_block || full ? 16u << 20 : ZERO_LIMIT;
+  int err = 0;
+
+  while (offset < end && err == 0) {
+    uint64_t stop = min_u64 (end, round_down (offset + step, d->granule));
+    struct claim c;
+
+    claim_take (&d->claims, &c, granule_floor (d, offset),
+                granule_ceil (d, stop));
+    err = zero_absent (d, offset, stop, full);
+    claim_drop (&d->claims, &c);
+    offset = stop;
+  }
+  return err;
+}
+
+/* Granules [g, end) of the fetch are absent and under our claim. */
+static int
+commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
+               bool *wrote)
+{
+  while (g < end) {
+    uint64_t start = granule_offset (d, g), stop;
+    bool zero = false;
+    uint64_t n = g;
+    int err;
+
+    /* A run of granules that are all zero, or none. */
+    for (; n < end; n++) {
+      const char *p = f->buf + ((n << d->shift) - f->offset);
+      bool z = is_zero (p, granule_offset (d, n + 1) - (n << d->shift));
+
+      if (n == g)
+        zero = z;
+      else if (z != zero)
+        break;
+    }
+    stop = granule_offset (d, n);
+    if (zero) {
+      err = zero_claimed (d, start, stop, job_wants_full (d, start),
+                          MAP_COPIED);
+      if (err)
+        return err;
+    }
+    else {
+      if (store_pwrite (d->store, f->buf + (start - f->offset), stop - start,
+                        start, false)
+          == -1)
+        return errno;
+      if (map_mark (d->map, g, n, MAP_COPIED) == -1)
+        return errno;
+      count (&d->copied, stop - start);
+      *wrote = true;
+    }
+    g = n;
+  }
+  return 0;
+}
+
+static int
+commit_fetch (struct disk *d, struct fetch *f)
+{
+  uint64_t first = granule_floor (d, f->offset);
+  uint64_t last = granule_ceil (d, f->end);
+  uint64_t g = first, stop;
+  struct claim c;
+  bool drop, wrote = false;
+  int err = 0;
+
+  claim_take (&d->claims, &c, first, last);
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+    drop = f->discard && !f->demand;
+    f->committing = !drop;
+  }
+  while (!drop && g < last && err == 0) {
+    enum map_state state = map_run (d->map, g, last, &stop);
+
+    /* Looked at again under the claim: what the guest wrote since stays. */
+    if (state == MAP_ABSENT)
+      err = f->zero ? zero_claimed (d, granule_offset (d, g),
+                                    granule_offset (d, stop),
+                                    job_wants_full (d, f->offset), MAP_HOLE)
+                    : commit_run_of (d, f, g, stop, &wrote);
+    else if (state == MAP_DAMAGED)
+      err = EIO;
+    /* Parts of writes that wait for this very fetch; an absent granule
+     * keeps them waiting. */
+    if (err == 0)
+      parked_apply (d, g, stop);
+    g = stop;
+  }
+  claim_drop (&d->claims, &c);
+  if (wrote)
+    writeback (d, f->offset, f->end - f->offset);
+  return err;
+}
+
+static void
+settle (struct fetch *f)
+{
+  struct disk *d = f->disk;
+  int err = commit_fetch (d, f);
+
+  if (f->job)
+    job_fetch_ended (d, f->job, f->offset, f->end, 0, err);
+  LOCK_SCOPE (&d->fetch.lock);
+  if (err) {
+    errno = err;
+    if (d->fetch.commits_failed++ % 1000 == 0)
+      log_error ("%s: cannot keep what was fetched for %llu+%llu: %m; it is "
+                 "read from the backing store until it can",
+                 d->store_path, (unsigned long long)f->offset,
+                 (unsigned long long)(f->end - f->offset));
+    f->error = err;
+  }
+  else
+    d->fetch.commits_failed = 0;
+  table_remove (f);
+  f->committed = true;
+  f->committing = false;
+  pthread_cond_broadcast (&f->changed);
+  fetch_unref (f);
+}
+
+static void *
+copy (void *arg)
+{
+  (void)arg;
+  for (;;) {
+    struct fetch *f;
+
+    {
+      LOCK_SCOPE (&copiers.lock);
+      while (!copiers.first && copiers.running)
+        pthread_cond_wait (&copiers.wake, &copiers.lock);
+      f = copiers.first;
+      if (!f)
+        return NULL;
+      copiers.first = f->queued;
+      if (!copiers.first)
+        copiers.tail = &copiers.first;
+    }
+    settle (f);
+  }
+}
+
+int
+copiers_start (void)
+{
+  {
+    LOCK_SCOPE (&copiers.lock);
+    cond_init (&copiers.wake);
+    copiers.first = NULL;
+    copiers.tail = &copiers.first;
+    copiers.running = true;
+  }
+  for (copiers.nr_threads = 0; copiers.nr_threads < NR_COPIERS;
+       copiers.nr_threads++)
+    if (thread_start (&copiers.thread[copiers.nr_threads], copy, NULL) == -1) {
+      int err = errno;
+
+      copiers_stop ();
+      errno = err;
+      return -1;
+    }
+  return 0;
+}
+
+void
+copiers_stop (void)
+{
+  {
+    LOCK_SCOPE (&copiers.lock);
+    copiers.running = false;
+    pthread_cond_broadcast (&copiers.wake);
+  }
+  for (unsigned i = 0; i < copiers.nr_threads; i++)
+    pthread_join (copiers.thread[i], NULL);
+  copiers.nr_threads = 0;
+  LOCK_SCOPE (&pool.lock);
+  for (unsigned c = 0; c < POOL_CLASSES; c++)
+    while (pool.nr[c] > 0)
+      free (pool.kept[c][--pool.nr[c]]);
+}
+
+/* Asking. */
+
+/* What can be fetched from `at` in one go: absent, not in flight, of one
+ * kind.  The table's lock is held.  False: nothing there.  Ends on a granule
+ * or the disk's end. */
+static bool
+next_gap (struct disk *d, uint64_t at, uint64_t limit, uint64_t most,
+          uint64_t *start, uint64_t *end, bool *zero)
+{
+  while (at < limit) {
+    uint64_t g = granule_floor (d, at);
+    struct fetch *f = table_find (d, at);
+    enum extents_kind kind;
+    uint64_t stop;
+    unsigned flags;
+
+    if (f && f->offset <= at) {
+      at = f->end;
+      continue;
+    }
+    if (map_run (d->map, g, granule_ceil (d, limit), &stop) != MAP_ABSENT) {
+      at = granule_offset (d, stop);
+      continue;
+    }
+    *start = granule_offset (d, g);
+    *end = granule_offset (d, stop);
+    if (f)
+      *end = min_u64 (*end, f->offset);
+    kind = extents_run (d->ext, *start, *end, end, &flags);
+    *zero = kind == EXTENTS_ZERO;
+    *end = min_u64 (*end, *start + most);
+    return true;
+  }
+  return false;
+}
+
+static bool
+is_gated (struct disk *d)
+{
+  return __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE);
+}
+
+int
+fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
+           enum source_prio prio, struct fetch_piece *piece)
+{
+  uint64_t g = granule_floor (d, offset), stop;
+  struct fetch *f, *cancel = NULL, *made = NULL;
+
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+
+    f = table_find (d, offset);
+    if (f && f->offset <= offset) {
+      f->refs++;
+      f->demand |= prio == SOURCE_DEMAND;
+      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, f->end),
+                                     false, NULL };
+      if (prio == SOURCE_DEMAND && f->state == FETCH_ASKED && !f->promote
+          && f->req.prio != SOURCE_DEMAND) {
+        /* It may still wait behind other background work. */
+        f->promote = true;
+        f->refs++;
+        cancel = f;
+      }
+    }
+    else {
+      enum map_state state = map_run (d->map, g, granule_ceil (d, limit),
+                                      &stop);
+      enum extents_kind kind;
+      unsigned flags;
+      uint64_t start = granule_offset (d, g), end;
+
+      if (state == MAP_LIVE)
+        return 0;
+      if (state == MAP_DAMAGED) {
+        errno = EIO;
+        return -1;
+      }
+      if (is_gated (d)) {
+        errno = ESHUTDOWN;
+        return -1;
+      }
+      end = granule_offset (d, stop);
+      if (f)
+        end = min_u64 (end, f->offset);
+      kind = extents_run (d->ext, start, end, &end, &flags);
+      if (kind == EXTENTS_ZERO) {
+        uint64_t wide_start, wide_end;
+        bool zero;
+
+        /* The whole run, or what of it is near, becomes local at once. */
+        if (next_gap (d, start, min_u64 (d->size, start + ZERO_LIMIT),
+                      ZERO_LIMIT, &wide_start, &wide_end, &zero)
+            && wide_start == start && zero)
+          end = wide_end;
+      }
+      else
+        end = min_u64 (end, start + SOURCE_MAX_REQUEST);
+      f = fetch_new (d, start, end, kind == EXTENTS_ZERO);
+      if (!f) {
+        errno = ENOMEM;
+        return -1;
+      }
+      f->demand = prio == SOURCE_DEMAND;
+      f->passing = d->read_only
+                   || (prio == SOURCE_DEMAND && fetch_backlog () > DEMAND_LIMIT);
+      f->refs++;
+      /* A zero one is there already, and settles on its own. */
+      if (f->zero && f->passing) {
+        table_remove (f);
+        f->committed = true;
+        fetch_unref (f);
+      }
+      else
+        made = f;
+      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, end), true,
+                                     NULL };
+      f->req.prio = prio;
+    }
+  }
+  if (made && made->zero)
+    queue_commit (made);
+  else if (made)
+    submit (made);
+  if (cancel) {
+    bool dropped = source_cancel (d->src, &cancel->req);
+
+    LOCK_SCOPE (&d->fetch.lock);
+    if (!dropped)
+      cancel->promote = false;
+    fetch_unref (cancel);
+  }
+  return 1;
+}
+
+/* Let it go; the lock is held. */
+static void
+piece_drop (struct fetch_piece *piece)
+{
+  fetch_unref (piece->fetch);
+  piece->fetch = NULL;
+}
+
+int
+fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
+            uint64_t deadline)
+{
+  struct fetch *f = piece->fetch;
+  struct timespec until = ms_to_timespec (deadline);
+  int err = 0;
+
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+    while (f->state == FETCH_ASKED) {
+      if (is_gated (d))
+        err = ESHUTDOWN;
+      else if (piece->abandon
+               && __atomic_load_n (piece->abandon, __ATOMIC_ACQUIRE))
+        err = ECANCELED;
+      else if (pthread_cond_timedwait (&f->changed, &d->fetch.lock, &until)
+               == ETIMEDOUT)
+        err = f->state == FETCH_ASKED ? ETIMEDOUT : 0;
+      if (err)
+        break;
+    }
+    if (err == 0 && f->state == FETCH_FAILED)
+      err = piece->own || f->error == ESHUTDOWN || f->error == ETIMEDOUT
+                ? f->error
+                : EAGAIN;
+    if (err) {
+      piece_drop (piece);
+      return err;
+    }
+  }
+  if (f->zero)
+    memset (dst, 0, piece->end - piece->offset);
+  else
+    memcpy (dst, f->buf + (piece->offset - f->offset),
+            piece->end - piece->offset);
+  LOCK_SCOPE (&d->fetch.lock);
+  piece_drop (piece);
+  return 0;
+}
+
+void
+fetch_drop (struct disk *d, struct fetch_piece *piece)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  piece_drop (piece);
+}
+
+void
+fetch_kick (struct disk *d, uint64_t offset)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  struct fetch *f = table_find (d, offset);
+
+  if (f && f->offset <= offset)
+    pthread_cond_broadcast (&f->changed);
+}
+
+int
+fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
+{
+  struct fetch *f = piece->fetch;
+  struct timespec until = ms_to_timespec (deadline);
+  int err = 0;
+
+  LOCK_SCOPE (&d->fetch.lock);
+  while (f->state != FETCH_FAILED && !f->committed && err == 0) {
+    if (is_gated (d))
+      err = ESHUTDOWN;
+    else if (pthread_cond_timedwait (&f->changed, &d->fetch.lock, &until)
+                 == ETIMEDOUT
+             && f->state != FETCH_FAILED && !f->committed)
+      err = ETIMEDOUT;
+  }
+  if (err == 0 && f->error)
+    err = piece->own ? f->error : EAGAIN;
+  piece_drop (piece);
+  return err;
+}
+
+void
+fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
+{
+  struct ahead_plan plan;
+  struct fetch *made[16];
+  unsigned nr = 0;
+
+  if (d->read_only || d->no_source || is_gated (d)
+      || !__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE))
+    return;
+  if (miss)
+    extents_want (d->ext, offset);
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+
+    ahead_read (&d->fetch.ahead, offset, length, miss, &plan);
+    for (unsigned i = 0; i < plan.nr; i++) {
+      uint64_t at = plan.range[i].offset;
+      uint64_t limit = min_u64 (at + plan.range[i].length, d->size);
+      uint64_t start, end;
+      bool zero;
+
+      while (nr < 16 && fetch_backlog () < BACKLOG_LIMIT
+             && next_gap (d, at, limit, AHEAD_REQUEST, &start, &end, &zero)) {
+        at = end;
+        if (zero || start >= limit)
+          continue;
+        made[nr] = fetch_new (d, start, end, false);
+        if (!made[nr])
+          break;
+        made[nr]->req.prio = SOURCE_AHEAD;
+        nr++;
+      }
+    }
+  }
+  for (unsigned i = 0; i < nr; i++)
+    submit (made[i]);
+}
+
+int
+fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end)
+{
+  struct fetch *f;
+  uint64_t start, stop;
+  bool zero;
+
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+
+    if (!next_gap (d, offset, *end, *end - offset, &start, &stop, &zero))
+      return 0;
+    /* Zeros are the pump's own business. */
+    if (zero) {
+      *end = start;
+      return 0;
+    }
+    *end = min_u64 (stop, start + SOURCE_MAX_REQUEST);
+    f = fetch_new (d, start, *end, false);
+    if (!f) {
+      errno = ENOMEM;
+      return -1;
+    }
+    f->job = job;
+    f->req.prio = SOURCE_BACKGROUND;
+  }
+  submit (f);
+  return 1;
+}
+
+void
+fetch_discard_job (struct disk *d)
+{
+  for (;;) {
+    struct fetch *f;
+
+    {
+      LOCK_SCOPE (&d->fetch.lock);
+      for (f = d->fetch.first; f; f = f->next)
+        if (f->job && !f->discard) {
+          f->discard = true;
+          if (f->state == FETCH_ASKED && !f->promote && !f->demand)
+            break;
+        }
+      if (!f)
+        return;
+      f->refs++;
+    }
+    source_cancel (d->src, &f->req);
+    LOCK_SCOPE (&d->fetch.lock);
+    fetch_unref (f);
+  }
+}
+
+bool
+fetch_job_is_writing (struct disk *d)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  for (struct fetch *f = d->fetch.first; f; f = f->next)
+    if (f->job && f->committing && !f->demand)
+      return true;
+  return false;
+}
+
+void
+fetch_wake_all (struct disk *d)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  for (struct fetch *f = d->fetch.first; f; f = f->next)
+    pthread_cond_broadcast (&f->changed);
+}
+
+bool
+fetch_table_is_empty (struct disk *d)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  return d->fetch.first == NULL;
+}

@@ -1,0 +1,245 @@
+/* internal.h - what the engine's policy files share: the disk as they see it.
+ *
+ * disk.c (operations), fetch.c (copying), commit.c (durability), volume.c
+ * (opening and closing), job.c and extents.c hang their state here.  Nobody
+ * outside the engine includes it.
+ *
+ * Lock order: see disk.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_INTERNAL_H
+#define BACKFILL_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "ahead.h"
+#include "bytes.h"
+#include "claim.h"
+#include "cleanup.h"
+#include "disk.h"
+#include "job.h"
+#include "log.h"
+#include "map.h"
+#include "message.h"
+#include "sidecar.h"
+#include "source.h"
+#include "store.h"
+#include "work.h"
+
+struct fetch;
+struct job;
+struct extents;
+struct parked;
+struct commit_waiter;
+
+/* One commit runs, one forms. */
+struct committer {
+  pthread_mutex_t lock;
+  pthread_cond_t done;
+  bool running;
+  unsigned flags; /* of the one that forms */
+  struct commit_waiter *forming;
+  int sticky; /* errno of a failed sync: final until reopened (G24) */
+};
+
+/* Fetches in flight, sorted, not overlapping. */
+struct fetch_table {
+  pthread_mutex_t lock;
+  struct fetch *first;
+  struct ahead ahead;
+  unsigned commits_failed; /* for one message a row, not one a fetch */
+};
+
+/* Pieces of the store whose writeback was started. */
+#define WRITEBACK_PIECES 64u
+struct writeback {
+  pthread_mutex_t lock;
+  struct {
+    uint64_t offset, length;
+  } piece[WRITEBACK_PIECES];
+  unsigned head, nr;
+  uint64_t bytes;
+  bool unsupported;
+};
+
+struct disk {
+  struct disk *next; /* housekeeper's list */
+  char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
+  char **argv;       /* backing's bracket form, or NULL */
+  uint64_t size;
+  uint32_t granule, shift;
+  bool read_only, no_source;
+  unsigned connections;
+  uint64_t timeout, retry; /* ms */
+  uint32_t fetch_unit;
+  enum source_identity_mode identity_mode;
+  bool has_identity;
+  struct source_identity identity;
+  disk_event_fn event;
+  void *event_opaque;
+  bool has_allocate;
+  struct job_options allocate;
+
+  struct store *store;
+  struct sidecar *sc;
+  struct work *work;
+  struct map *map;
+  struct source *src; /* NULL: none, ever */
+  struct extents *ext;
+  struct claims claims;
+  struct committer commit;
+  struct fetch_table fetch;
+  struct writeback writeback;
+  struct job *job;
+
+  pthread_mutex_t header_lock; /* the sidecar's header; outermost */
+
+  /* Partial writes to absent granules that wait for a fetch, oldest first. */
+  pthread_mutex_t park_lock;
+  pthread_cond_t park_done;
+  struct parked *parked, **parked_tail;
+  unsigned nr_parked; /* atomic */
+
+  /* Operations inside, and the gate that keeps new ones out. */
+  unsigned inside; /* atomic */
+  bool gated;      /* atomic */
+  pthread_mutex_t gate_lock;
+  bool closed; /* gate_lock */
+  int close_result;
+
+  bool source_up; /* atomic: connected, by the last change of state */
+  bool source_lost;
+  bool let_go;    /* atomic: complete, the source is to be stopped */
+  bool local_event;
+  bool started;
+
+  /* Since the last checkpoint. */
+  uint64_t copied;        /* atomic, bytes */
+  uint64_t checkpoint_at; /* ms, housekeeper's own */
+
+  /* atomic counters */
+  uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
+  uint64_t guest_reads, guest_writes, flushes, commits;
+  uint64_t last_guest_op; /* ms */
+};
+
+static inline uint64_t
+now_ns (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * UINT64_C (1000000000) + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t
+now_ms (void)
+{
+  return now_ns () / 1000000;
+}
+
+static inline struct timespec
+ms_to_timespec (uint64_t ms)
+{
+  return (struct timespec){ .tv_sec = (time_t)(ms / 1000),
+                            .tv_nsec = (long)(ms % 1000) * 1000000 };
+}
+
+static inline void
+count (uint64_t *counter, uint64_t n)
+{
+  __atomic_add_fetch (counter, n, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t
+counted (const uint64_t *counter)
+{
+  return __atomic_load_n (counter, __ATOMIC_RELAXED);
+}
+
+/* A condition that times out on CLOCK_MONOTONIC. */
+void cond_init (pthread_cond_t *cond);
+/* A thread with all signals blocked; 0 or -1. */
+int thread_start (pthread_t *thread, void *(*fn) (void *), void *arg);
+
+static inline uint64_t
+granule_floor (const struct disk *d, uint64_t offset)
+{
+  return offset >> d->shift;
+}
+
+static inline uint64_t
+granule_ceil (const struct disk *d, uint64_t offset)
+{
+  return (offset + d->granule - 1) >> d->shift;
+}
+
+/* Where granule g begins, at most the disk's size. */
+static inline uint64_t
+granule_offset (const struct disk *d, uint64_t g)
+{
+  return min_u64 (g << d->shift, d->size);
+}
+
+/* commit.c */
+#define COMMIT_CHECKPOINT 1u /* copied bits too */
+#define COMMIT_HOLES 2u      /* and holes learnt from the source */
+/* Durable when it returns: every bit and byte that was pending when it was
+ * called.  0 or errno. */
+int commit_run (struct disk *d, unsigned flags);
+/* A sync failed outside a commit. */
+void commit_set_failed (struct disk *d, int err);
+int commit_failed (struct disk *d);
+
+/* volume.c */
+int volume_open (struct disk *d, const struct disk_config *config,
+                 char **error);
+/* After the last commit: end the session, let files go. */
+int volume_close (struct disk *d, bool clean);
+int volume_set_complete (struct disk *d);
+
+/* extents.c: what the source says is zero. */
+struct extents *extents_new (struct disk *d);
+void extents_free (struct extents *e);
+enum extents_kind { EXTENTS_UNKNOWN, EXTENTS_DATA, EXTENTS_ZERO };
+/* Kind at offset (a granule's start) and, in *end, where it ends, at most
+ * limit; flags: NBD's of a zero run. */
+enum extents_kind extents_run (struct extents *e, uint64_t offset,
+                               uint64_t limit, uint64_t *end,
+                               unsigned *flags);
+/* Ask for what is around offset, without waiting. */
+void extents_want (struct extents *e, uint64_t offset);
+/* Wait until it is known or the deadline (ms): 0 or errno. */
+int extents_wait (struct extents *e, uint64_t offset, uint64_t deadline);
+/* Wake all who wait; later waits end at once. */
+void extents_stop (struct extents *e);
+
+/* disk.c: parked parts of writes, for the copier.  A claim on [g, end), now
+ * live, is held. */
+void parked_apply (struct disk *d, uint64_t g, uint64_t end);
+
+/* A disk's event to the program that holds the engine. */
+void disk_emit (struct disk *d, struct disk_event *ev);
+
+/* housekeeper.c */
+void housekeeper_add (struct disk *d);
+void housekeeper_remove (struct disk *d);
+int housekeeper_start (void);
+void housekeeper_stop (void);
+
+/* job.c */
+int jobs_open (struct disk *d, char **error); /* reads the record */
+int jobs_start (struct disk *d, char **error);
+/* Stop the pump; the record stays as it is, so that a restart goes on. */
+void jobs_stop (struct disk *d);
+void jobs_free (struct disk *d);
+void job_source_changed (struct disk *d);
+void job_tick (struct disk *d, uint64_t now);
+/* Zeros of this disk are to be allocated, at this offset. */
+bool job_wants_full (struct disk *d, uint64_t offset);
+
+#endif

@@ -1,0 +1,1191 @@
+/* job.c - allocation jobs: state, counters, and the pump that drives one.
+ *
+ * A job's counters are not kept: they are asked of the map, so they are true
+ * whoever made a range local (I7).  What is kept, in memory and in the
+ * sidecar, is what was asked, the state, the clock and the error.
+ *
+ * The pump is one thread for each running job.  It walks the range, has known
+ * zeros made local at once, asks for data as background fetches, and walks
+ * again until nothing is absent: a range that a guest was fetching, or that
+ * failed, is met on the next walk.
+ *
+ * Errors of a source that answers are tried ATTEMPTS times, with growing
+ * waits and shrinking requests, so that what is given up is one granule.  A
+ * source that is lost is waited for (options.retry).
+ *
+ * Locking: verb_lock serialises the calls that change a job and writes its
+ * record (it is held across I/O to the sidecar); lock guards the members, and
+ * is never held across I/O.  verb_lock before lock.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fetch.h"
+#include "internal.h"
+#include "rate.h"
+
+#define ATTEMPTS 5u
+#define BACKOFF_MS 100u
+#define ABORT_MS 2000u
+#define REQUEST (UINT64_C (1) << 20)
+#define POLITE_REQUEST (UINT64_C (256) << 10)
+#define BACKLOG (UINT64_C (28) << 20)
+#define PREALLOCATE_STEP (UINT64_C (64) << 20)
+#define SLOTS_AHEAD 8u
+#define SLOT ((UINT64_C (1) << 32) - 65536)
+/* A guest that did something this recently is served before the job. */
+#define GUEST_MS 50u
+#define RECORD_MS 5000u
+
+struct job {
+  pthread_mutex_t verb_lock;
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  pthread_t pump;
+  bool has_pump; /* to be joined */
+  bool pumping;  /* its thread is at work */
+
+  unsigned number; /* of the latest in this process, from 1 */
+  enum job_status status;
+  enum job_result result;
+  enum job_pause pause;
+  struct job_options options;
+  uint64_t offset, end; /* the range, widened to granules */
+  bool stop, abort;
+  uint64_t since;   /* ms: when the clock was started */
+  uint64_t elapsed; /* ms before that */
+  bool ticking;
+  uint64_t bytes_read, local_at_start, nr_failed, failed_offset;
+  int errnum;
+  char error[256];
+
+  unsigned in_flight;
+  /* The lowest range of this walk that failed, and how. */
+  bool failing;
+  uint64_t fail_offset, fail_end;
+  int fail_source, fail_store;
+  uint64_t lost_since; /* ms, 0: not lost */
+
+  uint64_t sample_ms, sample_bytes;
+  double speed; /* bytes/s, smoothed */
+  uint64_t recorded_ms;
+
+  struct rate rate;
+  struct sidecar_job record;
+};
+
+static struct rate total_rate = RATE_INIT;
+
+void
+disk_set_total_speed (uint64_t speed)
+{
+  rate_set (&total_rate, speed);
+}
+
+uint64_t
+disk_get_total_speed (void)
+{
+  return rate_get (&total_rate);
+}
+
+const char *
+job_status_name (enum job_status status)
+{
+  static const char *const names[]
+      = { "none",    "created",  "running",  "paused",
+          "waiting", "aborting", "concluded" };
+
+  return names[status];
+}
+
+const char *
+job_result_name (enum job_result result)
+{
+  static const char *const names[]
+      = { "none", "completed", "failed", "cancelled" };
+
+  return names[result];
+}
+
+static bool
+in_progress (const struct job *j)
+{
+  return j->status != JOB_NONE && j->status != JOB_CONCLUDED;
+}
+
+static uint64_t
+elapsed (const struct job *j)
+{
+  return j->elapsed + (j->ticking ? now_ms () - j->since : 0);
+}
+
+static void
+clock_start (struct job *j)
+{
+  j->since = now_ms ();
+  j->ticking = true;
+}
+
+static void
+clock_stop (struct job *j)
+{
+  j->elapsed = elapsed (j);
+  j->ticking = false;
+}
+
+/* The lock is held. */
+static void
+fill_info (struct disk *d, struct job_info *info)
+{
+  struct job *j = d->job;
+
+  memset (info, 0, sizeof *info);
+  info->failed_offset = UINT64_MAX;
+  info->status = j->status;
+  if (j->status == JOB_NONE)
+    return;
+  info->result = j->result;
+  info->pause = j->pause;
+  info->options = j->options;
+  info->options.speed = rate_get (&j->rate);
+  info->total = j->end - j->offset;
+  info->processed = map_live_bytes (d->map, granule_floor (d, j->offset),
+                                    granule_ceil (d, j->end));
+  info->remaining = info->total - info->processed;
+  info->local_at_start = j->local_at_start;
+  info->time_elapsed = elapsed (j);
+  info->bytes_read = j->bytes_read;
+  if (in_progress (j)) {
+    info->current_speed = (uint64_t)j->speed;
+    if (j->status == JOB_RUNNING && j->speed >= 1)
+      info->time_remaining
+          = (uint64_t)((double)info->remaining / j->speed * 1000) + 1;
+  }
+  info->nr_failed = j->nr_failed;
+  info->failed_offset = j->failed_offset;
+  info->errnum = j->errnum;
+  memcpy (info->error, j->error, sizeof info->error);
+}
+
+void
+job_get_info (struct disk *d, struct job_info *info)
+{
+  LOCK_SCOPE (&d->job->lock);
+  fill_info (d, info);
+}
+
+/* Events; the lock is held. */
+
+static void
+emit (struct disk *d, enum disk_event_type type, const char *operation,
+      const char *action)
+{
+  struct disk_event ev = { .type = type,
+                           .status = d->job->status,
+                           .operation = operation,
+                           .action = action };
+
+  fill_info (d, &ev.job);
+  disk_emit (d, &ev);
+}
+
+static void
+set_status (struct disk *d, enum job_status status)
+{
+  if (d->job->status == status)
+    return;
+  d->job->status = status;
+  emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
+  pthread_cond_broadcast (&d->job->changed);
+}
+
+/* Make the record durable.  verb_lock is held.  0 or errno. */
+static int
+write_record (struct disk *d)
+{
+  struct job *j = d->job;
+  struct sidecar_job *r = &j->record;
+
+  if (d->read_only)
+    return 0;
+  {
+    LOCK_SCOPE (&j->lock);
+    r->status = j->status;
+    r->result = j->result;
+    r->pause = j->pause;
+    r->on_error = j->options.on_error;
+    r->offset = j->options.offset;
+    r->length = j->options.length;
+    r->speed = rate_get (&j->rate);
+    r->retry = j->options.retry;
+    r->full = j->options.full;
+    r->errnum = j->errnum;
+    r->time_elapsed = elapsed (j);
+    r->bytes_read = j->bytes_read;
+    r->local_at_start = j->local_at_start;
+    r->nr_failed = j->nr_failed;
+    r->failed_offset = j->failed_offset;
+    memcpy (r->error, j->error, sizeof r->error);
+    j->recorded_ms = now_ms ();
+  }
+  /* A detached volume has no room for one, and no need. */
+  if (sidecar_write_job (d->sc, r) == 0 || errno == ENODATA)
+    return 0;
+  log_error ("cannot write the job record of %s: %m", d->metadata);
+  return errno;
+}
+
+/* The pump.  In all of these the lock is not held, unless said. */
+
+enum turn { GO, LEAVE };
+
+/* The lock is held.  -1: the job shall end. */
+static void
+sleep_until (struct job *j, uint64_t ns)
+{
+  struct timespec until = { .tv_sec = (time_t)(ns / 1000000000),
+                            .tv_nsec = (long)(ns % 1000000000) };
+
+  pthread_cond_timedwait (&j->changed, &j->lock, &until);
+}
+
+static bool
+source_is_up (struct disk *d)
+{
+  return d->no_source || __atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE);
+}
+
+/* Give up: the lock is held. */
+static void
+fail (struct job *j, int err, uint64_t offset, const char *what)
+{
+  j->errnum = err;
+  j->failed_offset = offset;
+  snprintf (j->error, sizeof j->error, "%s at offset %" PRIu64 ": %s", what,
+            offset, strerror (err));
+}
+
+/* Wait until the pump may go on, not before `not_before` (ms). */
+static enum turn
+wait_turn (struct disk *d, uint64_t not_before)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->lock);
+
+  while (!j->stop && !j->abort && !j->errnum) {
+    uint64_t now = now_ms ();
+
+    if (j->pause != JOB_PAUSE_NONE) {
+      set_status (d, JOB_PAUSED);
+      pthread_cond_wait (&j->changed, &j->lock);
+      continue;
+    }
+    if (!source_is_up (d)) {
+      set_status (d, JOB_WAITING);
+      if (!j->lost_since)
+        j->lost_since = now;
+      if (j->options.retry && now - j->lost_since >= j->options.retry) {
+        char why[200];
+
+        source_get_reason (d->src, why, sizeof why);
+        j->errnum = ETIMEDOUT;
+        snprintf (j->error, sizeof j->error, "the backing store is lost: %s",
+                  why);
+        emit (d, DISK_EVENT_JOB_ERROR, "read", "report");
+        break;
+      }
+      sleep_until (j, now_ns () + 200000000);
+      continue;
+    }
+    j->lost_since = 0;
+    if (now < not_before) {
+      set_status (d, JOB_WAITING);
+      sleep_until (j, not_before * 1000000);
+      continue;
+    }
+    set_status (d, JOB_RUNNING);
+    return GO;
+  }
+  return LEAVE;
+}
+
+/* A guest waits, or was there a moment ago. */
+static bool
+guest_is_active (struct disk *d)
+{
+  return source_demand_waiting (d->src) > 0
+         || now_ms () - counted (&d->last_guest_op) < GUEST_MS;
+}
+
+/* Wait for room: requests in flight, memory, speed limits.  False: leave. */
+static bool
+wait_room (struct disk *d, uint64_t bytes)
+{
+  struct job *j = d->job;
+  bool booked = false;
+  LOCK_SCOPE (&j->lock);
+
+  for (;;) {
+    unsigned depth;
+    uint64_t wait, now;
+
+    if (j->stop || j->abort || j->pause != JOB_PAUSE_NONE || j->failing
+        || !source_is_up (d))
+      return false;
+    depth = source_background_depth (d->src);
+    if (guest_is_active (d) && depth > 2)
+      depth = 2;
+    if (j->in_flight >= depth || fetch_backlog () + bytes > BACKLOG) {
+      sleep_until (j, now_ns () + (j->in_flight ? 20000000 : 2000000));
+      continue;
+    }
+    now = now_ns ();
+    if (!booked) {
+      wait = rate_take (&j->rate, bytes, now);
+      booked = wait == 0;
+    }
+    else
+      wait = 0;
+    if (booked)
+      wait = rate_take (&total_rate, bytes, now);
+    if (wait == 0)
+      return true;
+    sleep_until (j, now + min_u64 (wait, 200000000));
+  }
+}
+
+void
+job_fetch_ended (struct disk *d, unsigned number, uint64_t offset,
+                 uint64_t end, int source_error, int store_error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->lock);
+
+  if (number != j->number)
+    return;
+  j->in_flight--;
+  if (source_error == 0)
+    j->bytes_read += end - offset;
+  if ((source_error && source_error != ESHUTDOWN && source_error != ECANCELED)
+      || store_error)
+    if (!j->failing || offset < j->fail_offset) {
+      j->failing = true;
+      j->fail_offset = offset;
+      j->fail_end = end;
+      j->fail_source = source_error;
+      j->fail_store = store_error;
+    }
+  pthread_cond_broadcast (&j->changed);
+}
+
+/* The lock is held.  A store that is full pauses the job (true). */
+static bool
+store_failed (struct disk *d, int err, uint64_t offset)
+{
+  struct job *j = d->job;
+
+  if (err == ENOSPC || err == EDQUOT) {
+    if (j->pause == JOB_PAUSE_NONE)
+      j->pause = JOB_PAUSE_NOSPACE;
+    emit (d, DISK_EVENT_JOB_ERROR, "write", "stop");
+    return true;
+  }
+  fail (j, err, offset, "cannot write the store");
+  emit (d, DISK_EVENT_JOB_ERROR, "write", "report");
+  return false;
+}
+
+struct walk {
+  uint64_t at;
+  /* While a failed range is tried again. */
+  uint64_t bad_offset, bad_end;
+  unsigned attempts;
+  uint64_t not_before;
+  bool gave_up; /* some range was skipped: the next ones get fewer tries */
+  struct {
+    uint64_t *ptr;
+    size_t nr;
+  } skipped; /* granules */
+};
+
+static uint64_t
+request_size (struct disk *d, const struct walk *w)
+{
+  struct job *j = d->job;
+  uint64_t most = guest_is_active (d) ? POLITE_REQUEST : REQUEST;
+
+  if (w->attempts > 0 && w->at < w->bad_end)
+    most = w->attempts == 1 ? max_u64 (65536, d->granule) : d->granule;
+  most = min_u64 (rate_request (&j->rate, d->granule, most),
+                  rate_request (&total_rate, d->granule, most));
+  return max_u64 (round_down (most, d->granule), d->granule);
+}
+
+static bool
+is_skipped (const struct walk *w, uint64_t g)
+{
+  size_t lo = 0, hi = w->skipped.nr;
+
+  while (lo < hi) {
+    size_t mid = (lo + hi) / 2;
+
+    if (w->skipped.ptr[mid] == g)
+      return true;
+    if (w->skipped.ptr[mid] < g)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  return false;
+}
+
+/* Kept in order, as is_skipped searches. */
+static bool
+skip (struct walk *w, uint64_t g)
+{
+  uint64_t *p
+      = realloc (w->skipped.ptr, (w->skipped.nr + 1) * sizeof *w->skipped.ptr);
+  size_t i;
+
+  if (!p)
+    return false;
+  w->skipped.ptr = p;
+  for (i = w->skipped.nr; i > 0 && p[i - 1] > g; i--)
+    p[i] = p[i - 1];
+  p[i] = g;
+  w->skipped.nr++;
+  return true;
+}
+
+/* Requests failed: wait for the rest, then decide.  LEAVE: the job ends. */
+static enum turn
+handle_failure (struct disk *d, struct walk *w)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->lock);
+  uint64_t offset, end;
+  unsigned most = w->gave_up ? 2 : ATTEMPTS;
+
+  /* All of this walk's requests, so that the lowest failure is known. */
+  while (j->in_flight > 0 && !j->stop && !j->abort)
+    sleep_until (j, now_ns () + 100000000);
+  if (!j->failing || j->stop || j->abort)
+    return GO;
+  j->failing = false;
+  offset = j->fail_offset;
+  end = j->fail_end;
+  w->at = min_u64 (w->at, offset);
+  if (j->fail_store)
+    return store_failed (d, j->fail_store, offset) ? GO : LEAVE;
+  /* The source has gone meanwhile: not this range's fault. */
+  if (!source_is_up (d))
+    return GO;
+
+  if (offset >= w->bad_offset && end <= w->bad_end && w->attempts > 0)
+    w->attempts++;
+  else {
+    w->attempts = 1;
+    w->bad_offset = offset;
+    w->bad_end = end;
+  }
+  if (w->attempts >= most && end - offset <= d->granule) {
+    if (j->options.on_error == JOB_ON_ERROR_SKIP
+        && skip (w, granule_floor (d, offset))) {
+      if (j->nr_failed++ == 0)
+        j->failed_offset = offset;
+      emit (d, DISK_EVENT_JOB_ERROR, "read", "ignore");
+      w->gave_up = true;
+      /* On with what is left of the range, granule by granule. */
+      w->attempts = 2;
+      return GO;
+    }
+    fail (j, EIO, offset, "cannot read the backing store");
+    emit (d, DISK_EVENT_JOB_ERROR, "read", "report");
+    return LEAVE;
+  }
+  w->not_before
+      = now_ms ()
+        + (w->gave_up ? BACKOFF_MS
+                      : (uint64_t)BACKOFF_MS << min_u64 (w->attempts - 1, 5));
+  return GO;
+}
+
+/* Known zeros from w->at to end.  LEAVE: the job ends. */
+static enum turn
+make_zeros (struct disk *d, struct walk *w, uint64_t end)
+{
+  struct job *j = d->job;
+  int err = fetch_zero_range (d, w->at, end, j->options.full);
+
+  if (err == 0) {
+    w->at = end;
+    return GO;
+  }
+  LOCK_SCOPE (&j->lock);
+  return store_failed (d, err, w->at) ? GO : LEAVE;
+}
+
+/* Status of the next slots is asked for while this one is worked on: a huge
+ * sparse disk is thousands of round trips. */
+static void
+ask_extents (struct disk *d, uint64_t at, uint64_t end)
+{
+  for (unsigned i = 0; i < SLOTS_AHEAD && at + i * SLOT < end; i++)
+    extents_want (d->ext, at + i * SLOT);
+}
+
+/* One step at w->at, inside the range. */
+static enum turn
+step (struct disk *d, struct walk *w)
+{
+  struct job *j = d->job;
+  uint64_t g = granule_floor (d, w->at), stop, end;
+  uint64_t last = granule_ceil (d, j->end);
+  enum map_state state = map_run (d->map, g, last, &stop);
+  unsigned flags;
+  int r;
+
+  if (state == MAP_LIVE) {
+    w->at = granule_offset (d, stop);
+    return GO;
+  }
+  if (state == MAP_DAMAGED) {
+    LOCK_SCOPE (&j->lock);
+    fail (j, EIO, w->at, "the sidecar's map is damaged");
+    emit (d, DISK_EVENT_JOB_ERROR, "read", "report");
+    return LEAVE;
+  }
+  end = granule_offset (d, stop);
+  ask_extents (d, w->at, end);
+  switch (extents_run (d->ext, w->at, end, &end, &flags)) {
+  case EXTENTS_UNKNOWN:
+    /* Again when it is known, or the wait turn finds the source gone. */
+    extents_wait (d->ext, w->at, now_ms () + 500);
+    return GO;
+  case EXTENTS_ZERO:
+    return make_zeros (d, w, end);
+  case EXTENTS_DATA:
+    break;
+  }
+  if (is_skipped (w, g)) {
+    w->at = granule_offset (d, g + 1);
+    return GO;
+  }
+  end = min_u64 (end, w->at + request_size (d, w));
+  for (uint64_t n = g + 1; w->skipped.nr && n < granule_ceil (d, end); n++)
+    if (is_skipped (w, n))
+      end = granule_offset (d, n);
+  if (!wait_room (d, end - w->at))
+    return GO;
+  {
+    LOCK_SCOPE (&j->lock);
+    j->in_flight++;
+  }
+  r = fetch_job (d, j->number, w->at, &end);
+  if (r != 1) {
+    LOCK_SCOPE (&j->lock);
+    j->in_flight--;
+  }
+  if (r == -1) {
+    LOCK_SCOPE (&j->lock);
+    fail (j, errno, w->at, "cannot fetch");
+    return LEAVE;
+  }
+  w->at = end;
+  return GO;
+}
+
+/* True when nothing of the range is absent but what was skipped. */
+static bool
+is_done (struct disk *d, const struct walk *w)
+{
+  struct job *j = d->job;
+  uint64_t g = granule_floor (d, j->offset), end = granule_ceil (d, j->end);
+
+  while (g < end) {
+    uint64_t stop;
+
+    if (map_run (d->map, g, end, &stop) != MAP_LIVE) {
+      if (!is_skipped (w, g))
+        return false;
+      stop = g + 1;
+    }
+    g = stop;
+  }
+  return true;
+}
+
+/* The seed's default: every byte of the range has its block in the store,
+ * also where it is local as a hole. */
+static void
+preallocate (struct disk *d)
+{
+  struct job *j = d->job;
+
+  for (uint64_t at = j->offset; at < j->end;) {
+    uint64_t end = min_u64 (j->end, at + PREALLOCATE_STEP);
+    struct claim c;
+    int r;
+
+    if (wait_turn (d, 0) == LEAVE)
+      return;
+    /* Where zeros have to be written for it, no write may come between. */
+    claim_take (&d->claims, &c, granule_floor (d, at), granule_ceil (d, end));
+    r = store_preallocate (d->store, end - at, at);
+    claim_drop (&d->claims, &c);
+    if (r == 0)
+      at = end;
+    else {
+      LOCK_SCOPE (&j->lock);
+      if (!store_failed (d, errno, at))
+        return;
+    }
+  }
+}
+
+static bool
+is_failing (struct job *j)
+{
+  LOCK_SCOPE (&j->lock);
+  return j->failing;
+}
+
+static void
+walk_range (struct disk *d)
+{
+  struct job *j = d->job;
+  struct walk w = { .at = j->offset };
+
+  for (;;) {
+    enum turn turn;
+
+    if (wait_turn (d, w.not_before) == LEAVE)
+      break;
+    if (is_failing (j)) {
+      if (handle_failure (d, &w) == LEAVE)
+        break;
+      continue;
+    }
+    if (w.at < j->end) {
+      if (w.attempts > 0 && w.at >= w.bad_end)
+        w.attempts = 0;
+      turn = step (d, &w);
+      if (turn == LEAVE)
+        break;
+      continue;
+    }
+    {
+      LOCK_SCOPE (&j->lock);
+      /* The last requests; or those of guests, or of nobody. */
+      while (j->in_flight > 0 && !j->failing && !j->stop && !j->abort)
+        sleep_until (j, now_ns () + 100000000);
+      if (j->failing)
+        continue;
+    }
+    if (is_done (d, &w))
+      break;
+    w.at = j->offset;
+    LOCK_SCOPE (&j->lock);
+    if (!j->stop && !j->abort)
+      sleep_until (j, now_ns () + 5000000);
+  }
+  free (w.skipped.ptr);
+}
+
+static void
+conclude (struct disk *d)
+{
+  struct job *j = d->job;
+  int err;
+
+  /* Also what a failed or aborted job copied is kept. */
+  err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);
+  LOCK_SCOPE (&j->verb_lock);
+  {
+    LOCK_SCOPE (&j->lock);
+    clock_stop (j);
+    if (j->abort) {
+      j->result = JOB_RESULT_CANCELLED;
+      j->errnum = ECANCELED;
+      snprintf (j->error, sizeof j->error, "the job was aborted");
+    }
+    else if (j->errnum)
+      j->result = JOB_RESULT_FAILED;
+    else if (j->nr_failed) {
+      j->result = JOB_RESULT_FAILED;
+      j->errnum = EIO;
+      snprintf (j->error, sizeof j->error,
+                "%" PRIu64 " ranges could not be read, the first at offset "
+                "%" PRIu64,
+                j->nr_failed, j->failed_offset);
+    }
+    else if (err) {
+      j->result = JOB_RESULT_FAILED;
+      j->errnum = err;
+      snprintf (j->error, sizeof j->error,
+                "what was copied cannot be made durable: %s", strerror (err));
+    }
+    else
+      j->result = JOB_RESULT_COMPLETED;
+    j->pause = JOB_PAUSE_NONE;
+    /* Ended, but not told yet: the record comes first. */
+    j->status = JOB_CONCLUDED;
+  }
+  write_record (d);
+  LOCK_SCOPE (&j->lock);
+  emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
+  emit (d,
+        j->result == JOB_RESULT_CANCELLED ? DISK_EVENT_JOB_CANCELLED
+                                          : DISK_EVENT_JOB_COMPLETED,
+        NULL, NULL);
+  j->pumping = false;
+  pthread_cond_broadcast (&j->changed);
+}
+
+static void *
+pump (void *arg)
+{
+  struct disk *d = arg;
+  struct job *j = d->job;
+  bool stop;
+
+  if (j->options.full)
+    preallocate (d);
+  walk_range (d);
+
+  fetch_discard_job (d);
+  while (fetch_job_is_writing (d)) {
+    LOCK_SCOPE (&j->lock);
+    sleep_until (j, now_ns () + 2000000);
+  }
+  {
+    LOCK_SCOPE (&j->lock);
+    stop = j->stop;
+    if (stop) {
+      /* The record stays: whoever opens the volume next goes on. */
+      clock_stop (j);
+      j->pumping = false;
+      pthread_cond_broadcast (&j->changed);
+    }
+  }
+  if (!stop)
+    conclude (d);
+  return NULL;
+}
+
+/* Life. */
+
+int
+jobs_open (struct disk *d, char **error)
+{
+  struct job *j = calloc (1, sizeof *j);
+  int r;
+
+  if (!j) {
+    message_set (error, "out of memory");
+    return -1;
+  }
+  d->job = j;
+  pthread_mutex_init (&j->verb_lock, NULL);
+  pthread_mutex_init (&j->lock, NULL);
+  cond_init (&j->changed);
+  rate_init (&j->rate);
+  j->failed_offset = UINT64_MAX;
+
+  r = sidecar_read_job (d->sc, &j->record);
+  if (r == -1)
+    log_error ("%s: the job record is damaged (%m): taken as no job",
+               d->metadata);
+  if (r != 1 || j->record.status > JOB_CONCLUDED
+      || j->record.result > JOB_RESULT_CANCELLED
+      || j->record.pause > JOB_PAUSE_NOSPACE || j->record.offset > d->size
+      || j->record.length > d->size - j->record.offset)
+    return 0;
+  j->status = (enum job_status)j->record.status;
+  j->result = (enum job_result)j->record.result;
+  j->pause = (enum job_pause)j->record.pause;
+  j->options = (struct job_options){
+    .offset = j->record.offset,
+    .length = j->record.length,
+    .speed = j->record.speed,
+    .full = j->record.full,
+    .on_error = j->record.on_error == JOB_ON_ERROR_SKIP ? JOB_ON_ERROR_SKIP
+                                                        : JOB_ON_ERROR_REPORT,
+    .retry = j->record.retry,
+  };
+  rate_set (&j->rate, j->record.speed);
+  j->elapsed = j->record.time_elapsed;
+  j->bytes_read = j->record.bytes_read;
+  j->local_at_start = j->record.local_at_start;
+  j->nr_failed = j->record.nr_failed;
+  j->failed_offset = j->record.failed_offset;
+  j->errnum = j->record.errnum;
+  memcpy (j->error, j->record.error, sizeof j->error);
+  j->error[sizeof j->error - 1] = '\0';
+  j->offset = round_down (j->options.offset, d->granule);
+  j->end = granule_offset (
+      d, granule_ceil (d, j->options.offset + j->options.length));
+  return 0;
+}
+
+/* The lock is held. */
+static int
+pump_start (struct disk *d)
+{
+  struct job *j = d->job;
+
+  j->stop = j->abort = j->failing = false;
+  j->number++;
+  j->in_flight = 0;
+  j->lost_since = 0;
+  j->sample_ms = 0;
+  j->speed = 0;
+  clock_start (j);
+  j->pumping = true;
+  if (thread_start (&j->pump, pump, d) == -1) {
+    j->pumping = false;
+    j->ticking = false;
+    return -1;
+  }
+  j->has_pump = true;
+  return 0;
+}
+
+static void
+pump_join (struct job *j)
+{
+  if (j->has_pump) {
+    pthread_join (j->pump, NULL);
+    j->has_pump = false;
+  }
+}
+
+int
+jobs_start (struct disk *d, char **error)
+{
+  struct job *j = d->job;
+
+  if (d->read_only)
+    return 0;
+  if (in_progress (j)) {
+    LOCK_SCOPE (&j->lock);
+
+    /* One that was being aborted when the process died stays aborted. */
+    if (j->status == JOB_ABORTING) {
+      j->status = JOB_CONCLUDED;
+      j->result = JOB_RESULT_CANCELLED;
+      j->errnum = ECANCELED;
+      snprintf (j->error, sizeof j->error, "the job was aborted");
+      return 0;
+    }
+    j->errnum = 0;
+    j->error[0] = '\0';
+    j->nr_failed = 0;
+    j->failed_offset = UINT64_MAX;
+    if (pump_start (d) == 0)
+      return 0;
+    message_set (error, "cannot start a thread: %m");
+    return -1;
+  }
+  if (!d->has_allocate || map_all_live (d->map))
+    return 0;
+  return job_start (d, &d->allocate, error);
+}
+
+void
+jobs_stop (struct disk *d)
+{
+  struct job *j = d->job;
+
+  if (!j)
+    return;
+  LOCK_SCOPE (&j->verb_lock);
+  {
+    LOCK_SCOPE (&j->lock);
+    j->stop = true;
+    pthread_cond_broadcast (&j->changed);
+  }
+  /* conclude needs verb_lock: let it have its turn. */
+  pthread_mutex_unlock (&j->verb_lock);
+  pump_join (j);
+  pthread_mutex_lock (&j->verb_lock);
+  if (j->status != JOB_NONE && d->sc && d->sc->fd >= 0)
+    write_record (d);
+}
+
+void
+jobs_free (struct disk *d)
+{
+  struct job *j = d->job;
+
+  if (!j)
+    return;
+  rate_destroy (&j->rate);
+  pthread_mutex_destroy (&j->verb_lock);
+  pthread_mutex_destroy (&j->lock);
+  pthread_cond_destroy (&j->changed);
+  free (j);
+  d->job = NULL;
+}
+
+void
+job_source_changed (struct disk *d)
+{
+  struct job *j = d->job;
+
+  if (!j)
+    return;
+  LOCK_SCOPE (&j->lock);
+  pthread_cond_broadcast (&j->changed);
+}
+
+bool
+job_wants_full (struct disk *d, uint64_t offset)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->lock);
+
+  return in_progress (j) && j->options.full && offset >= j->offset
+         && offset < j->end;
+}
+
+void
+job_tick (struct disk *d, uint64_t now)
+{
+  struct job *j = d->job;
+  bool record;
+
+  {
+    LOCK_SCOPE (&j->lock);
+    uint64_t local;
+
+    if (!j->pumping)
+      return;
+    record = now - j->recorded_ms >= RECORD_MS;
+    if (j->sample_ms && now - j->sample_ms < 500)
+      return;
+    local = map_live_bytes (d->map, granule_floor (d, j->offset),
+                            granule_ceil (d, j->end));
+    if (j->sample_ms) {
+      double recent = (double)(local - min_u64 (local, j->sample_bytes))
+                      * 1000 / (double)(now - j->sample_ms);
+
+      j->speed = j->speed == 0 ? recent : 0.7 * j->speed + 0.3 * recent;
+    }
+    j->sample_ms = now;
+    j->sample_bytes = local;
+  }
+  /* The clock and the bytes read, so that a crash does not take them back
+   * further than a checkpoint. */
+  if (record && pthread_mutex_trylock (&j->verb_lock) == 0) {
+    write_record (d);
+    pthread_mutex_unlock (&j->verb_lock);
+  }
+}
+
+/* Verbs. */
+
+static int
+refuse (char **error, int err, const char *text, struct disk *d)
+{
+  message_set (error, text, d->name);
+  errno = err;
+  return -1;
+}
+
+int
+job_start (struct disk *d, const struct job_options *options, char **error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->verb_lock);
+  int err;
+
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
+  if (options->offset > d->size
+      || options->length > d->size - options->offset) {
+    message_set (error,
+                 "the range %" PRIu64 "+%" PRIu64 " is not within disk '%s', "
+                 "which has %" PRIu64 " bytes",
+                 options->offset, options->length, d->name, d->size);
+    errno = EINVAL;
+    return -1;
+  }
+  {
+    LOCK_SCOPE (&j->lock);
+    if (__atomic_load_n (&d->gated, __ATOMIC_ACQUIRE) || j->stop)
+      return refuse (error, ESHUTDOWN, "disk '%s' is being closed", d);
+    if (in_progress (j)) {
+      message_set (error,
+                   "disk '%s' already has a job in progress: allocate "
+                   "%" PRIu64 "+%" PRIu64 " (%s)",
+                   d->name, j->options.offset, j->options.length,
+                   job_status_name (j->status));
+      errno = EBUSY;
+      return -1;
+    }
+  }
+  pump_join (j);
+  {
+    LOCK_SCOPE (&j->lock);
+    j->options = *options;
+    if (j->options.length == 0)
+      j->options.length = d->size - options->offset;
+    j->offset = round_down (j->options.offset, d->granule);
+    j->end = granule_offset (
+        d, granule_ceil (d, j->options.offset + j->options.length));
+    rate_set (&j->rate, 0);
+    rate_set (&j->rate, options->speed);
+    j->result = JOB_RESULT_NONE;
+    j->pause = JOB_PAUSE_NONE;
+    j->elapsed = j->bytes_read = j->nr_failed = 0;
+    j->failed_offset = UINT64_MAX;
+    j->errnum = 0;
+    j->error[0] = '\0';
+    j->ticking = false;
+    j->local_at_start = map_live_bytes (d->map, granule_floor (d, j->offset),
+                                        granule_ceil (d, j->end));
+    j->status = JOB_CREATED;
+  }
+  err = write_record (d);
+  {
+    LOCK_SCOPE (&j->lock);
+    if (err == 0) {
+      emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
+      if (pump_start (d) == 0)
+        return 0;
+      err = errno;
+    }
+    j->status = JOB_NONE;
+  }
+  write_record (d);
+  errno = err;
+  message_set (error, "cannot start the job of disk '%s': %m", d->name);
+  return -1;
+}
+
+int
+job_abort (struct disk *d, char **error)
+{
+  struct job *j = d->job;
+  uint64_t deadline = now_ns () + ABORT_MS * UINT64_C (1000000);
+
+  {
+    LOCK_SCOPE (&j->verb_lock);
+    {
+      LOCK_SCOPE (&j->lock);
+      if (!in_progress (j))
+        return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
+      j->abort = true;
+      set_status (d, JOB_ABORTING);
+      pthread_cond_broadcast (&j->changed);
+    }
+    /* From here on a restart does not go on with it. */
+    write_record (d);
+  }
+  /* So that nothing in flight is written, whatever the pump is doing. */
+  fetch_discard_job (d);
+  LOCK_SCOPE (&j->lock);
+  while (j->pumping && now_ns () < deadline)
+    sleep_until (j, deadline);
+  return 0;
+}
+
+int
+job_pause (struct disk *d, char **error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->verb_lock);
+
+  {
+    LOCK_SCOPE (&j->lock);
+    if (!in_progress (j) || j->abort)
+      return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
+    if (j->pause == JOB_PAUSE_USER)
+      return refuse (error, EALREADY, "the job of disk '%s' is already paused",
+                     d);
+    j->pause = JOB_PAUSE_USER;
+    set_status (d, JOB_PAUSED);
+    pthread_cond_broadcast (&j->changed);
+  }
+  errno = write_record (d);
+  if (errno == 0)
+    return 0;
+  message_set (error, "cannot record it: %m");
+  return -1;
+}
+
+int
+job_resume (struct disk *d, char **error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->verb_lock);
+
+  {
+    LOCK_SCOPE (&j->lock);
+    if (!in_progress (j) || j->abort)
+      return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
+    if (j->pause == JOB_PAUSE_NONE)
+      return refuse (error, EALREADY, "the job of disk '%s' is not paused", d);
+    j->pause = JOB_PAUSE_NONE;
+    j->lost_since = 0;
+    set_status (d, JOB_RUNNING);
+    pthread_cond_broadcast (&j->changed);
+  }
+  errno = write_record (d);
+  if (errno == 0)
+    return 0;
+  message_set (error, "cannot record it: %m");
+  return -1;
+}
+
+int
+job_set_speed (struct disk *d, uint64_t speed, char **error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->verb_lock);
+
+  {
+    LOCK_SCOPE (&j->lock);
+    if (!in_progress (j))
+      return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
+    rate_set (&j->rate, speed);
+    j->options.speed = speed;
+    pthread_cond_broadcast (&j->changed);
+  }
+  errno = write_record (d);
+  if (errno == 0)
+    return 0;
+  message_set (error, "cannot record it: %m");
+  return -1;
+}
+
+int
+job_dismiss (struct disk *d, char **error)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->verb_lock);
+
+  {
+    LOCK_SCOPE (&j->lock);
+    if (j->status == JOB_NONE)
+      return refuse (error, ESRCH, "disk '%s' has no job", d);
+    if (in_progress (j))
+      return refuse (error, EBUSY,
+                     "the job of disk '%s' has not ended: abort it first", d);
+    j->status = JOB_NONE;
+    emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
+  }
+  errno = write_record (d);
+  if (errno == 0)
+    return 0;
+  message_set (error, "cannot record it: %m");
+  return -1;
+}

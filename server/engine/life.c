@@ -1,0 +1,256 @@
+/* life.c - a disk from opening to its end, and what all disks share.
+ *
+ * The gate is the way out: nbdkit does not call .close when it quits and
+ * waits for idle clients, so the volume is made clean while clients are still
+ * attached; what they ask for afterwards gets ESHUTDOWN.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fetch.h"
+#include "internal.h"
+#include "runtime.h"
+
+/* Of the 10 s a shutdown may take. */
+#define DRAIN_MS 7000u
+
+int
+disk_pools_start (void)
+{
+  if (source_pool_start (0) == -1)
+    return -1;
+  if (copiers_start () == 0) {
+    if (housekeeper_start () == 0)
+      return 0;
+    copiers_stop ();
+  }
+  source_pool_stop ();
+  return -1;
+}
+
+void
+disk_pools_stop (void)
+{
+  housekeeper_stop ();
+  copiers_stop ();
+  source_pool_stop ();
+}
+
+/* From an I/O thread. */
+static void
+source_changed (void *opaque, enum source_state state, const char *why)
+{
+  struct disk *d = opaque;
+  bool up = state == SOURCE_CONNECTED;
+  struct disk_event ev = { .reason = why };
+
+  if (__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)
+      || __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE))
+    return;
+  __atomic_store_n (&d->source_up, up, __ATOMIC_RELEASE);
+  job_source_changed (d);
+  if (state == SOURCE_CONNECTING)
+    return;
+  /* source_lost is only touched here, and a source's changes come one by
+   * one. */
+  if (up && d->source_lost) {
+    d->source_lost = false;
+    log_error ("%s: the backing store is back", d->store_path);
+    ev.type = DISK_EVENT_SOURCE_BACK;
+    disk_emit (d, &ev);
+  }
+  else if (!up && !d->source_lost) {
+    d->source_lost = true;
+    log_error ("%s: the backing store is lost: %s", d->store_path,
+               why ? why : "");
+    ev.type = DISK_EVENT_SOURCE_LOST;
+    disk_emit (d, &ev);
+  }
+}
+
+struct disk *
+disk_open (const struct disk_config *cfg, char **error)
+{
+  struct disk *d = calloc (1, sizeof *d);
+
+  *error = NULL;
+  if (!d) {
+    message_set (error, "out of memory");
+    return NULL;
+  }
+  pthread_mutex_init (&d->commit.lock, NULL);
+  cond_init (&d->commit.done);
+  pthread_mutex_init (&d->fetch.lock, NULL);
+  pthread_mutex_init (&d->writeback.lock, NULL);
+  pthread_mutex_init (&d->header_lock, NULL);
+  pthread_mutex_init (&d->park_lock, NULL);
+  pthread_mutex_init (&d->gate_lock, NULL);
+  cond_init (&d->park_done);
+  claims_init (&d->claims);
+  d->parked_tail = &d->parked;
+  d->event = cfg->event;
+  d->event_opaque = cfg->event_opaque;
+  d->has_allocate = cfg->has_allocate;
+  d->allocate = cfg->allocate;
+
+  if (volume_open (d, cfg, error) == -1)
+    goto fail;
+  ahead_init (&d->fetch.ahead, d->fetch_unit, d->granule, d->size);
+  d->ext = extents_new (d);
+  if (!d->ext) {
+    message_set (error, "out of memory");
+    goto fail;
+  }
+  if (jobs_open (d, error) == -1)
+    goto fail;
+  if (!d->no_source) {
+    struct source_config sc = {
+      .uri = d->argv ? NULL : d->backing,
+      .argv = (const char *const *)d->argv,
+      .socket_dir = d->runtime_dir,
+      .connections = d->connections,
+      .timeout = (unsigned)min_u64 (d->timeout, 3600000),
+      .identity_mode = d->identity_mode,
+      .state_changed = source_changed,
+      .opaque = d,
+    };
+
+    d->src = source_new (&sc);
+    if (!d->src) {
+      message_set (error, "cannot use the backing store %s: %m", d->backing);
+      goto fail;
+    }
+  }
+  return d;
+
+fail:
+  {
+    int err = errno;
+
+    /* Nothing was served: what is not committed is nothing. */
+    if (d->sc && d->store && d->map && d->sc->h.session_open && d->work)
+      volume_close (d, true);
+    disk_free (d);
+    errno = err;
+  }
+  return NULL;
+}
+
+int
+disk_start (struct disk *d, char **error)
+{
+  if (!d->read_only) {
+    /* The fork gave us another pid than the record has. */
+    if (d->sc->h.session_pid != (uint32_t)getpid ()) {
+      d->sc->h.session_pid = (uint32_t)getpid ();
+      if (sidecar_write_header (d->sc) == -1) {
+        message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+        return -1;
+      }
+    }
+    if (runtime_register (d->runtime_dir, d->store->dev, d->store->ino,
+                          d->store_path, d->control, d->name)
+        == -1)
+      log_error ("cannot enter %s in %s: %m; tools must be told its control "
+                 "socket",
+                 d->store_path, d->runtime_dir);
+  }
+  d->started = true;
+  housekeeper_add (d);
+  if (d->src
+      && source_start (d->src, d->has_identity ? &d->identity : NULL) == -1) {
+    message_set (error, "cannot use the backing store %s: %m", d->backing);
+    return -1;
+  }
+  return jobs_start (d, error);
+}
+
+static bool
+drained (struct disk *d)
+{
+  return __atomic_load_n (&d->inside, __ATOMIC_SEQ_CST) == 0
+         && fetch_table_is_empty (d);
+}
+
+int
+disk_gate (struct disk *d)
+{
+  uint64_t deadline = now_ms () + DRAIN_MS;
+  int err;
+
+  LOCK_SCOPE (&d->gate_lock);
+  if (d->closed)
+    return d->close_result;
+  __atomic_store_n (&d->gated, true, __ATOMIC_SEQ_CST);
+  extents_stop (d->ext);
+  fetch_wake_all (d);
+  jobs_stop (d);
+  if (d->src)
+    source_stop (d->src);
+  fetch_wake_all (d);
+  housekeeper_remove (d);
+  while (!drained (d) && now_ms () < deadline)
+    usleep (1000);
+
+  d->close_result = -1;
+  d->closed = true;
+  if (!drained (d)) {
+    /* The store does not answer.  The session stays open, so that the next
+     * to open the volume takes what W holds. */
+    log_error ("%s: operations on the store did not end in time; left to be "
+               "recovered",
+               d->store_path);
+    return -1;
+  }
+  err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);
+  if (err) {
+    errno = err;
+    log_error ("%s: not everything could be made durable: %m; left to be "
+               "recovered",
+               d->store_path);
+  }
+  if (volume_close (d, err == 0) == 0 && err == 0)
+    d->close_result = 0;
+  return d->close_result;
+}
+
+void
+disk_free (struct disk *d)
+{
+  if (!d)
+    return;
+  if (d->src)
+    source_free (d->src);
+  jobs_free (d);
+  extents_free (d->ext);
+  map_free (d->map);
+  work_free (d->work);
+  sidecar_free (d->sc);
+  store_free (d->store);
+  claims_destroy (&d->claims);
+  pthread_mutex_destroy (&d->commit.lock);
+  pthread_cond_destroy (&d->commit.done);
+  pthread_mutex_destroy (&d->fetch.lock);
+  pthread_mutex_destroy (&d->writeback.lock);
+  pthread_mutex_destroy (&d->header_lock);
+  pthread_mutex_destroy (&d->park_lock);
+  pthread_mutex_destroy (&d->gate_lock);
+  pthread_cond_destroy (&d->park_done);
+  if (d->argv)
+    for (char **p = d->argv; *p; p++)
+      free (*p);
+  free (d->argv);
+  free (d->name);
+  free (d->store_path);
+  free (d->metadata);
+  free (d->backing);
+  free (d->runtime_dir);
+  free (d->control);
+  free (d);
+}

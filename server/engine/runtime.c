@@ -1,0 +1,125 @@
+/* runtime.c - the runtime directory and its registry.  See runtime.h.
+ *
+ * An entry is written under another name and renamed, so that nobody reads
+ * half of one.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "runtime.h"
+
+#define SYSTEM_DIR "/run/backfill"
+
+static bool
+is_dir (const char *path)
+{
+  struct stat sb;
+
+  return stat (path, &sb) == 0 && S_ISDIR (sb.st_mode);
+}
+
+char *
+runtime_default_dir (void)
+{
+  const char *dir = getenv ("BACKFILL_RUNTIME_DIR");
+  char *path;
+
+  if (dir && *dir)
+    return is_dir (dir) || mkdir (dir, 0700) == 0 || errno == EEXIST
+               ? strdup (dir)
+               : NULL;
+  if (is_dir (SYSTEM_DIR))
+    return strdup (SYSTEM_DIR);
+  if (geteuid () == 0) {
+    if (mkdir (SYSTEM_DIR, 0755) == 0) {
+      /* All users' volumes, as tmpfiles.d would make it; mkdir's mode is
+       * cut by the umask. */
+      if (chmod (SYSTEM_DIR, 01777) == -1)
+        return NULL;
+    }
+    else if (errno != EEXIST)
+      return NULL;
+    return strdup (SYSTEM_DIR);
+  }
+  dir = getenv ("XDG_RUNTIME_DIR");
+  if (!dir || *dir != '/') {
+    errno = ENOENT;
+    return NULL;
+  }
+  if (asprintf (&path, "%s/backfill", dir) == -1)
+    return NULL;
+  if (mkdir (path, 0700) == 0 || errno == EEXIST)
+    return path;
+  free (path);
+  return NULL;
+}
+
+static char *
+entry_path (const char *dir, dev_t dev, ino_t ino)
+{
+  char *path;
+
+  if (asprintf (&path, "%s/%lx-%lx.volume", dir, (unsigned long)dev,
+                (unsigned long)ino)
+      == -1)
+    return NULL;
+  return path;
+}
+
+int
+runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
+                  const char *control, const char *name)
+{
+  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
+  CLEANUP_FREE char *temp = NULL;
+  CLEANUP_FREE char *text = NULL;
+  CLEANUP_CLOSE int fd = -1;
+  int len;
+
+  if (!path)
+    return -1;
+  if (asprintf (&temp, "%s.%d", path, (int)getpid ()) == -1) {
+    temp = NULL;
+    return -1;
+  }
+  len = asprintf (&text, "store %s\n%s%s%spid %d\nname %s\n", store,
+                  control ? "control " : "", control ? control : "",
+                  control ? "\n" : "", (int)getpid (), name);
+  if (len == -1) {
+    text = NULL;
+    return -1;
+  }
+  unlink (temp);
+  fd = open (temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+             0644);
+  if (fd == -1)
+    return -1;
+  if (write (fd, text, (size_t)len) != len || rename (temp, path) == -1) {
+    int err = errno ? errno : ENOSPC;
+
+    unlink (temp);
+    errno = err;
+    return -1;
+  }
+  return 0;
+}
+
+void
+runtime_unregister (const char *dir, dev_t dev, ino_t ino)
+{
+  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
+
+  if (path)
+    unlink (path);
+}

@@ -1,0 +1,951 @@
+/* volume.c - opening and closing a volume: store and sidecar as one.
+ *
+ * What open does, in this order: lock the store, lock the sidecar (or make
+ * what is missing), see that they belong together and to this command line,
+ * see that the backing store is the one we know, recover what a killed
+ * process left in W, sync both files, and make the record of a new session
+ * durable.  Only then may a reply be given.
+ *
+ * Making a volume: the sidecar first, whole and durable, marked "creating"
+ * with the inode of a store that has no name yet; then the store's name; then
+ * the mark is cleared.  A power cut leaves nothing, or what the next open
+ * finishes (G19).
+ *
+ * Does a sidecar belong to the store beside it?  On the boot of an open
+ * session, device, inode and birth time must match, as W's bits are believed.
+ * Otherwise either the inode or the file's name must: a volume may be copied,
+ * restored or renamed, but another volume's sidecar is refused.
+ *
+ * Locking: single-threaded but for volume_set_complete and disk_detach, which
+ * take header_lock.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "runtime.h"
+
+#define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
+/* A server that is there answers in this time; one that is not must not keep
+ * a guest from its local data (G33). */
+#define REOPEN_PROBE_MS 2000u
+
+static int
+read_boot_id (uint8_t id[SIDECAR_BOOT_ID_SIZE], char **error)
+{
+  char text[64] = "";
+  CLEANUP_CLOSE int fd = open (BOOT_ID_FILE, O_RDONLY | O_CLOEXEC);
+  unsigned nibbles = 0;
+
+  if (fd == -1 || read (fd, text, sizeof text - 1) == -1) {
+    message_set (error, "cannot read %s: %m", BOOT_ID_FILE);
+    return -1;
+  }
+  memset (id, 0, SIDECAR_BOOT_ID_SIZE);
+  for (const char *p = text; *p && nibbles < 2 * SIDECAR_BOOT_ID_SIZE; p++) {
+    int c = tolower ((unsigned char)*p);
+
+    if (!isxdigit (c))
+      continue;
+    c = isdigit (c) ? c - '0' : c - 'a' + 10;
+    id[nibbles / 2] = (uint8_t)(id[nibbles / 2] << 4 | c);
+    nibbles++;
+  }
+  if (nibbles == 2 * SIDECAR_BOOT_ID_SIZE)
+    return 0;
+  message_set (error, "%s holds no boot id", BOOT_ID_FILE);
+  errno = EINVAL;
+  return -1;
+}
+
+static char *
+file_name (const char *path)
+{
+  const char *slash = strrchr (path, '/');
+
+  return strdup (slash ? slash + 1 : path);
+}
+
+/* The path with its folder resolved; what it names need not be there. */
+static char *
+resolve (const char *path)
+{
+  char *real = realpath (path, NULL);
+  CLEANUP_FREE char *copy = NULL;
+  CLEANUP_FREE char *dir = NULL;
+  CLEANUP_FREE char *name = NULL;
+
+  if (real || errno != ENOENT)
+    return real;
+  copy = strdup (path);
+  name = file_name (path);
+  if (!copy || !name || !(dir = realpath (dirname (copy), NULL)))
+    return NULL;
+  if (asprintf (&real, "%s/%s", strcmp (dir, "/") ? dir : "", name) == -1)
+    return NULL;
+  return real;
+}
+
+/* "[ CMD ARG ... ]": words, with '...' and "..." for those with spaces. */
+static int
+parse_command (struct disk *d, const char *text, char **error)
+{
+  size_t len = strlen (text), nr = 0;
+  const char *end = text + len;
+
+  d->argv = calloc (len + 1, sizeof *d->argv);
+  if (!d->argv)
+    goto nomem;
+  while (end > text && isspace ((unsigned char)end[-1]))
+    end--;
+  if (end - text < 2 || end[-1] != ']') {
+    message_set (error, "backing=%s: the closing ] is missing", text);
+    errno = EINVAL;
+    return -1;
+  }
+  end--;
+  for (const char *p = text + 1; p < end;) {
+    char *word, *w, quote = 0;
+
+    if (isspace ((unsigned char)*p)) {
+      p++;
+      continue;
+    }
+    word = w = calloc (1, (size_t)(end - p) + 1);
+    if (!word)
+      goto nomem;
+    d->argv[nr++] = word;
+    for (; p < end && (quote || !isspace ((unsigned char)*p)); p++)
+      if (quote ? *p == quote : (*p == '\'' || *p == '"'))
+        quote = quote ? 0 : *p;
+      else
+        *w++ = *p;
+    if (quote) {
+      message_set (error, "backing=%s: a %c is not closed", text, quote);
+      errno = EINVAL;
+      return -1;
+    }
+  }
+  if (nr > 0)
+    return 0;
+  message_set (error, "backing=%s: there is no command in the brackets", text);
+  errno = EINVAL;
+  return -1;
+
+nomem:
+  message_set (error, "out of memory");
+  errno = ENOMEM;
+  return -1;
+}
+
+/* Who has it?  The lock cannot tell, the session record can (I8). */
+static void
+name_owner (struct disk *d, char **error)
+{
+  CLEANUP_FREE char *ignored = NULL;
+  struct sidecar *sc = sidecar_peek (d->metadata, &ignored);
+
+  if (sc && sc->h.session_open && sc->h.session_pid)
+    message_set (error,
+                 "%s is in use by process %u%s%s: stop that first, or ask it "
+                 "through its control socket",
+                 d->store_path, sc->h.session_pid,
+                 sc->h.control ? ", control socket " : "",
+                 sc->h.control ? sc->h.control : "");
+  else
+    message_set (error,
+                 "%s is in use by another process (see lsof): a volume can be "
+                 "open in one only",
+                 d->store_path);
+  sidecar_free (sc);
+  errno = EBUSY;
+}
+
+static struct source_config
+source_settings (struct disk *d)
+{
+  return (struct source_config){
+    .uri = d->argv ? NULL : d->backing,
+    .argv = (const char *const *)d->argv,
+    .socket_dir = d->runtime_dir,
+    .connections = d->connections,
+    .timeout = (unsigned)min_u64 (d->timeout, 3600000),
+    .identity_mode = d->identity_mode,
+  };
+}
+
+/* For a volume that is being made: the source must be there. */
+static int
+probe_new (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  struct source_config sc = source_settings (d);
+
+  if (source_probe (&sc, &d->identity, error) == -1)
+    return -1;
+  d->has_identity = true;
+  if (cfg->has_size && cfg->size != d->identity.size) {
+    message_set (error,
+                 "size=%llu but the backing store %s has %llu bytes: leave "
+                 "size= out",
+                 (unsigned long long)cfg->size, d->backing,
+                 (unsigned long long)d->identity.size);
+    errno = EINVAL;
+    return -1;
+  }
+  d->size = d->identity.size;
+  return 0;
+}
+
+/* For one that exists: another backing store is refused, none is not. */
+static int
+probe_again (struct disk *d, char **error)
+{
+  struct source_config sc = source_settings (d);
+  struct source_identity now;
+  CLEANUP_FREE char *why = NULL;
+  static const uint8_t none[SOURCE_DIGEST_SIZE];
+
+  sc.timeout = (unsigned)min_u64 (sc.timeout, REOPEN_PROBE_MS);
+  if (source_probe (&sc, &now, &why) == -1) {
+    log_error ("%s: going on without the backing store until it is there: %s",
+               d->store_path, why);
+    return 0;
+  }
+  if (now.size != d->size) {
+    message_set (error,
+                 "the backing store %s has %llu bytes, but %s was made for "
+                 "one of %llu: it is not the one this volume knows; name the "
+                 "right one with backing=",
+                 d->backing, (unsigned long long)now.size, d->store_path,
+                 (unsigned long long)d->size);
+    errno = EINVAL;
+    return -1;
+  }
+  if (d->identity_mode != SOURCE_IDENTITY_CONTENT)
+    return 0;
+  if (memcmp (d->identity.digest, none, sizeof none) == 0) {
+    /* Recorded without one: take it now. */
+    d->identity = now;
+    return 0;
+  }
+  if (memcmp (now.digest, d->identity.digest, sizeof none) == 0)
+    return 0;
+  message_set (error,
+               "the backing store %s has other content than the one %s was "
+               "made for; name the right one with backing=, or say "
+               "identity=size if it may change",
+               d->backing, d->store_path);
+  errno = EINVAL;
+  return -1;
+}
+
+static void
+record_identity (struct disk *d, struct sidecar_header *h)
+{
+  h->identity_mode = !d->backing ? SIDECAR_IDENTITY_NONE
+                     : d->identity_mode == SOURCE_IDENTITY_SIZE
+                         ? SIDECAR_IDENTITY_SIZE
+                         : SIDECAR_IDENTITY_CONTENT;
+  h->identity_size = d->identity.size;
+  memcpy (h->identity_digest, d->identity.digest, SIDECAR_DIGEST_SIZE);
+}
+
+/* Make the sidecar of a new volume; d->size is known, st is the store. */
+static int
+make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
+{
+  struct sidecar_header h = { 0 };
+
+  h.size = d->size;
+  h.granule = d->granule;
+  h.state = state;
+  h.store_ino = st->ino;
+  h.store_btime = st->btime;
+  h.name = d->name;
+  h.backing = d->backing;
+  h.store = d->store_path;
+  record_identity (d, &h);
+  d->sc = sidecar_create (d->metadata, &h, error);
+  return d->sc ? 0 : -1;
+}
+
+static int
+settle_size (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (d->backing)
+    return probe_new (d, cfg, error);
+  if (!cfg->has_size) {
+    message_set (error,
+                 "%s does not exist, and there is neither backing=URI to fill "
+                 "it from nor size= to make an empty disk",
+                 d->store_path);
+    errno = EINVAL;
+    return -1;
+  }
+  d->size = cfg->size;
+  return 0;
+}
+
+static int
+check_size (struct disk *d, char **error)
+{
+  if (d->size <= (uint64_t)INT64_MAX - 65536)
+    return 0;
+  message_set (error, "a disk of %llu bytes is too large",
+               (unsigned long long)d->size);
+  errno = EINVAL;
+  return -1;
+}
+
+/* Neither is there. */
+static int
+make_volume (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (settle_size (d, cfg, error) == -1 || check_size (d, error) == -1)
+    return -1;
+  d->store = store_create (d->store_path, d->size, error);
+  if (!d->store)
+    return -1;
+  if (make_sidecar (d, d->store, SIDECAR_CREATING, error) == -1)
+    return -1;
+  return store_link (d->store, error);
+}
+
+/* The sidecar is there, its store is not. */
+static int
+finish_volume (struct disk *d, char **error)
+{
+  if (!(d->sc->h.state & SIDECAR_CREATING)) {
+    message_set (error,
+                 "the store %s is gone, but its sidecar %s is there: bring "
+                 "the store back, or remove the sidecar to start over",
+                 d->store_path, d->metadata);
+    errno = ENOENT;
+    return -1;
+  }
+  d->store = store_create (d->store_path, d->sc->h.size, error);
+  if (!d->store)
+    return -1;
+  d->sc->h.store_ino = d->store->ino;
+  d->sc->h.store_btime = d->store->btime;
+  if (sidecar_write_header (d->sc) == -1) {
+    message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  return store_link (d->store, error);
+}
+
+/* The store is there, a sidecar is not. */
+static int
+adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  switch (cfg->adopt) {
+  case DISK_ADOPT_LOCAL:
+    d->size = cfg->has_size ? cfg->size : d->store->size;
+    if (d->store->size < d->size
+        || (!d->store->is_block && d->store->size != d->size)) {
+      message_set (error, "size=%llu but the store %s has %llu bytes",
+                   (unsigned long long)d->size, d->store_path,
+                   (unsigned long long)d->store->size);
+      errno = EINVAL;
+      return -1;
+    }
+    if (store_sync (d->store) == -1) {
+      message_set (error, "cannot sync the store %s: %m", d->store_path);
+      return -1;
+    }
+    return make_sidecar (d, d->store, SIDECAR_COMPLETE, error);
+
+  case DISK_ADOPT_ABSENT:
+    if (!d->backing && !cfg->has_size)
+      d->size = d->store->size;
+    else if (settle_size (d, cfg, error) == -1)
+      return -1;
+    if (check_size (d, error) == -1)
+      return -1;
+    if (d->store->is_block ? d->store->size < d->size
+                           : d->store->size > d->size) {
+      message_set (error,
+                   "the store %s has %llu bytes and the disk %llu: it is not "
+                   "%s",
+                   d->store_path, (unsigned long long)d->store->size,
+                   (unsigned long long)d->size,
+                   d->store->is_block ? "large enough"
+                                      : "cut; remove it or name another");
+      errno = EINVAL;
+      return -1;
+    }
+    if (d->store->size < d->size && store_grow (d->store, d->size) == -1) {
+      message_set (error, "cannot make the store %s larger: %m",
+                   d->store_path);
+      return -1;
+    }
+    return make_sidecar (d, d->store, 0, error);
+
+  case DISK_ADOPT_NONE:
+  case DISK_ADOPT_MOVED:
+    break;
+  }
+  message_set (error,
+               "the store %s exists but has no sidecar %s: say adopt=local if "
+               "everything in it is the truth already, adopt=absent to start "
+               "over it, or name another store",
+               d->store_path, d->metadata);
+  errno = EEXIST;
+  return -1;
+}
+
+/* Both are there: do they belong together? */
+static int
+match_store (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+  struct store *st = d->store;
+  bool same_file, same_name;
+  CLEANUP_FREE char *was = h->store ? file_name (h->store) : NULL;
+  CLEANUP_FREE char *is = file_name (d->store_path);
+
+  if (st->is_block ? st->size < h->size : st->size != h->size) {
+    message_set (error,
+                 "the store %s has %llu bytes, but its sidecar %s is of a disk "
+                 "of %llu: they do not belong together, or the store was cut",
+                 d->store_path, (unsigned long long)st->size, d->metadata,
+                 (unsigned long long)h->size);
+    errno = EINVAL;
+    return -1;
+  }
+  same_file = st->is_block
+              || (st->ino == h->store_ino
+                  && (!st->btime || !h->store_btime
+                      || st->btime == h->store_btime));
+  same_name = was && is && strcmp (was, is) == 0;
+  if (cfg->adopt == DISK_ADOPT_MOVED)
+    same_file = same_name = true;
+  /* Of one that was just being made nothing is local: only a file that is
+   * somebody else's must not be taken for it. */
+  if (h->state & SIDECAR_CREATING)
+    same_file = same_file || (same_name && store_is_zero (st));
+  if (!same_file && ((h->state & SIDECAR_CREATING) || !same_name)) {
+    message_set (error,
+                 "the sidecar %s is of another store (%s), not of %s: name "
+                 "the right one with metadata=, or say adopt=moved if both "
+                 "were copied here together",
+                 d->metadata, h->store ? h->store : "unknown", d->store_path);
+    errno = EINVAL;
+    return -1;
+  }
+  if (!same_file)
+    log_error ("%s is another file than when %s was last open: taken as a "
+               "copy of it",
+               d->store_path, d->metadata);
+  h->store_ino = st->ino;
+  h->store_btime = st->btime;
+  return 0;
+}
+
+/* The command line against what is recorded; recorded values fill gaps. */
+static int
+match_config (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+
+  if (cfg->granule && cfg->granule != h->granule) {
+    message_set (error,
+                 "granule=%u but %s was made with %u: leave granule= out",
+                 cfg->granule, d->store_path, h->granule);
+    goto bad;
+  }
+  if (cfg->has_size && cfg->size != h->size) {
+    message_set (error, "size=%llu but the disk %s has %llu: leave size= out",
+                 (unsigned long long)cfg->size, d->store_path,
+                 (unsigned long long)h->size);
+    goto bad;
+  }
+  if (d->backing && !h->backing && !(h->state & SIDECAR_COMPLETE)) {
+    message_set (error,
+                 "%s was made without a backing store, and what is absent "
+                 "there reads as zeros: leave backing= out",
+                 d->store_path);
+    goto bad;
+  }
+  d->size = h->size;
+  d->granule = h->granule;
+  if (!cfg->name && h->name) {
+    free (d->name);
+    d->name = strdup (h->name);
+  }
+  if (!d->backing && h->backing)
+    d->backing = strdup (h->backing);
+  if (!cfg->timeout && h->timeout)
+    d->timeout = h->timeout;
+  if (!cfg->fetch_unit && h->fetch_unit)
+    d->fetch_unit = h->fetch_unit;
+  if (!cfg->connections && h->connections)
+    d->connections = h->connections;
+  if (!cfg->has_identity)
+    d->identity_mode = h->identity_mode == SIDECAR_IDENTITY_SIZE
+                           ? SOURCE_IDENTITY_SIZE
+                           : SOURCE_IDENTITY_CONTENT;
+  d->has_identity = h->identity_mode != SIDECAR_IDENTITY_NONE;
+  d->identity.size = h->identity_size;
+  memcpy (d->identity.digest, h->identity_digest, SOURCE_DIGEST_SIZE);
+  if (d->name && (d->backing || !h->backing))
+    return 0;
+  message_set (error, "out of memory");
+  errno = ENOMEM;
+  return -1;
+
+bad:
+  errno = EINVAL;
+  return -1;
+}
+
+/* Recovery. */
+
+static struct work_identity
+work_identity (struct disk *d, uint64_t session)
+{
+  struct work_identity id = { .session = session,
+                              .store_dev = d->store->dev,
+                              .store_ino = d->store->ino,
+                              .store_btime = d->store->btime };
+
+  memcpy (id.uuid, d->sc->h.uuid, WORK_UUID_SIZE);
+  return id;
+}
+
+/* A sync failed, or was cut short, with these granules pending: what the page
+ * cache shows may never have reached the disk, and the kernel may have marked
+ * it clean.  Write it again, so that the sync that follows covers it. */
+static int
+rewrite_pending (struct disk *d, struct work *old)
+{
+  CLEANUP_FREE char *buf = malloc (d->granule);
+  uint64_t words[WORK_WORDS];
+  uint64_t nr = map_nr (d->map);
+
+  if (!buf)
+    return -1;
+  for (uint32_t i = 0; work_next (old, i, &i); i++) {
+    if (work_read (old, i, words) == -1)
+      return -1;
+    for (uint32_t b = 0; b < SIDECAR_BITS; b++) {
+      uint64_t g = (uint64_t)i * SIDECAR_BITS + b;
+      uint64_t offset = granule_offset (d, g);
+      uint64_t length;
+
+      if (g >= nr || !(words[b / 64] >> (b % 64) & 1))
+        continue;
+      length = granule_offset (d, g + 1) - offset;
+      if (store_pread (d->store, buf, length, offset) == -1
+          || store_pwrite (d->store, buf, length, offset, false) == -1)
+        return -1;
+    }
+  }
+  return 0;
+}
+
+/* The W of an open session of this boot, or NULL: none is needed (*error
+ * NULL), or it cannot be had (*error says why). */
+static struct work *
+open_old_work (struct disk *d, const struct disk_config *cfg,
+               const uint8_t *boot_id, enum work_state *state, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+  struct work_identity id = work_identity (d, h->session);
+  struct work *old;
+
+  if (!h->session_open || !h->work)
+    return NULL;
+  old = work_open (h->work, &id, d->read_only, state);
+  if ((h->state & SIDECAR_COMPLETE)
+      || memcmp (boot_id, h->boot_id, SIDECAR_BOOT_ID_SIZE) != 0) {
+    /* Not needed; or the power was cut since, and a W that is still there (a
+     * runtime directory on a disk) vouches for bytes that may be gone. */
+    if (old && !d->read_only)
+      work_unlink (old);
+    work_free (old);
+    return NULL;
+  }
+  if (old)
+    return old;
+  if (errno == EAGAIN) {
+    name_owner (d, error);
+    return NULL;
+  }
+  if (cfg->discard_unflushed) {
+    log_error ("%s: the working map %s cannot be used (%m); writes that were "
+               "not flushed are given up, as asked",
+               d->store_path, h->work);
+    return NULL;
+  }
+  message_set (error,
+               "%s was not closed, and its working map %s %s: acknowledged "
+               "writes that were never flushed could be lost.  Bring it back, "
+               "or say discard-unflushed=yes to go on with what was flushed",
+               d->store_path, h->work,
+               errno == ENOENT   ? "is gone"
+               : errno == ESTALE ? "is not this volume's"
+               : errno == EPERM  ? "belongs to another user"
+                                 : "cannot be read");
+  errno = EINVAL;
+  return NULL;
+}
+
+static int
+recover (struct disk *d, struct work *old, enum work_state state, char **error)
+{
+  int err;
+
+  if (old && state == WORK_SYNCING && !d->read_only
+      && rewrite_pending (d, old) == -1) {
+    message_set (error,
+                 "%s: cannot write again what a failed sync may have lost: %m",
+                 d->store_path);
+    return -1;
+  }
+  if (old && map_recover (d->map, old) == -1) {
+    message_set (error, "cannot read the working map %s: %m", old->path);
+    return -1;
+  }
+  if (d->read_only)
+    return 0;
+  /* What is shown from the page cache must be durable before a flush can be
+   * answered that covers it (G14). */
+  if (sidecar_sync (d->sc) == -1) {
+    message_set (error, "cannot sync the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  err = commit_run (d, COMMIT_CHECKPOINT);
+  if (err) {
+    errno = err;
+    message_set (error, "cannot make %s durable: %m", d->store_path);
+    return -1;
+  }
+  return 0;
+}
+
+static int
+new_session (struct disk *d, const struct disk_config *cfg,
+             const uint8_t *boot_id, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+  CLEANUP_FREE char *path = NULL;
+
+  h->session++;
+  h->session_open = true;
+  h->session_pid = (uint32_t)getpid ();
+  h->state &= ~SIDECAR_CREATING;
+  memcpy (h->boot_id, boot_id, SIDECAR_BOOT_ID_SIZE);
+  if (!map_is_complete (d->map)) {
+    struct work_identity id = work_identity (d, h->session);
+
+    if (asprintf (&path, "%s/%llx-%llx.%llu.work", d->runtime_dir,
+                  (unsigned long long)d->store->dev,
+                  (unsigned long long)d->store->ino,
+                  (unsigned long long)h->session)
+        == -1) {
+      path = NULL;
+      goto nomem;
+    }
+    d->work = work_create (path, &id);
+    if (!d->work && errno == EEXIST) {
+      /* We hold the volume: whatever it was, it is nobody's now. */
+      unlink (path);
+      d->work = work_create (path, &id);
+    }
+    if (!d->work) {
+      message_set (error,
+                   "cannot make the working map %s: %m; name another folder, "
+                   "on a tmpfs, with runtime-dir=",
+                   path);
+      return -1;
+    }
+  }
+  if (cfg->timeout)
+    h->timeout = cfg->timeout;
+  if (cfg->fetch_unit)
+    h->fetch_unit = cfg->fetch_unit;
+  if (cfg->connections)
+    h->connections = cfg->connections;
+  record_identity (d, h);
+  if (sidecar_set (&h->work, path) == -1
+      || sidecar_set (&h->control, d->control) == -1
+      || sidecar_set (&h->name, d->name) == -1
+      || sidecar_set (&h->store, d->store_path) == -1
+      || sidecar_set (&h->backing, d->backing) == -1)
+    goto nomem;
+  if (sidecar_write_header (d->sc) == -1) {
+    if (errno == ENAMETOOLONG)
+      message_set (error,
+                   "the paths and backing= of %s are too long for its sidecar",
+                   d->store_path);
+    else
+      message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  map_set_work (d->map, d->work);
+  return 0;
+
+nomem:
+  message_set (error, "out of memory");
+  errno = ENOMEM;
+  return -1;
+}
+
+/* Paths and settings before anything is opened. */
+static int
+take_config (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (!cfg->store || !*cfg->store) {
+    message_set (error, "no store is named: say store=PATH");
+    errno = EINVAL;
+    return -1;
+  }
+  d->store_path = resolve (cfg->store);
+  if (!d->store_path) {
+    message_set (error, "cannot use the store %s: %m", cfg->store);
+    return -1;
+  }
+  if (cfg->metadata)
+    d->metadata = strdup (cfg->metadata);
+  else if (asprintf (&d->metadata, "%s.backfill", d->store_path) == -1)
+    d->metadata = NULL;
+  d->name = strdup (cfg->name ? cfg->name : "");
+  d->backing = cfg->backing ? strdup (cfg->backing) : NULL;
+  d->control = cfg->control ? strdup (cfg->control) : NULL;
+  if (cfg->runtime_dir)
+    d->runtime_dir = realpath (cfg->runtime_dir, NULL);
+  else
+    d->runtime_dir = runtime_default_dir ();
+  if (!d->runtime_dir) {
+    message_set (error,
+                 "there is no runtime directory (%s: %m): name one, on a "
+                 "tmpfs, with runtime-dir=",
+                 cfg->runtime_dir ? cfg->runtime_dir : "/run/backfill");
+    return -1;
+  }
+  if (!d->metadata || !d->name || (cfg->backing && !d->backing)
+      || (cfg->control && !d->control)) {
+    message_set (error, "out of memory");
+    errno = ENOMEM;
+    return -1;
+  }
+  d->read_only = cfg->read_only;
+  d->granule = cfg->granule ? cfg->granule : 4096;
+  if (!is_power_of_2 (d->granule) || d->granule < 512 || d->granule > 65536) {
+    message_set (error,
+                 "granule=%u: must be a power of two from 512 to 65536",
+                 d->granule);
+    errno = EINVAL;
+    return -1;
+  }
+  d->timeout = cfg->timeout ? cfg->timeout : 30000;
+  d->connections = cfg->connections ? cfg->connections : 4;
+  d->fetch_unit = cfg->fetch_unit ? cfg->fetch_unit : 1u << 20;
+  d->identity_mode = cfg->identity_size ? SOURCE_IDENTITY_SIZE
+                                        : SOURCE_IDENTITY_CONTENT;
+  return 0;
+}
+
+static int
+open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
+            char **error)
+{
+  int err;
+
+  *fresh = false;
+  d->store = store_open (d->store_path, d->read_only, error);
+  if (!d->store && errno == EAGAIN) {
+    name_owner (d, error);
+    return -1;
+  }
+  if (!d->store && errno != ENOENT)
+    return -1;
+  if (d->store && d->store->is_block && !cfg->metadata) {
+    message_set (error,
+                 "the store %s is a block device: say where its sidecar shall "
+                 "be with metadata=PATH",
+                 d->store_path);
+    errno = EINVAL;
+    return -1;
+  }
+  d->sc = sidecar_open (d->metadata, d->read_only, error);
+  err = errno;
+  if (!d->sc && err == EAGAIN) {
+    name_owner (d, error);
+    return -1;
+  }
+  if (!d->sc && err != ENOENT)
+    return -1;
+  if (d->read_only && (!d->sc || !d->store)) {
+    message_set (error,
+                 "%s has not been made yet, and read-only nothing is made",
+                 d->sc ? d->store_path : d->metadata);
+    errno = ENOENT;
+    return -1;
+  }
+  if (d->sc) {
+    if (!d->store && finish_volume (d, error) == -1)
+      return -1;
+    if (match_store (d, cfg, error) == -1)
+      return -1;
+    return match_config (d, cfg, error);
+  }
+  *fresh = true;
+  if (d->backing && d->backing[0] == '['
+      && parse_command (d, d->backing, error) == -1)
+    return -1;
+  return d->store ? adopt_store (d, cfg, error) : make_volume (d, cfg, error);
+}
+
+int
+volume_open (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
+  enum work_state state = WORK_OK;
+  struct work *old;
+  bool fresh, complete;
+  int r = -1;
+
+  if (take_config (d, cfg, error) == -1
+      || read_boot_id (boot_id, error) == -1
+      || open_files (d, cfg, &fresh, error) == -1)
+    return -1;
+  free (*error);
+  *error = NULL;
+
+  complete = d->sc->h.state & SIDECAR_COMPLETE;
+  d->shift = (uint32_t)__builtin_ctz (d->granule);
+  d->no_source = !d->backing || complete;
+  if (!d->argv && d->backing && d->backing[0] == '['
+      && parse_command (d, d->backing, error) == -1)
+    return -1;
+  if (!fresh && !d->no_source && probe_again (d, error) == -1)
+    return -1;
+
+  d->map = map_new (d->size, d->granule, d->sc, fresh, complete);
+  if (!d->map) {
+    message_set (error, "out of memory");
+    errno = ENOMEM;
+    return -1;
+  }
+  old = open_old_work (d, cfg, boot_id, &state, error);
+  if (*error)
+    return -1;
+  if (recover (d, old, state, error) == 0
+      && (d->read_only || new_session (d, cfg, boot_id, error) == 0)) {
+    r = 0;
+    /* All it held is in the sidecar now, and the new session is recorded. */
+    if (old && !d->read_only)
+      work_unlink (old);
+  }
+  work_free (old);
+  return r;
+}
+
+int
+volume_set_complete (struct disk *d)
+{
+  LOCK_SCOPE (&d->header_lock);
+
+  d->sc->h.state |= SIDECAR_COMPLETE;
+  if (sidecar_write_header (d->sc) == -1) {
+    int err = errno;
+
+    /* Which of the two states is on the disk is not known: both are true. */
+    commit_set_failed (d, err);
+    errno = err;
+    return -1;
+  }
+  map_set_complete (d->map);
+  return 0;
+}
+
+int
+disk_detach (struct disk *d, char **error)
+{
+  int err;
+
+  if (d->read_only) {
+    message_set (error, "%s is open read-only", d->store_path);
+    errno = EROFS;
+    return -1;
+  }
+  if (!map_is_complete (d->map) && !map_all_live (d->map)) {
+    message_set (error,
+                 "%s is not fully local yet: allocate the whole disk first",
+                 d->store_path);
+    errno = EBUSY;
+    return -1;
+  }
+  err = commit_run (d, COMMIT_CHECKPOINT);
+  if (err || !map_is_complete (d->map)) {
+    errno = err ? err : EBUSY;
+    message_set (error, "cannot make %s durable: %m", d->store_path);
+    return -1;
+  }
+  LOCK_SCOPE (&d->gate_lock);
+  if (d->closed) {
+    message_set (error, "%s is being closed", d->store_path);
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  LOCK_SCOPE (&d->header_lock);
+  d->sc->h.state |= SIDECAR_DETACHED;
+  sidecar_set (&d->sc->h.backing, NULL);
+  if (sidecar_strip (d->sc) == -1) {
+    message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  return 0;
+}
+
+int
+volume_close (struct disk *d, bool clean)
+{
+  int r = 0;
+
+  if (clean && !d->read_only && d->sc->h.session_open) {
+    LOCK_SCOPE (&d->header_lock);
+
+    d->sc->h.session_open = false;
+    d->sc->h.session_pid = 0;
+    if (sidecar_set (&d->sc->h.work, NULL) == -1
+        || sidecar_write_header (d->sc) == -1) {
+      log_error ("cannot write the sidecar %s: %m", d->metadata);
+      r = -1;
+    }
+    else {
+      if (d->work)
+        work_unlink (d->work);
+      if ((d->sc->h.state & SIDECAR_DETACHED)
+          && store_same_file (d->sc->fd, d->metadata)) {
+        /* Complete and let go: what is left is a plain raw image. */
+        unlink (d->metadata);
+        store_sync_dir (d->metadata);
+      }
+    }
+  }
+  if (d->started && !d->read_only)
+    runtime_unregister (d->runtime_dir, d->store->dev, d->store->ino);
+  if (d->work) {
+    close (d->work->fd);
+    d->work->fd = -1;
+  }
+  close (d->sc->fd);
+  d->sc->fd = -1;
+  store_close (d->store);
+  return r;
+}
