@@ -421,11 +421,11 @@ entry_load (struct map *m, uint32_t index)
   return e;
 }
 
-/* Without a lock: was p, with generation gen, the sector's page all along? */
+/* Without a lock: was p, with generation gen, the sector's page all along?
+ * The words were loaded with acquire, so this load comes after them. */
 static inline bool
 page_still (const struct page *p, uint32_t gen)
 {
-  __atomic_thread_fence (__ATOMIC_ACQUIRE);
   return __atomic_load_n (&p->gen, __ATOMIC_ACQUIRE) == gen;
 }
 

@@ -81,9 +81,9 @@ struct source_extent {
   uint32_t flags;
 };
 
-/* One request.  The caller owns it and keeps it, and buf, in place until
- * done was called, which happens exactly once for each accepted request.
- * The callers sets the first block of members; the second is source.c's. */
+/* One request, zeroed before its first use.  The caller owns it and keeps it,
+ * and buf, in place until done was called, which happens exactly once for each accepted request.
+ * The caller sets the first block of members; the second is source.c's. */
 struct source_req {
   uint64_t offset;
   uint32_t length;          /* read: 1..SOURCE_MAX_REQUEST; status: any */
@@ -100,13 +100,18 @@ struct source_req {
   const struct source_extent *extents;
   size_t nr_extents;
 
-  /* private to source.c */
+  /* private to source*.c */
   struct source_req *next, *prev;
-  void *handle;
-  int64_t cookie;
-  uint64_t sent_at;
-  int state;
-  void *priv[4];
+  struct source_conn *conn;      /* where it was sent */
+  int state, error;
+  enum source_prio queue;        /* prio, as it was when it was submitted */
+  bool disorder;                 /* the answer's chunks were not in order */
+  uint64_t at, part_end;         /* read: the part now asked for */
+  uint64_t cmd_start, cmd_end;   /* the same, on the server's block bounds */
+  uint64_t seen, received;       /* end of what came in order; bytes in all */
+  char *bounce;                  /* where it is not buf that is read into */
+  struct source_extent *answer;
+  size_t answer_size;
 };
 
 /* Blocking, before any thread exists: connect, ask size and identity, close.

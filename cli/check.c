@@ -1,0 +1,190 @@
+/* check.c - `backfill check`: read a whole sidecar and say what is damaged.
+ *
+ * It works on the files alone, with the engine's own reading code, and never
+ * changes them; the volume may be in use meanwhile (a sector that is being
+ * written is looked at again).
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "cli.h"
+#include "sidecar.h"
+
+#define BATCH 256u
+
+struct damage {
+  uint64_t sectors, local; /* granules, in whole sectors */
+  json_t *list;            /* of {"offset", "length"} */
+};
+
+/* Sectors are written in place: one whose seal is broken may be half of a
+ * write that is going on. */
+static bool
+is_damaged (struct sidecar *sc, uint32_t index)
+{
+  uint64_t words[SIDECAR_WORDS];
+  bool bad = true;
+
+  for (int tries = 0; bad && tries < 3; tries++) {
+    struct timespec ts = { .tv_nsec = 20000000 };
+
+    nanosleep (&ts, NULL);
+    if (sidecar_read_map (sc, index, 1, words, &bad) == -1)
+      return true;
+  }
+  return bad;
+}
+
+static void
+add_damage (struct sidecar *sc, struct damage *damage, uint32_t index)
+{
+  const uint64_t span = (uint64_t)SIDECAR_BITS * sc->h.granule;
+  uint64_t offset = index * span;
+  uint64_t length
+      = offset + span > sc->h.size ? sc->h.size - offset : span;
+
+  damage->sectors++;
+  json_array_append_new (damage->list,
+                         json_pack ("{s:I, s:I, s:I}", "sector",
+                                    (json_int_t)index, "offset",
+                                    (json_int_t)offset, "length",
+                                    (json_int_t)length));
+}
+
+static int
+scan (struct sidecar *sc, struct damage *damage)
+{
+  uint32_t nr = sidecar_nr_sectors (sc);
+  uint64_t granules = (sc->h.size + sc->h.granule - 1) / sc->h.granule;
+  CLEANUP_FREE uint64_t *words = calloc (BATCH * SIDECAR_WORDS, 8);
+  bool bad[BATCH];
+
+  if (!words) {
+    errno = ENOMEM;
+    return -1;
+  }
+  for (uint32_t at = 0; at < nr; at += BATCH) {
+    unsigned n = nr - at < BATCH ? nr - at : BATCH;
+
+    if (sidecar_read_map (sc, at, n, words, bad) == -1)
+      return -1;
+    for (unsigned i = 0; i < n; i++) {
+      if (bad[i] && is_damaged (sc, at + i)) {
+        add_damage (sc, damage, at + i);
+        continue;
+      }
+      for (unsigned b = 0; b < SIDECAR_BITS; b++)
+        if ((uint64_t)(at + i) * SIDECAR_BITS + b < granules)
+          damage->local
+              += words[i * SIDECAR_WORDS + b / 64] >> (b % 64) & 1;
+    }
+  }
+  return 0;
+}
+
+static void
+print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
+       const struct damage *damage)
+{
+  char buf[TEXT_MAX];
+  size_t i;
+  json_t *v;
+
+  printf ("%s: disk of %s, granule %" PRIu32 "%s%s%s\n", sc->path,
+          text_bytes (buf, sc->h.size), sc->h.granule,
+          sc->h.state & SIDECAR_COMPLETE ? ", complete" : "",
+          sc->h.state & SIDECAR_DETACHED ? ", detached" : "",
+          sc->h.session_open ? ", open or not closed" : "");
+  for (i = 0; i < 2; i++)
+    if (!copies[i])
+      printf ("header copy %c is damaged: made again at the next open\n",
+              i ? 'B' : 'A');
+  if (job_damaged)
+    printf ("the job record is damaged: the job is forgotten\n");
+  json_array_foreach (damage->list, i, v) {
+    printf ("map sector %" JSON_INTEGER_FORMAT
+            " is damaged: the disk's bytes %" JSON_INTEGER_FORMAT
+            "+%" JSON_INTEGER_FORMAT " cannot be read or written\n",
+            json_integer_value (json_object_get (v, "sector")),
+            json_integer_value (json_object_get (v, "offset")),
+            json_integer_value (json_object_get (v, "length")));
+  }
+  if (damage->sectors)
+    printf ("damaged: %" PRIu64 " of %" PRIu32
+            " sectors; restore the sidecar from a backup\n",
+            damage->sectors, sidecar_nr_sectors (sc));
+  else if (copies[0] && copies[1] && !job_damaged)
+    printf ("no damage\n");
+}
+
+static struct sidecar *
+find_sidecar (const char *path)
+{
+  CLEANUP_FREE char *beside = NULL;
+  CLEANUP_FREE char *error = NULL;
+  struct sidecar *sc;
+
+  /* A store is named more often than its sidecar. */
+  if (asprintf (&beside, "%s.backfill", path) == -1) {
+    beside = NULL;
+    cli_error ("out of memory");
+    return NULL;
+  }
+  sc = sidecar_peek (access (beside, F_OK) == 0 ? beside : path, &error);
+  if (!sc)
+    cli_error ("%s", error);
+  return sc;
+}
+
+int
+cmd_check (int argc, char **argv)
+{
+  struct damage damage = { 0 };
+  struct sidecar_job job;
+  struct sidecar *sc;
+  bool copies[2], job_damaged;
+  int status = STATUS_FAILED;
+
+  if (cli_getopt (argc, argv, NULL) != -1)
+    return STATUS_USAGE;
+  if (argc - optind != 1)
+    cli_usage ("check needs one PATH: of a store, or of its sidecar");
+  sc = find_sidecar (argv[optind]);
+  if (!sc)
+    return STATUS_FAILED;
+  damage.list = json_array ();
+  sidecar_copies (sc, copies);
+  job_damaged = sidecar_read_job (sc, &job) == -1;
+  if (sc->h.map_length && !(sc->h.state & SIDECAR_COMPLETE)
+      && scan (sc, &damage) == -1)
+    cli_error ("cannot read %s: %s", sc->path, strerror (errno));
+  else if (!cli.json) {
+    print (sc, copies, job_damaged, &damage);
+    status = STATUS_OK;
+  }
+  else {
+    json_t *value = json_pack (
+        "{s:s, s:I, s:I, s:b, s:[b, b], s:b, s:O}", "sidecar", sc->path,
+        "size", (json_int_t)sc->h.size, "granule", (json_int_t)sc->h.granule,
+        "complete", (sc->h.state & SIDECAR_COMPLETE) != 0, "header-copies",
+        copies[0], copies[1], "job-damaged", job_damaged, "damaged",
+        damage.list);
+
+    status = text_json (value);
+    json_decref (value);
+  }
+  if (damage.sectors || !copies[0] || !copies[1] || job_damaged)
+    status = STATUS_FAILED;
+  json_decref (damage.list);
+  sidecar_free (sc);
+  return status;
+}

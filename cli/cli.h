@@ -1,0 +1,139 @@
+/* cli.h - what the parts of the `backfill` command share.
+ *
+ * Each command is a function that takes its own arguments (argv[0] is not one
+ * of them), uses cli_getopt for options and returns the exit status.  All but
+ * check work through libbackfill only.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_CLI_H
+#define BACKFILL_CLI_H
+
+#include <getopt.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "backfill.h"
+
+/* Exit statuses, as backfill(1) has them. */
+enum {
+  STATUS_OK = 0,
+  STATUS_FAILED = 1,
+  STATUS_USAGE = 2,
+  STATUS_JOB = 3, /* the job failed or was aborted */
+  STATUS_INTERRUPTED = 130,
+};
+
+struct cli {
+  const char *socket;  /* -c, or NULL: by the registry */
+  const char *command; /* its name */
+  bool json;           /* --json */
+};
+extern struct cli cli;
+
+/* The commands. */
+int cmd_abort (int argc, char **argv);
+int cmd_allocate (int argc, char **argv);
+int cmd_check (int argc, char **argv);
+int cmd_detach (int argc, char **argv);
+int cmd_dismiss (int argc, char **argv);
+int cmd_flush (int argc, char **argv);
+int cmd_info (int argc, char **argv);
+int cmd_list (int argc, char **argv);
+int cmd_map (int argc, char **argv);
+int cmd_pause (int argc, char **argv);
+int cmd_quit (int argc, char **argv);
+int cmd_resume (int argc, char **argv);
+int cmd_speed (int argc, char **argv);
+int cmd_watch (int argc, char **argv);
+
+/* main.c */
+
+/* getopt_long over a command's options plus -c and --json, which it handles
+ * itself; longs ends with a zero entry, or is NULL.  Returns -1 at the end
+ * with optind at the first argument.  Exits with STATUS_USAGE after its own
+ * message when an option is wrong. */
+int cli_getopt (int argc, char **argv, const struct option *longs);
+
+/* The one optional DISK; usage error if there is more.  NULL: left out. */
+const char *cli_disk (int argc, char **argv);
+
+/* "backfill: ...", then how to get help; exits with STATUS_USAGE. */
+void cli_usage (const char *fmt, ...)
+    __attribute__ ((format (printf, 1, 2), noreturn));
+/* "backfill: ..."; STATUS_FAILED. */
+int cli_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
+/* The same with libbackfill's last error. */
+int cli_failed (void);
+
+/* A handle, or NULL after a message. */
+struct backfill *cli_connect (void);
+
+/* text.c */
+
+/* A size with one of nbdkit's suffixes; exits with a usage error that names
+ * what (an option, or an argument). */
+uint64_t text_size (const char *what, const char *s);
+/* 0 and *n, or -1 and *why: a static text. */
+int text_parse_size (const char *s, uint64_t *n, const char **why);
+
+#define TEXT_MAX 64
+/* "1.5 GiB"; in buf, which is returned. */
+const char *text_bytes (char buf[TEXT_MAX], uint64_t n);
+/* "2 min 05 s" */
+const char *text_time (char buf[TEXT_MAX], uint64_t ms);
+/* Whole percent, rounded down: 100 is all. */
+int text_percent (uint64_t part, uint64_t whole);
+/* In place: no control characters, which could drive a terminal. */
+char *text_clean (char *s);
+/* A disk's name, "" as two quotes. */
+const char *text_name (const char *name);
+/* Cells that a text takes on a terminal, near enough. */
+int text_width (const char *s);
+
+bool text_terminal (FILE *fp);
+/* Colours may be used on standard output. */
+bool text_colour (void);
+int text_columns (void);
+
+const char *text_job_type (int type);
+const char *text_job_status (const struct backfill_job_info *job);
+const char *text_state (int state);
+
+/* Print a value for --json; STATUS_OK, or STATUS_FAILED. */
+int text_json (const json_t *value);
+
+/* disks.c */
+
+/* The one disk of that name as query-disks has it, or NULL after a message. */
+json_t *disk_object (struct backfill *h, const char *disk);
+
+/* svg.c */
+
+/* A part of the disk, its bytes by state. */
+struct cell {
+  uint64_t bytes[3]; /* by enum backfill_state */
+};
+
+struct picture {
+  const struct backfill_disk_info *disk;
+  const struct backfill_state_region *regions;
+  size_t nregions;
+  uint64_t start, end; /* what of the disk is shown */
+  bool has_job;        /* in progress: */
+  uint64_t job_start, job_end;
+  uint64_t job_next;   /* first absent byte of its range, or job_end */
+};
+
+/* Spread the regions over n cells of equal size. */
+void picture_cells (const struct picture *picture, struct cell *cells,
+                    size_t n);
+/* Which cell a byte is in. */
+size_t picture_cell (const struct picture *picture, uint64_t offset, size_t n);
+void picture_svg (const struct picture *picture, FILE *fp);
+
+#endif

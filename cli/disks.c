@@ -1,0 +1,385 @@
+/* disks.c - commands about disks: list, info, flush, detach, quit.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <inttypes.h>
+#include <errno.h>
+
+#include "cli.h"
+#include "cleanup.h"
+
+#define BAR_MAX 30
+
+json_t *
+disk_object (struct backfill *h, const char *disk)
+{
+  json_t *args = disk != NULL ? json_pack ("{s:s}", "device", disk)
+                              : json_object ();
+  CLEANUP_FREE char *text
+      = args != NULL ? json_dumps (args, JSON_COMPACT) : NULL;
+  CLEANUP_FREE char *reply = NULL;
+  json_t *disks, *object;
+  int r;
+
+  json_decref (args);
+  if (text == NULL) {
+    cli_error ("'%s' is not UTF-8: no disk has such a name", disk);
+    return NULL;
+  }
+  r = backfill_command (h, "query-disks", text, &reply);
+  if (r == -1) {
+    cli_failed ();
+    return NULL;
+  }
+  disks = json_loads (reply, 0, NULL);
+  if (json_array_size (disks) != 1) {
+    struct backfill_disk_info *info;
+
+    /* The library says it better: it lists them. */
+    if (backfill_get_disk_info (h, disk, &info) == -1)
+      cli_failed ();
+    else {
+      backfill_free_disk_info (info);
+      cli_error ("the disks have just changed: try again");
+    }
+    json_decref (disks);
+    return NULL;
+  }
+  object = json_incref (json_array_get (disks, 0));
+  json_decref (disks);
+  return object;
+}
+
+static int
+print_disk_json (struct backfill *h, const char *disk)
+{
+  json_t *object = disk_object (h, disk);
+  int status;
+
+  if (object == NULL)
+    return STATUS_FAILED;
+  status = text_json (object);
+  json_decref (object);
+  return status;
+}
+
+/* "[#####.....]" of what is local. */
+static void
+print_bar (uint64_t local, uint64_t size, int width, bool colour)
+{
+  int full = size == 0 ? width
+                       : (int)((double)local / (double)size * (double)width);
+
+  if (full == width && local < size)
+    full--;
+  if (colour)
+    fputs ("[\033[34m", stdout);
+  else
+    putchar ('[');
+  for (int i = 0; i < width; i++) {
+    if (colour && i == full)
+      fputs ("\033[0;2m", stdout);
+    putchar (i < full ? '#' : '.');
+  }
+  fputs (colour ? "\033[0m]" : "]", stdout);
+}
+
+static void
+job_summary (char *buf, size_t size, const struct backfill_job_info *job)
+{
+  if (job->type == BACKFILL_JOB_NONE)
+    snprintf (buf, size, "-");
+  else if (job->type == BACKFILL_JOB_COMPLETED)
+    snprintf (buf, size, "completed");
+  else {
+    const char *status = text_job_status (job);
+
+    snprintf (buf, size, "%.*s %d%%", (int)strcspn (status, ":"), status,
+              text_percent (job->data_processed, job->data_total));
+  }
+}
+
+static void
+print_padded (const char *s, int width)
+{
+  printf ("%s%*s  ", s, width - text_width (s) > 0 ? width - text_width (s) : 0,
+          "");
+}
+
+static void
+print_list (struct backfill_disk_info **disks, unsigned n)
+{
+  bool terminal = text_terminal (stdout), colour = text_colour ();
+  int name_width = 4, source_width = 6, job_width = 3, bar;
+  char buf[TEXT_MAX], job[96];
+
+  for (unsigned i = 0; i < n; i++) {
+    int w;
+
+    text_clean (disks[i]->name);
+    text_clean (disks[i]->store);
+    text_clean (disks[i]->source);
+    job_summary (job, sizeof job, &disks[i]->job);
+    w = text_width (text_name (disks[i]->name));
+    name_width = w > name_width ? w : name_width;
+    w = text_width (disks[i]->source);
+    source_width = w > source_width ? w : source_width;
+    w = text_width (job);
+    job_width = w > job_width ? w : job_width;
+  }
+  /* What the other columns leave; the store's path may wrap. */
+  bar = text_columns () - name_width - source_width - job_width - 40;
+  bar = bar > BAR_MAX ? BAR_MAX : bar < 10 ? 10 : bar;
+
+  print_padded ("NAME", name_width);
+  print_padded ("      SIZE", 10);
+  if (terminal)
+    print_padded ("", bar + 2);
+  print_padded ("LOCAL", 5);
+  print_padded ("SOURCE", source_width);
+  print_padded ("JOB", job_width);
+  printf ("STORE\n");
+  for (unsigned i = 0; i < n; i++) {
+    const struct backfill_disk_info *d = disks[i];
+
+    print_padded (text_name (d->name), name_width);
+    printf ("%10s  ", text_bytes (buf, d->size));
+    if (terminal) {
+      print_bar (d->local, d->size, bar, colour);
+      printf ("  ");
+    }
+    printf ("%4d%%  ", text_percent (d->local, d->size));
+    print_padded (d->source, source_width);
+    job_summary (job, sizeof job, &d->job);
+    print_padded (job, job_width);
+    printf ("%s\n", d->store);
+  }
+}
+
+int
+cmd_list (int argc, char **argv)
+{
+  struct backfill_disk_info **disks;
+  struct backfill *h;
+  unsigned n;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  if (optind < argc)
+    cli_usage ("'list' shows all disks and takes no DISK: 'info' does");
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (cli.json) {
+    CLEANUP_FREE char *reply = NULL;
+
+    if (backfill_command (h, "query-disks", NULL, &reply) == -1)
+      status = cli_failed ();
+    else {
+      json_t *value = json_loads (reply, 0, NULL);
+
+      status = text_json (value);
+      json_decref (value);
+    }
+  }
+  else if (backfill_list_disks (h, &n, &disks) == -1)
+    status = cli_failed ();
+  else {
+    print_list (disks, n);
+    backfill_free_disks (disks);
+  }
+  backfill_close (h);
+  return status;
+}
+
+static void
+print_bytes (const char *label, uint64_t n)
+{
+  char buf[TEXT_MAX];
+
+  if (n < 1024)
+    printf ("%-13s%" PRIu64 " bytes\n", label, n);
+  else
+    printf ("%-13s%s (%" PRIu64 " bytes)\n", label, text_bytes (buf, n), n);
+}
+
+static void
+print_job (struct backfill_job_info *job)
+{
+  char a[TEXT_MAX], b[TEXT_MAX];
+
+  if (job->type == BACKFILL_JOB_NONE) {
+    printf ("job          none\n");
+    return;
+  }
+  printf ("job          %s\n", text_job_status (job));
+  printf ("  range      %s at offset %" PRIu64 "\n",
+          text_bytes (a, job->range_length), job->range_offset);
+  printf ("  local      %s of %s (%d%%)\n",
+          text_bytes (a, job->data_processed), text_bytes (b, job->data_total),
+          text_percent (job->data_processed, job->data_total));
+  printf ("  elapsed    %s\n", text_time (a, job->time_elapsed));
+  if (job->type == BACKFILL_JOB_BOUNDED) {
+    if (job->time_remaining != 0)
+      printf ("  left       about %s\n", text_time (a, job->time_remaining));
+    printf ("  speed      %s/s", text_bytes (a, job->current_speed));
+    if (job->speed != 0)
+      printf (", limit %s/s\n", text_bytes (a, job->speed));
+    else
+      printf (", no limit\n");
+  }
+  printf ("  fetched    %s\n", text_bytes (a, job->bytes_read));
+  printf ("  zeros      %s\n", job->sparse ? "as holes" : "allocated");
+  if (job->failed_ranges != 0)
+    printf ("  skipped    %" PRIu64 " ranges\n", job->failed_ranges);
+  if (job->error[0] != '\0' || job->errnum != 0)
+    printf ("  error      %s\n", job->error[0] != '\0'
+                                     ? text_clean (job->error)
+                                     : strerror (job->errnum));
+  if (job->failed_offset != UINT64_MAX)
+    printf ("  failed at  %" PRIu64 "\n", job->failed_offset);
+}
+
+static void
+print_info (struct backfill_disk_info *d)
+{
+  char buf[TEXT_MAX];
+
+  printf ("name         %s\n", text_name (text_clean (d->name)));
+  printf ("store        %s\n", text_clean (d->store));
+  if (d->metadata != NULL)
+    printf ("sidecar      %s\n", text_clean (d->metadata));
+  printf ("backing      %s\n",
+          d->backing != NULL ? text_clean (d->backing) : "none");
+  printf ("source       %s", text_clean (d->source));
+  if (d->source_reason != NULL)
+    printf (": %s", text_clean (d->source_reason));
+  printf ("\n");
+  print_bytes ("size", d->size);
+  print_bytes ("granule", d->granule);
+  print_bytes ("local", d->local);
+  print_bytes ("absent", d->absent);
+  printf ("filled       %d%%%s%s\n", text_percent (d->local, d->size),
+          d->detached    ? ", detached"
+          : d->complete ? ", needs its backing store no more"
+                        : "",
+          d->read_only ? ", read-only" : "");
+  if (d->damaged_sectors != 0)
+    printf ("DAMAGED      %" PRIu64
+            " sectors of the sidecar: I/O to %s at offset %" PRIu64
+            " fails\n",
+            d->damaged_sectors, text_bytes (buf, d->damaged_length),
+            d->damaged_offset);
+  if (d->sync_error != NULL)
+    printf ("SYNC FAILED  %s: nothing is made durable until the disk is "
+            "opened again\n",
+            text_clean (d->sync_error));
+  printf ("fetched      %s: %" PRIu64 " fetches for the guest, %" PRIu64
+          " ahead, %" PRIu64 " in the background\n",
+          text_bytes (buf, d->bytes_fetched), d->demand_fetches,
+          d->ahead_fetches, d->background_fetches);
+  printf ("guest        %" PRIu64 " reads, %" PRIu64 " writes, %" PRIu64
+          " flushes (%" PRIu64 " commits)\n",
+          d->guest_reads, d->guest_writes, d->flushes, d->commits);
+  print_job (&d->job);
+}
+
+int
+cmd_info (int argc, char **argv)
+{
+  struct backfill_disk_info *info;
+  struct backfill *h;
+  const char *disk;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  disk = cli_disk (argc, argv);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (cli.json)
+    status = print_disk_json (h, disk);
+  else if (backfill_get_disk_info (h, disk, &info) == -1)
+    status = cli_failed ();
+  else {
+    print_info (info);
+    backfill_free_disk_info (info);
+  }
+  backfill_close (h);
+  return status;
+}
+
+int
+cmd_flush (int argc, char **argv)
+{
+  struct backfill *h;
+  const char *disk;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  disk = cli_disk (argc, argv);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_disk_flush (h, disk) == -1)
+    status = cli_failed ();
+  else if (cli.json)
+    status = print_disk_json (h, disk);
+  backfill_close (h);
+  return status;
+}
+
+int
+cmd_detach (int argc, char **argv)
+{
+  struct backfill *h;
+  const char *disk;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  disk = cli_disk (argc, argv);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_disk_detach (h, disk) == -1)
+    status = cli_failed ();
+  else if (cli.json)
+    status = print_disk_json (h, disk);
+  else
+    printf ("detached: the store is a plain raw image when its server has "
+            "ended\n");
+  backfill_close (h);
+  return status;
+}
+
+int
+cmd_quit (int argc, char **argv)
+{
+  CLEANUP_FREE char *reply = NULL;
+  struct backfill *h;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  if (optind < argc)
+    cli_usage ("'quit' ends the whole server and takes no DISK: name its "
+               "socket with -c");
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_command (h, "quit", NULL, &reply) == -1) {
+    if (backfill_get_errno () == ENOTUNIQ)
+      status = cli_error ("there are several servers: name the socket of the "
+                          "one to end with -c");
+    else
+      status = cli_failed ();
+  }
+  else if (cli.json)
+    printf ("{}\n");
+  backfill_close (h);
+  return status;
+}

@@ -1,0 +1,491 @@
+/* jobs.c - commands about jobs: allocate, abort, pause, resume, speed,
+ * dismiss.
+ *
+ * A job belongs to the server.  While allocate waits for one, Ctrl-C ends the
+ * waiting only: the handler says so and leaves at once, since all that this
+ * process holds is a connection.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <inttypes.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "cleanup.h"
+
+#define ABORT_TIMEOUT 60000 /* ms, for the job's record to say it has ended */
+
+/* How the waiting is shown. */
+struct progress {
+  bool show;     /* on standard output */
+  bool terminal; /* as one line that is written over */
+  int fd;        /* N/100 lines, -1 none */
+  int percent, status;
+  int fd_percent;
+  time_t when; /* of the last plain line */
+  bool line;   /* the terminal's line is not ended */
+  struct backfill_job_info last;
+};
+
+/* For the handler: 1 when the job is known to be in progress. */
+static volatile sig_atomic_t job_started;
+static volatile sig_atomic_t line_open;
+
+static void
+interrupted (int sig)
+{
+  static const char newline[] = "\n";
+  static const char goes_on[]
+      = "backfill: interrupted: the job goes on ('backfill abort' ends it)\n";
+  static const char unknown[]
+      = "backfill: interrupted: the job may have been started ('backfill "
+        "info' tells)\n";
+  ssize_t r = 0;
+
+  (void)sig;
+  if (line_open)
+    r = write (STDOUT_FILENO, newline, sizeof newline - 1);
+  if (job_started)
+    r = write (STDERR_FILENO, goes_on, sizeof goes_on - 1);
+  else
+    r = write (STDERR_FILENO, unknown, sizeof unknown - 1);
+  (void)r;
+  _exit (STATUS_INTERRUPTED);
+}
+
+/* Keeps SIGINT ignored if it is, as for a shell's background command. */
+static void
+catch_interrupt (void)
+{
+  struct sigaction sa = { .sa_handler = interrupted }, old;
+
+  if (sigaction (SIGINT, NULL, &old) == 0 && old.sa_handler == SIG_IGN)
+    return;
+  sigaction (SIGINT, &sa, NULL);
+}
+
+static void
+print_status (struct progress *p, const struct backfill_job_info *job)
+{
+  char a[TEXT_MAX], b[TEXT_MAX], c[TEXT_MAX], text[512];
+  int len;
+
+  len = snprintf (text, sizeof text, "%3d%%  %s of %s", p->percent,
+                  text_bytes (a, job->data_processed),
+                  text_bytes (b, job->data_total));
+  if (job->type != BACKFILL_JOB_BOUNDED)
+    snprintf (text + len, sizeof text - (size_t)len, "  %s in %s",
+              text_job_type (job->type), text_time (a, job->time_elapsed));
+  else if (job->status == BACKFILL_STATUS_RUNNING) {
+    len += snprintf (text + len, sizeof text - (size_t)len, "  %s/s",
+                     text_bytes (c, job->current_speed));
+    if (job->time_remaining != 0)
+      snprintf (text + len, sizeof text - (size_t)len, "  %s left",
+                text_time (a, job->time_remaining));
+  }
+  else
+    snprintf (text + len, sizeof text - (size_t)len, "  %s",
+              text_job_status (job));
+
+  if (p->terminal) {
+    int columns = text_columns () - 1;
+    int bar = columns - (int)strlen (text) - 4;
+
+    /* A bar if there is room for one; spaces wipe what was longer before. */
+    printf ("\r");
+    if (bar >= 10) {
+      int full;
+
+      bar = bar > 40 ? 40 : bar;
+      full = p->percent * bar / 100;
+      printf ("[");
+      for (int i = 0; i < bar; i++)
+        putchar (i < full ? '#' : '.');
+      printf ("] ");
+      columns -= bar + 3;
+    }
+    printf ("%-*.*s", columns, columns, text);
+    p->line = true;
+    line_open = 1;
+  }
+  else
+    printf ("%s\n", text);
+  fflush (stdout);
+}
+
+static int
+show_progress (void *opaque, const struct backfill_job_info *job)
+{
+  struct progress *p = opaque;
+  bool ended = job->type != BACKFILL_JOB_BOUNDED;
+  int percent = text_percent (job->data_processed, job->data_total);
+  bool news;
+
+  job_started = 1;
+  /* 100 is only for a job that has ended: its last commit takes time. */
+  if (percent == 100 && job->type != BACKFILL_JOB_COMPLETED)
+    percent = 99;
+  p->last = *job;
+
+  if (p->fd >= 0 && percent != p->fd_percent) {
+    p->fd_percent = percent;
+    /* A reader that has gone does not stop a job. */
+    if (dprintf (p->fd, "%d/100\n", percent) < 0)
+      p->fd = -1;
+  }
+  if (!p->show)
+    return 0;
+  news = percent != p->percent || job->status != p->status;
+  if (p->terminal || ended || job->status != p->status
+      || (news && time (NULL) != p->when)) {
+    p->percent = percent;
+    p->status = job->status;
+    p->when = time (NULL);
+    print_status (p, job);
+  }
+  return 0;
+}
+
+static void
+end_line (struct progress *p)
+{
+  if (p->line)
+    printf ("\n");
+  p->line = false;
+  line_open = 0;
+}
+
+static int
+print_job_json (struct backfill *h, const char *disk)
+{
+  json_t *object = disk_object (h, disk);
+  int status;
+
+  if (object == NULL)
+    return STATUS_FAILED;
+  status = text_json (json_object_get (object, "job"));
+  json_decref (object);
+  return status;
+}
+
+/* "; 3.2 GiB of 10 GiB is local" */
+static int
+job_failed (const struct backfill_job_info *job)
+{
+  char text[4096], a[TEXT_MAX], b[TEXT_MAX];
+
+  snprintf (text, sizeof text, "%s", backfill_get_error ());
+  cli_error ("%s; %s of %s is local", text_clean (text),
+             text_bytes (a, job->data_processed),
+             text_bytes (b, job->data_total));
+  return STATUS_JOB;
+}
+
+static uint64_t
+parse_number (const char *what, const char *s, uint64_t max)
+{
+  const char *why = NULL;
+  uint64_t n;
+
+  /* No suffixes: these are not sizes. */
+  if (s[0] == '\0' || s[strspn (s, "0123456789")] != '\0')
+    cli_usage ("%s: '%s' is not a whole number", what, s);
+  if (text_parse_size (s, &n, &why) == -1 || n > max)
+    cli_usage ("%s: '%s' is too large", what, s);
+  return n;
+}
+
+int
+cmd_allocate (int argc, char **argv)
+{
+  enum { OFFSET = 0x100, LENGTH, SPEED, SPARSE, FULL, ON_ERROR, RETRY, WAIT,
+         PROGRESS, QUIET };
+  static const struct option longs[] = {
+    { "offset", required_argument, NULL, OFFSET },
+    { "length", required_argument, NULL, LENGTH },
+    { "speed", required_argument, NULL, SPEED },
+    { "sparse", no_argument, NULL, SPARSE },
+    { "full", no_argument, NULL, FULL },
+    { "on-error", required_argument, NULL, ON_ERROR },
+    { "retry", required_argument, NULL, RETRY },
+    { "wait", no_argument, NULL, WAIT },
+    { "progress", optional_argument, NULL, PROGRESS },
+    { "quiet", no_argument, NULL, QUIET },
+    { NULL, 0, NULL, 0 },
+  };
+  struct progress progress = { .fd = -1, .fd_percent = -1, .percent = -1 };
+  struct backfill_allocate_options options = { .struct_size = sizeof options };
+  unsigned flags = BACKFILL_ALLOCATE_SPARSE;
+  uint64_t offset = 0, length = 0;
+  bool wait = false, quiet = false;
+  struct backfill *h;
+  const char *disk;
+  int c, r, status = STATUS_OK;
+
+  while ((c = cli_getopt (argc, argv, longs)) != -1)
+    switch (c) {
+    case OFFSET:
+      offset = text_size ("--offset", optarg);
+      break;
+    case LENGTH:
+      length = text_size ("--length", optarg);
+      /* In the protocol 0 means all: nobody means that by 0. */
+      if (length == 0)
+        cli_usage ("--length: leave it out to allocate to the end");
+      break;
+    case SPEED:
+      options.speed = text_size ("--speed", optarg);
+      break;
+    case SPARSE:
+      flags |= BACKFILL_ALLOCATE_SPARSE;
+      break;
+    case FULL:
+      flags &= ~BACKFILL_ALLOCATE_SPARSE;
+      break;
+    case ON_ERROR:
+      if (strcmp (optarg, "report") == 0)
+        options.on_error = BACKFILL_ON_ERROR_REPORT;
+      else if (strcmp (optarg, "skip") == 0)
+        options.on_error = BACKFILL_ON_ERROR_SKIP;
+      else
+        cli_usage ("--on-error: '%s' is neither report nor skip", optarg);
+      break;
+    case RETRY:
+      options.has_retry = 1;
+      options.retry
+          = parse_number ("--retry", optarg, INT64_MAX / 1000) * 1000;
+      break;
+    case WAIT:
+      wait = true;
+      break;
+    case PROGRESS:
+      wait = true;
+      if (optarg != NULL) {
+        progress.fd = (int)parse_number ("--progress", optarg, INT_MAX);
+        if (fcntl (progress.fd, F_GETFD) == -1)
+          cli_usage ("--progress: file descriptor %d is not open",
+                     progress.fd);
+      }
+      break;
+    case QUIET:
+      quiet = true;
+      break;
+    }
+  disk = cli_disk (argc, argv);
+  progress.show = !quiet && !cli.json && progress.fd != STDOUT_FILENO;
+  progress.terminal = text_terminal (stdout);
+
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (wait) {
+    if (progress.fd >= 0)
+      signal (SIGPIPE, SIG_IGN);
+    catch_interrupt ();
+    options.progress = show_progress;
+    options.opaque = &progress;
+  }
+  else
+    flags |= BACKFILL_ALLOCATE_NONBLOCK;
+  r = backfill_block_allocate_options (h, disk, offset, length, flags,
+                                       &options);
+  end_line (&progress);
+  if (r == -1) {
+    if (progress.last.type == BACKFILL_JOB_FAILED
+        || progress.last.type == BACKFILL_JOB_CANCELLED)
+      status = job_failed (&progress.last);
+    else
+      status = cli_failed ();
+  }
+  if (cli.json && (r == 0 || status == STATUS_JOB)) {
+    int printed = print_job_json (h, disk);
+
+    status = status == STATUS_OK ? printed : status;
+  }
+  else if (r == 0 && !wait && !quiet)
+    printf ("started: 'backfill info' shows how far it is\n");
+  backfill_close (h);
+  return status;
+}
+
+static int
+keep_info (void *opaque, const struct backfill_job_info *job)
+{
+  memcpy (opaque, job, sizeof *job);
+  return 0;
+}
+
+int
+cmd_abort (int argc, char **argv)
+{
+  struct backfill_job_info job = { 0 };
+  char a[TEXT_MAX], b[TEXT_MAX];
+  struct backfill *h;
+  const char *disk;
+  int r, status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  disk = cli_disk (argc, argv);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_block_abort_job (h, disk) == -1)
+    status = cli_failed ();
+  else {
+    /* It may have ended by itself just before; then that is said. */
+    r = backfill_block_wait_job (h, disk, ABORT_TIMEOUT, keep_info, &job);
+    if (r == -1 && job.type != BACKFILL_JOB_CANCELLED
+        && job.type != BACKFILL_JOB_FAILED && backfill_get_errno () != ESRCH)
+      status = cli_failed ();
+    else if (cli.json)
+      status = print_job_json (h, disk);
+    else if (job.type != BACKFILL_JOB_NONE)
+      printf ("%s: %s of %s is local\n", text_job_type (job.type),
+              text_bytes (a, job.data_processed),
+              text_bytes (b, job.data_total));
+  }
+  backfill_close (h);
+  return status;
+}
+
+/* A command that takes a disk and no more. */
+static int
+simple (int argc, char **argv,
+        int (*call) (struct backfill *h, const char *disk), bool job_left)
+{
+  struct backfill *h;
+  const char *disk;
+  int status = STATUS_OK;
+
+  cli_getopt (argc, argv, NULL);
+  disk = cli_disk (argc, argv);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (call (h, disk) == -1)
+    status = cli_failed ();
+  else if (cli.json && job_left)
+    status = print_job_json (h, disk);
+  else if (cli.json)
+    printf ("{}\n");
+  backfill_close (h);
+  return status;
+}
+
+int
+cmd_pause (int argc, char **argv)
+{
+  return simple (argc, argv, backfill_block_pause_job, true);
+}
+
+int
+cmd_resume (int argc, char **argv)
+{
+  return simple (argc, argv, backfill_block_resume_job, true);
+}
+
+int
+cmd_dismiss (int argc, char **argv)
+{
+  return simple (argc, argv, backfill_block_dismiss_job, false);
+}
+
+/* "none" is what people say for no limit. */
+static uint64_t
+parse_limit (const char *s)
+{
+  return strcmp (s, "none") == 0 ? 0 : text_size ("LIMIT", s);
+}
+
+static int
+total_speed (struct backfill *h, const char *limit)
+{
+  CLEANUP_FREE char *reply = NULL, *args = NULL;
+  char buf[TEXT_MAX];
+  json_t *value;
+  json_int_t speed;
+  int r, status = STATUS_OK;
+
+  if (limit != NULL) {
+    if (asprintf (&args, "{\"speed\": %" PRIu64 "}", parse_limit (limit))
+        == -1)
+      return cli_error ("out of memory");
+    r = backfill_command (h, "set-total-speed", args, &reply);
+    free (reply);
+    reply = NULL;
+  }
+  else
+    r = 0;
+  if (r == 0 && (limit == NULL || cli.json))
+    r = backfill_command (h, "query-total-speed", NULL, &reply);
+  if (r == -1) {
+    if (backfill_get_errno () == ENOTUNIQ)
+      return cli_error ("there are several servers: name the socket of one "
+                        "with -c");
+    return cli_failed ();
+  }
+  if (reply == NULL)
+    return STATUS_OK;
+  value = json_loads (reply, 0, NULL);
+  speed = json_integer_value (json_object_get (value, "speed"));
+  if (cli.json)
+    status = text_json (value);
+  else if (speed <= 0)
+    printf ("no limit\n");
+  else
+    printf ("%s/s\n", text_bytes (buf, (uint64_t)speed));
+  json_decref (value);
+  return status;
+}
+
+int
+cmd_speed (int argc, char **argv)
+{
+  static const struct option longs[] = {
+    { "total", no_argument, NULL, 't' },
+    { NULL, 0, NULL, 0 },
+  };
+  const char *disk = NULL, *limit = NULL;
+  bool total = false;
+  uint64_t speed = 0;
+  struct backfill *h;
+  int c, status = STATUS_OK;
+
+  while ((c = cli_getopt (argc, argv, longs)) != -1)
+    if (c == 't')
+      total = true;
+  if (argc - optind > (total ? 1 : 2))
+    cli_usage ("'speed' takes %s: '%s' is one too many",
+               total ? "one LIMIT with --total" : "one DISK and one LIMIT",
+               argv[argc - 1]);
+  if (optind == argc && !total)
+    cli_usage ("'speed' needs a LIMIT, in bytes a second (0: none)");
+  if (argc - optind == 2)
+    disk = argv[optind++];
+  if (optind < argc) {
+    limit = argv[optind];
+    speed = parse_limit (limit);
+  }
+
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (total)
+    status = total_speed (h, limit);
+  else if (backfill_block_set_speed (h, disk, speed) == -1)
+    status = cli_failed ();
+  else if (cli.json)
+    status = print_job_json (h, disk);
+  backfill_close (h);
+  return status;
+}

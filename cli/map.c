@@ -1,0 +1,422 @@
+/* map.c - the map command: text, totals, JSON, and pictures.
+ *
+ * Where a job stands is not told by the server, and is not guessed: it is the
+ * first absent byte of the job's range, which the map shows.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <inttypes.h>
+#include <errno.h>
+
+#include "cli.h"
+#include "cleanup.h"
+
+#define MIN_BAR 20
+
+struct totals {
+  uint64_t bytes[3], regions[3]; /* by enum backfill_state */
+};
+
+/* In this order they are shown. */
+static const int state_order[]
+    = { BACKFILL_LOCAL, BACKFILL_ZERO, BACKFILL_ABSENT };
+
+static void
+count (const struct backfill_state_region *regions, unsigned n,
+       struct totals *totals)
+{
+  memset (totals, 0, sizeof *totals);
+  for (unsigned i = 0; i < n; i++) {
+    totals->bytes[regions[i].state] += regions[i].length;
+    totals->regions[regions[i].state]++;
+  }
+}
+
+static void
+print_totals (const struct totals *totals)
+{
+  uint64_t all
+      = totals->bytes[0] + totals->bytes[1] + totals->bytes[2];
+  char buf[TEXT_MAX];
+
+  for (int i = 0; i < 3; i++) {
+    int state = state_order[i];
+
+    printf ("%-7s %20" PRIu64 "  %5.1f%%  %10s in %" PRIu64 " %s\n",
+            text_state (state), totals->bytes[state],
+            all == 0 ? 0.0
+                     : (double)totals->bytes[state] / (double)all * 100,
+            text_bytes (buf, totals->bytes[state]), totals->regions[state],
+            totals->regions[state] == 1 ? "region" : "regions");
+  }
+}
+
+static void
+print_totals_json (const struct totals *totals)
+{
+  printf ("[\n");
+  for (int i = 0; i < 3; i++) {
+    int state = state_order[i];
+
+    printf ("  {\"state\": \"%s\", \"length\": %" PRIu64
+            ", \"regions\": %" PRIu64 "}%s\n",
+            text_state (state), totals->bytes[state], totals->regions[state],
+            i < 2 ? "," : "");
+  }
+  printf ("]\n");
+}
+
+static void
+print_map (const struct backfill_state_region *regions, unsigned n)
+{
+  struct totals totals;
+
+  printf ("%20s %20s  %s\n", "offset", "length", "state");
+  for (unsigned i = 0; i < n; i++)
+    printf ("%20" PRIu64 " %20" PRIu64 "  %s\n", regions[i].offset,
+            regions[i].length, text_state (regions[i].state));
+  printf ("\n");
+  count (regions, n, &totals);
+  print_totals (&totals);
+}
+
+static void
+print_map_json (const struct backfill_state_region *regions, unsigned n)
+{
+  printf ("[");
+  for (unsigned i = 0; i < n; i++)
+    printf ("%s\n  {\"offset\": %" PRIu64 ", \"length\": %" PRIu64
+            ", \"state\": \"%s\"}",
+            i > 0 ? "," : "", regions[i].offset, regions[i].length,
+            text_state (regions[i].state));
+  printf (n > 0 ? "\n]\n" : "]\n");
+}
+
+/* Boundaries by 128-bit arithmetic: exact for any disk. */
+static uint64_t
+cell_start (const struct picture *picture, size_t i, size_t n)
+{
+  return picture->start
+         + (uint64_t)((unsigned __int128)(picture->end - picture->start) * i
+                      / n);
+}
+
+size_t
+picture_cell (const struct picture *picture, uint64_t offset, size_t n)
+{
+  size_t i = (size_t)((unsigned __int128)(offset - picture->start) * n
+                      / (picture->end - picture->start));
+
+  if (i >= n)
+    i = n - 1;
+  while (i > 0 && cell_start (picture, i, n) > offset)
+    i--;
+  while (i + 1 < n && cell_start (picture, i + 1, n) <= offset)
+    i++;
+  return i;
+}
+
+void
+picture_cells (const struct picture *picture, struct cell *cells, size_t n)
+{
+  memset (cells, 0, n * sizeof *cells);
+  for (size_t r = 0; r < picture->nregions; r++) {
+    uint64_t offset = picture->regions[r].offset;
+    uint64_t end = offset + picture->regions[r].length;
+
+    offset = offset < picture->start ? picture->start : offset;
+    end = end > picture->end ? picture->end : end;
+    if (offset >= end)
+      continue;
+    for (size_t i = picture_cell (picture, offset, n); offset < end; i++) {
+      uint64_t stop = i + 1 < n ? cell_start (picture, i + 1, n)
+                                : picture->end;
+
+      stop = stop > end ? end : stop;
+      cells[i].bytes[picture->regions[r].state] += stop - offset;
+      offset = stop;
+    }
+  }
+}
+
+/* The disk, its regions in a range, and its job, for a picture of it. */
+static void
+picture_init (struct picture *picture, const struct backfill_disk_info *disk,
+              uint64_t offset, uint64_t length,
+              const struct backfill_state_region *regions, unsigned n)
+{
+  const struct backfill_job_info *job = &disk->job;
+
+  memset (picture, 0, sizeof *picture);
+  picture->disk = disk;
+  picture->regions = regions;
+  picture->nregions = n;
+  picture->start = offset < disk->size ? offset : disk->size;
+  picture->end = length == 0 || length > disk->size - picture->start
+                     ? disk->size
+                     : picture->start + length;
+  picture->has_job = job->type == BACKFILL_JOB_BOUNDED
+                     && job->range_offset < disk->size;
+  if (!picture->has_job)
+    return;
+  picture->job_start = job->range_offset;
+  picture->job_end = job->range_length > disk->size - job->range_offset
+                         ? disk->size
+                         : job->range_offset + job->range_length;
+  picture->job_next = picture->job_end;
+  for (unsigned i = 0; i < n; i++)
+    if (regions[i].state == BACKFILL_ABSENT
+        && regions[i].offset < picture->job_end
+        && regions[i].offset + regions[i].length > picture->job_start) {
+      picture->job_next = regions[i].offset > picture->job_start
+                              ? regions[i].offset
+                              : picture->job_start;
+      break;
+    }
+}
+
+static char
+cell_letter (const struct cell *cell)
+{
+  if (cell->bytes[BACKFILL_ABSENT] > 0)
+    return cell->bytes[BACKFILL_LOCAL] + cell->bytes[BACKFILL_ZERO] > 0 ? '+'
+                                                                        : '.';
+  return cell->bytes[BACKFILL_LOCAL] >= cell->bytes[BACKFILL_ZERO] ? '#' : '-';
+}
+
+static const char *
+letter_colour (char letter)
+{
+  switch (letter) {
+  case '#':
+    return "\033[34m"; /* blue */
+  case '+':
+    return "\033[36m"; /* cyan */
+  case '-':
+    return "\033[33m"; /* yellow */
+  case '>':
+    return "\033[1;31m";
+  default:
+    return "\033[2m";
+  }
+}
+
+static void
+print_letter (char letter, bool colour, char *last)
+{
+  if (colour && letter != *last)
+    printf ("\033[0m%s", letter_colour (letter));
+  putchar (letter);
+  *last = letter;
+}
+
+/* One line: name, bar, percent, job. */
+static int
+print_ascii (const struct picture *picture, int name_width)
+{
+  const struct backfill_disk_info *disk = picture->disk;
+  const char *name = text_name (disk->name);
+  bool colour = text_colour ();
+  char job[96] = "", size[TEXT_MAX], tail[256], last = '\0';
+  uint64_t span = picture->end - picture->start;
+  size_t at = SIZE_MAX;
+  struct cell *cells;
+  struct totals totals;
+  int width, n;
+
+  count (picture->regions, (unsigned)picture->nregions, &totals);
+  if (picture->has_job)
+    snprintf (job, sizeof job, ", job %d%%",
+              text_percent (disk->job.data_processed, disk->job.data_total));
+  n = snprintf (tail, sizeof tail, "%3d%% of %s%s",
+                text_percent (span - totals.bytes[BACKFILL_ABSENT], span),
+                text_bytes (size, span), job);
+  width = text_columns () - name_width - n - 5;
+  width = width < MIN_BAR ? MIN_BAR : width;
+  if (span > 0 && span < (uint64_t)width)
+    width = (int)span;
+
+  cells = calloc ((size_t)width, sizeof *cells);
+  if (cells == NULL)
+    return cli_error ("out of memory");
+  if (span > 0)
+    picture_cells (picture, cells, (size_t)width);
+  if (picture->has_job && picture->job_next < picture->job_end
+      && picture->job_next >= picture->start
+      && picture->job_next < picture->end)
+    at = picture_cell (picture, picture->job_next, (size_t)width);
+
+  printf ("%s%*s [", name, name_width - text_width (name), "");
+  for (size_t i = 0; i < (size_t)width; i++)
+    print_letter (i == at ? '>' : cell_letter (&cells[i]), colour, &last);
+  printf ("%s] %s\n", colour ? "\033[0m" : "", tail);
+  free (cells);
+  return STATUS_OK;
+}
+
+static int
+ascii_all (struct backfill *h, const char *disk, uint64_t offset,
+           uint64_t length)
+{
+  struct backfill_disk_info **disks;
+  int name_width = 2, status = STATUS_OK;
+  unsigned n;
+
+  if (disk != NULL) {
+    disks = calloc (2, sizeof *disks);
+    if (disks == NULL)
+      return cli_error ("out of memory");
+    if (backfill_get_disk_info (h, disk, &disks[0]) == -1) {
+      free (disks);
+      return cli_failed ();
+    }
+    n = 1;
+  }
+  else if (backfill_list_disks (h, &n, &disks) == -1)
+    return cli_failed ();
+
+  for (unsigned i = 0; i < n; i++) {
+    int w = text_width (text_name (disks[i]->name));
+
+    name_width = w > name_width ? w : name_width;
+  }
+  for (unsigned i = 0; status == STATUS_OK && i < n; i++) {
+    CLEANUP_FREE struct backfill_state_region *regions = NULL;
+    struct picture picture;
+    unsigned nregions;
+
+    const char *which = disk;
+
+    /* Two servers may use one name, one server does not. */
+    if (which == NULL)
+      which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
+    if (backfill_block_get_state_map (h, which, offset, length, &nregions,
+                                      &regions)
+        == -1) {
+      status = cli_failed ();
+      break;
+    }
+    text_clean (disks[i]->name);
+    picture_init (&picture, disks[i], offset, length, regions, nregions);
+    status = print_ascii (&picture, name_width);
+  }
+  if (status == STATUS_OK && text_terminal (stdout))
+    printf ("# local  - zero  . absent  + partly local  > next for the job\n");
+  backfill_free_disks (disks);
+  return status;
+}
+
+static int
+write_svg (const struct picture *picture, const char *file)
+{
+  bool standard = strcmp (file, "-") == 0;
+  FILE *fp = standard ? stdout : fopen (file, "w");
+
+  if (fp == NULL)
+    return cli_error ("cannot write '%s': %m", file);
+  picture_svg (picture, fp);
+  if (standard)
+    return STATUS_OK; /* checked at the end of the program */
+  if (ferror (fp)) {
+    fclose (fp);
+    return cli_error ("cannot write '%s'", file);
+  }
+  if (fclose (fp) != 0)
+    return cli_error ("cannot write '%s': %m", file);
+  return STATUS_OK;
+}
+
+int
+cmd_map (int argc, char **argv)
+{
+  enum { OFFSET = 0x100, LENGTH, TOTALS, ASCII, SVG };
+  static const struct option longs[] = {
+    { "offset", required_argument, NULL, OFFSET },
+    { "length", required_argument, NULL, LENGTH },
+    { "totals", no_argument, NULL, TOTALS },
+    { "ascii", no_argument, NULL, ASCII },
+    { "svg", required_argument, NULL, SVG },
+    { NULL, 0, NULL, 0 },
+  };
+  CLEANUP_FREE struct backfill_state_region *regions = NULL;
+  struct backfill_disk_info *info = NULL;
+  uint64_t offset = 0, length = 0;
+  bool totals = false, ascii = false;
+  const char *svg = NULL, *disk;
+  struct backfill *h;
+  unsigned n;
+  int c, status = STATUS_OK;
+
+  while ((c = cli_getopt (argc, argv, longs)) != -1)
+    switch (c) {
+    case OFFSET:
+      offset = text_size ("--offset", optarg);
+      break;
+    case LENGTH:
+      length = text_size ("--length", optarg);
+      if (length == 0)
+        cli_usage ("--length: leave it out to see all to the end");
+      break;
+    case TOTALS:
+      totals = true;
+      break;
+    case ASCII:
+      ascii = true;
+      break;
+    case SVG:
+      svg = optarg;
+      break;
+    }
+  disk = cli_disk (argc, argv);
+  if (ascii + totals + (svg != NULL) > 1)
+    cli_usage ("--ascii, --svg and --totals are three ways to show a map: "
+               "choose one");
+  if (cli.json && (ascii || svg != NULL))
+    cli_usage ("a picture cannot be had as JSON");
+
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (ascii) {
+    status = ascii_all (h, disk, offset, length);
+    goto out;
+  }
+  if (svg != NULL && backfill_get_disk_info (h, disk, &info) == -1) {
+    status = cli_failed ();
+    goto out;
+  }
+  if (backfill_block_get_state_map (h, disk, offset, length, &n, &regions)
+      == -1) {
+    status = cli_failed ();
+    goto out;
+  }
+  if (svg != NULL) {
+    struct picture picture;
+
+    picture_init (&picture, info, offset, length, regions, n);
+    status = write_svg (&picture, svg);
+  }
+  else if (totals) {
+    struct totals sums;
+
+    count (regions, n, &sums);
+    if (cli.json)
+      print_totals_json (&sums);
+    else
+      print_totals (&sums);
+  }
+  else if (cli.json)
+    print_map_json (regions, n);
+  else
+    print_map (regions, n);
+
+out:
+  backfill_free_disk_info (info);
+  backfill_close (h);
+  return status;
+}

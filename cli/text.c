@@ -1,0 +1,250 @@
+/* text.c - numbers, names and terminals as people read and write them.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <inttypes.h>
+#include <ctype.h>
+#include <errno.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+
+#include "cli.h"
+
+int
+text_parse_size (const char *s, uint64_t *n, const char **why)
+{
+  static const char letters[] = "bkmgtpe";
+  uint64_t value = 0, scale = 1;
+  const char *p = s;
+
+  if (*p == '-') {
+    *why = "it is negative";
+    return -1;
+  }
+  if (!isdigit ((unsigned char)*p)) {
+    *why = "it is not a number";
+    return -1;
+  }
+  for (; isdigit ((unsigned char)*p); p++)
+    if (__builtin_mul_overflow (value, 10, &value)
+        || __builtin_add_overflow (value, (uint64_t)(*p - '0'), &value)) {
+      *why = "it is too large";
+      return -1;
+    }
+  if (*p == '.' || *p == ',') {
+    *why = "only whole numbers can be used: for 1.5G write 1536M";
+    return -1;
+  }
+  if (*p != '\0') {
+    const char *letter = strchr (letters, tolower ((unsigned char)*p));
+
+    if (letter != NULL)
+      scale = UINT64_C (1) << (10 * (letter - letters));
+    else if (tolower ((unsigned char)*p) == 's')
+      scale = 512;
+    else {
+      *why = "it does not end in one of the suffixes b k M G T P E "
+             "(times 1024) or s (512-byte sectors)";
+      return -1;
+    }
+    if (p[1] != '\0') {
+      *why = "there is something after its suffix (b, k, M, G, T, P, E or s, "
+             "one letter)";
+      return -1;
+    }
+  }
+  if (__builtin_mul_overflow (value, scale, &value) || value > INT64_MAX) {
+    *why = "it is too large";
+    return -1;
+  }
+  *n = value;
+  return 0;
+}
+
+uint64_t
+text_size (const char *what, const char *s)
+{
+  const char *why;
+  uint64_t n;
+
+  if (text_parse_size (s, &n, &why) == -1)
+    cli_usage ("%s: '%s' is not a size: %s", what, s, why);
+  return n;
+}
+
+const char *
+text_bytes (char buf[TEXT_MAX], uint64_t n)
+{
+  static const char *const units[]
+      = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+  unsigned unit = 0;
+  double value = (double)n;
+
+  /* 1023.96 would be shown as 1024.0: that is 1 of the next. */
+  while (value >= (unit == 0 ? 1024 : 1023.95) && unit < 6) {
+    value /= 1024;
+    unit++;
+  }
+  if (unit == 0)
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " B", n);
+  else {
+    int len = snprintf (buf, TEXT_MAX, "%.1f", value);
+
+    if (len > 2 && strcmp (buf + len - 2, ".0") == 0)
+      len -= 2;
+    snprintf (buf + len, TEXT_MAX - (size_t)len, " %s", units[unit]);
+  }
+  return buf;
+}
+
+const char *
+text_time (char buf[TEXT_MAX], uint64_t ms)
+{
+  uint64_t s = ms / 1000;
+
+  if (ms < 1000)
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " ms", ms);
+  else if (s < 60)
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " s", s);
+  else if (s < 3600)
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " min %02" PRIu64 " s", s / 60,
+              s % 60);
+  else if (s < 86400)
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " h %02" PRIu64 " min", s / 3600,
+              s / 60 % 60);
+  else
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " d %02" PRIu64 " h", s / 86400,
+              s / 3600 % 24);
+  return buf;
+}
+
+int
+text_percent (uint64_t part, uint64_t whole)
+{
+  int percent;
+
+  if (part >= whole)
+    return 100;
+  percent = (int)((double)part / (double)whole * 100);
+  return percent > 99 ? 99 : percent;
+}
+
+char *
+text_clean (char *s)
+{
+  unsigned char *p = (unsigned char *)s;
+
+  for (; p != NULL && *p != '\0'; p++) {
+    if (*p < 0x20 || *p == 0x7f)
+      *p = '?';
+    /* The same as two bytes of UTF-8: U+0080 to U+009F. */
+    else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f)
+      p[0] = p[1] = '?';
+  }
+  return s;
+}
+
+const char *
+text_name (const char *name)
+{
+  return name == NULL || name[0] == '\0' ? "\"\"" : name;
+}
+
+int
+text_width (const char *s)
+{
+  int n = 0;
+
+  for (; *s != '\0'; s++)
+    n += ((unsigned char)*s & 0xc0) != 0x80;
+  return n;
+}
+
+bool
+text_terminal (FILE *fp)
+{
+  return isatty (fileno (fp));
+}
+
+bool
+text_colour (void)
+{
+  const char *no = getenv ("NO_COLOR");
+  const char *term = getenv ("TERM");
+
+  return text_terminal (stdout) && (no == NULL || no[0] == '\0')
+         && term != NULL && strcmp (term, "dumb") != 0;
+}
+
+int
+text_columns (void)
+{
+  const char *env = getenv ("COLUMNS");
+  struct winsize ws;
+  int n;
+
+  if (ioctl (STDOUT_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col > 0)
+    return ws.ws_col;
+  n = env != NULL ? atoi (env) : 0;
+  return n > 0 && n < 10000 ? n : 80;
+}
+
+const char *
+text_job_type (int type)
+{
+  switch (type) {
+  case BACKFILL_JOB_NONE:
+    return "none";
+  case BACKFILL_JOB_COMPLETED:
+    return "completed";
+  case BACKFILL_JOB_FAILED:
+    return "failed";
+  case BACKFILL_JOB_CANCELLED:
+    return "aborted";
+  default:
+    return "in progress";
+  }
+}
+
+const char *
+text_job_status (const struct backfill_job_info *job)
+{
+  if (job->type != BACKFILL_JOB_BOUNDED)
+    return text_job_type (job->type);
+  switch (job->status) {
+  case BACKFILL_STATUS_CREATED:
+    return "starting";
+  case BACKFILL_STATUS_PAUSED:
+    return job->pause_reason == BACKFILL_PAUSE_NOSPACE
+               ? "paused: no space left for the store"
+               : "paused";
+  case BACKFILL_STATUS_WAITING:
+    return "waiting for the backing store";
+  case BACKFILL_STATUS_ABORTING:
+    return "aborting";
+  default:
+    return "running";
+  }
+}
+
+const char *
+text_state (int state)
+{
+  return state == BACKFILL_LOCAL    ? "local"
+         : state == BACKFILL_ABSENT ? "absent"
+                                    : "zero";
+}
+
+int
+text_json (const json_t *value)
+{
+  if (json_dumpf (value, stdout, JSON_INDENT (2) | JSON_ENCODE_ANY) == -1)
+    return cli_error ("cannot write to standard output: %m");
+  putchar ('\n');
+  return STATUS_OK;
+}

@@ -1,0 +1,551 @@
+/* calls.c - the public calls about jobs and disks.
+ *
+ * Waiting for a job uses a connection of its own that keeps events.  The
+ * job's end is known by its event, because its record may be gone (dismissed,
+ * or replaced by a next job) before anyone asks; progress, and everything
+ * else about it, is asked for twice a second and whenever an event comes.
+ *
+ * Locking: client.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+
+#include "client.h"
+#include "cleanup.h"
+
+#define POLL_INTERVAL   500   /* ms between two looks at a job */
+#define MAX_STRUCT_SIZE 65536 /* more is not a size, but never set */
+
+static void
+cleanup_decref (json_t **json)
+{
+  json_decref (*json);
+}
+#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
+
+/* A size as JSON can carry it. */
+static int
+check_size (const char *what, uint64_t n)
+{
+  if (n > INT64_MAX)
+    return error_set (EINVAL, "the %s is more than any disk can hold", what);
+  return 0;
+}
+
+/* The caller's struct may be older or newer than ours. */
+static int
+give_info (struct backfill_job_info *to, const struct backfill_job_info *from)
+{
+  size_t size = to->struct_size;
+
+  if (size < offsetof (struct backfill_job_info, time_elapsed)
+      || size > MAX_STRUCT_SIZE)
+    return error_set (EINVAL, "struct_size of the job info is not set: it "
+                              "must be sizeof (struct backfill_job_info)");
+  if (size > sizeof *from) {
+    memset (to, 0, size);
+    memcpy (to, from, sizeof *from);
+  }
+  else
+    memcpy (to, from, size);
+  to->struct_size = size;
+  return 0;
+}
+
+/* What the job of a disk looks like now. */
+static int
+query_job (struct conn *conn, const char *device, int64_t deadline,
+           struct backfill_job_info *info)
+{
+  CLEANUP_DECREF json_t *jobs
+      = handle_execute (conn, device, "query-block-jobs", NULL, deadline);
+
+  if (jobs == NULL)
+    return -1;
+  if (!json_is_array (jobs) || json_array_size (jobs) > 1)
+    return error_set (EPROTO, "the server at '%s' did not answer with the "
+                              "job of one disk",
+                      conn->path);
+  return reply_job (json_array_get (jobs, 0), info);
+}
+
+int
+backfill_block_get_job_info (struct backfill *h, const char *disk,
+                             struct backfill_job_info *info)
+{
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL;
+  struct backfill_job_info now;
+  struct conn *conn;
+  int r = -1;
+
+  if (info->struct_size < offsetof (struct backfill_job_info, time_elapsed)
+      || info->struct_size > MAX_STRUCT_SIZE)
+    return give_info (info, info); /* the error */
+  conn = handle_route (h, disk, false, &device, deadline);
+  if (conn == NULL)
+    return -1;
+  if (device == NULL)
+    device = handle_disk_name (conn, NULL, deadline);
+  if (device != NULL)
+    r = query_job (conn, device, deadline, &now);
+  handle_give (h, conn);
+  return r == -1 ? -1 : give_info (info, &now);
+}
+
+/* How a job ended, as events told it. */
+struct ending {
+  int type; /* 0: not that we know */
+  uint64_t total, processed;
+  char error[256];
+};
+
+/* Take what has come.  Only the last job counts: a "created" forgets the end
+ * of the one before. */
+static int
+take_events (struct conn *conn, const char *name, struct ending *ending)
+{
+  json_t *message;
+
+  while ((message = conn_event (conn)) != NULL) {
+    struct backfill_event *ev = reply_event (message);
+
+    json_decref (message);
+    if (ev == NULL)
+      return -1;
+    if (ev->disk != NULL && strcmp (ev->disk, name) == 0) {
+      if (strcmp (ev->event, "JOB_STATUS_CHANGE") == 0) {
+        if (ev->status != NULL && strcmp (ev->status, "created") == 0)
+          ending->type = 0;
+      }
+      else if (strcmp (ev->event, "BLOCK_JOB_COMPLETED") == 0
+               || strcmp (ev->event, "BLOCK_JOB_CANCELLED") == 0) {
+        ending->type = ev->event[10] == 'A'  ? BACKFILL_JOB_CANCELLED
+                       : ev->error != NULL ? BACKFILL_JOB_FAILED
+                                           : BACKFILL_JOB_COMPLETED;
+        ending->total = ev->len;
+        ending->processed = ev->offset < ev->len ? ev->offset : ev->len;
+        snprintf (ending->error, sizeof ending->error, "%s",
+                  ev->error != NULL ? ev->error : "");
+      }
+    }
+    backfill_free_event (ev);
+  }
+  return 0;
+}
+
+/* The end of a job whose record is not there to be read. */
+static void
+info_of_ending (const struct ending *ending, struct backfill_job_info *info)
+{
+  memset (info, 0, sizeof *info);
+  info->struct_size = sizeof *info;
+  info->type = ending->type;
+  info->status = BACKFILL_STATUS_CONCLUDED;
+  info->data_total = ending->total;
+  info->data_processed = ending->processed;
+  info->data_remaining = ending->total - ending->processed;
+  info->errnum = ending->type == BACKFILL_JOB_FAILED ? EIO : 0;
+  info->failed_offset = UINT64_MAX;
+  memcpy (info->error, ending->error, sizeof info->error);
+}
+
+static int
+result_of (const char *name, const struct backfill_job_info *info)
+{
+  switch (info->type) {
+  case BACKFILL_JOB_COMPLETED:
+    return 0;
+  case BACKFILL_JOB_CANCELLED:
+    return error_set (ECANCELED, "the job of disk '%s' was aborted", name);
+  default:
+    return error_set (info->errnum != 0 ? info->errnum : EIO,
+                      "the job of disk '%s' failed: %s", name,
+                      info->error[0] != '\0' ? info->error
+                                             : "its reason is not known");
+  }
+}
+
+/* The connection keeps events.  until: of the waiting, not of the calls. */
+static int
+wait_job (struct backfill *h, struct conn *conn, const char *name,
+          int64_t until, backfill_progress_fn progress, void *opaque)
+{
+  struct backfill_job_info info;
+  struct ending ending = { 0 };
+  bool seen = false;
+
+  for (;;) {
+    int64_t next;
+
+    if (take_events (conn, name, &ending) == -1)
+      return -1;
+    if (!conn->broken
+        && query_job (conn, name, handle_deadline (h), &info) == -1
+        && !conn->broken)
+      return -1;
+    /* What came with the answer is older than the answer. */
+    if (take_events (conn, name, &ending) == -1)
+      return -1;
+
+    if (ending.type != 0) {
+      /* The record, if it is this job's and says so too: it knows more. */
+      if (conn->broken || info.type != ending.type)
+        info_of_ending (&ending, &info);
+    }
+    else if (conn->broken)
+      return error_set (backfill_get_errno (),
+                        "%s; the job goes on while its disk is served",
+                        backfill_get_error ());
+    else if (info.type == BACKFILL_JOB_NONE)
+      return error_set (ESRCH,
+                        seen ? "the job of disk '%s' was dismissed"
+                             : "disk '%s' has no job",
+                        name);
+    if (info.type != BACKFILL_JOB_BOUNDED) {
+      if (progress != NULL)
+        progress (opaque, &info);
+      return result_of (name, &info);
+    }
+
+    seen = true;
+    if (progress != NULL && progress (opaque, &info) != 0)
+      return error_set (EINTR, "no longer waiting for the job of disk '%s', "
+                               "which goes on",
+                        name);
+    if (time_now () >= until)
+      return error_set (ETIMEDOUT,
+                        "the job of disk '%s' is still in progress", name);
+    next = time_now () + POLL_INTERVAL;
+    conn_poll (&conn, 1, next < until ? next : until);
+  }
+}
+
+int
+backfill_block_wait_job (struct backfill *h, const char *disk,
+                         unsigned timeout, backfill_progress_fn progress,
+                         void *opaque)
+{
+  int64_t until = time_deadline (timeout), deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL, *name = NULL;
+  struct conn *conn = handle_route (h, disk, true, &device, deadline);
+  int r = -1;
+
+  if (conn == NULL)
+    return -1;
+  name = handle_disk_name (conn, device, deadline);
+  if (name != NULL)
+    r = wait_job (h, conn, name, until, progress, opaque);
+  handle_give (h, conn);
+  return r;
+}
+
+static int
+allocate (struct backfill *h, const char *disk, uint64_t offset,
+          uint64_t length, unsigned flags,
+          const struct backfill_allocate_options *options)
+{
+  bool wait = (flags & BACKFILL_ALLOCATE_NONBLOCK) == 0;
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL, *name = NULL;
+  json_t *args, *reply = NULL;
+  struct conn *conn;
+  int r = -1;
+
+  args = json_pack (
+      "{s:I, s:I, s:I, s:b, s:s}", "offset", (json_int_t)offset, "length",
+      (json_int_t)length, "speed", (json_int_t)options->speed, "sparse",
+      (flags & BACKFILL_ALLOCATE_SPARSE) != 0, "on-error",
+      options->on_error == BACKFILL_ON_ERROR_SKIP ? "skip" : "report");
+  if (args == NULL
+      || (options->has_retry
+          && json_object_set_new (args, "retry",
+                                  json_integer ((json_int_t)options->retry))
+                 == -1)) {
+    json_decref (args);
+    error_nomem ();
+    return -1;
+  }
+  conn = handle_route (h, disk, wait, &device, deadline);
+  if (conn == NULL) {
+    json_decref (args);
+    return -1;
+  }
+  /* Asked first: events name the disk, and may come before the answer. */
+  if (wait)
+    name = handle_disk_name (conn, device, deadline);
+  if (wait && name == NULL)
+    json_decref (args);
+  else
+    reply = handle_execute (conn, wait ? name : device, "block-allocate", args,
+                            deadline);
+  if (reply != NULL) {
+    json_decref (reply);
+    r = wait ? wait_job (h, conn, name, DEADLINE_NEVER, options->progress,
+                         options->opaque)
+             : 0;
+  }
+  handle_give (h, conn);
+  return r;
+}
+
+int
+backfill_block_allocate_options (
+    struct backfill *h, const char *disk, uint64_t offset, uint64_t length,
+    unsigned flags, const struct backfill_allocate_options *options)
+{
+  struct backfill_allocate_options mine = { .struct_size = sizeof mine };
+
+  if ((flags & ~(BACKFILL_ALLOCATE_NONBLOCK | BACKFILL_ALLOCATE_SPARSE)) != 0)
+    return error_set (EINVAL, "unknown flags 0x%x", flags);
+  if (options != NULL) {
+    /* There is only one version of it so far. */
+    if (options->struct_size < sizeof mine
+        || options->struct_size > MAX_STRUCT_SIZE)
+      return error_set (EINVAL, "struct_size of the allocate options is not "
+                                "set");
+    memcpy (&mine, options, sizeof mine);
+  }
+  if (mine.on_error != BACKFILL_ON_ERROR_REPORT
+      && mine.on_error != BACKFILL_ON_ERROR_SKIP)
+    return error_set (EINVAL, "on_error is neither report nor skip");
+  if (check_size ("offset", offset) == -1
+      || check_size ("length", length) == -1
+      || check_size ("speed", mine.speed) == -1
+      || check_size ("retry time", mine.retry) == -1)
+    return -1;
+  return allocate (h, disk, offset, length, flags, &mine);
+}
+
+int
+backfill_block_allocate (struct backfill *h, const char *disk, uint64_t offset,
+                         uint64_t length, unsigned flags)
+{
+  return backfill_block_allocate_options (h, disk, offset, length, flags,
+                                          NULL);
+}
+
+/* A command about one disk that returns nothing. */
+static int
+simple_call (struct backfill *h, const char *disk, const char *command,
+             json_t *arguments)
+{
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL;
+  struct conn *conn = handle_route (h, disk, false, &device, deadline);
+  json_t *reply = NULL;
+
+  if (conn == NULL) {
+    json_decref (arguments);
+    return -1;
+  }
+  /* Commands of QEMU's that need a device have no "only one" default. */
+  if (device == NULL)
+    device = handle_disk_name (conn, NULL, deadline);
+  if (device == NULL)
+    json_decref (arguments);
+  else
+    reply = handle_execute (conn, device, command, arguments, deadline);
+  handle_give (h, conn);
+  if (reply == NULL)
+    return -1;
+  json_decref (reply);
+  return 0;
+}
+
+int
+backfill_block_abort_job (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "block-job-cancel", NULL);
+}
+
+int
+backfill_block_pause_job (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "block-job-pause", NULL);
+}
+
+int
+backfill_block_resume_job (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "block-job-resume", NULL);
+}
+
+int
+backfill_block_dismiss_job (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "block-job-dismiss", NULL);
+}
+
+int
+backfill_block_set_speed (struct backfill *h, const char *disk, uint64_t speed)
+{
+  json_t *args;
+
+  if (check_size ("speed", speed) == -1)
+    return -1;
+  args = json_pack ("{s:I}", "speed", (json_int_t)speed);
+  if (args == NULL) {
+    error_nomem ();
+    return -1;
+  }
+  return simple_call (h, disk, "block-job-set-speed", args);
+}
+
+int
+backfill_disk_flush (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "disk-flush", NULL);
+}
+
+int
+backfill_disk_detach (struct backfill *h, const char *disk)
+{
+  return simple_call (h, disk, "disk-detach", NULL);
+}
+
+/* The answers of all servers to a query that each answers with an array, in
+ * one array. */
+static json_t *
+query_all (struct backfill *h, const char *command)
+{
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_DECREF json_t *all = json_array ();
+  struct owners owners;
+
+  if (all == NULL)
+    return error_nomem ();
+  if (handle_owners (h, false, &owners, deadline) == -1)
+    return NULL;
+  for (size_t i = 0; i < owners.len; i++) {
+    CLEANUP_DECREF json_t *part
+        = conn_execute (owners.ptr[i].conn, command, NULL, deadline);
+
+    /* One of many that has just ended is not there any more. */
+    if (part == NULL && backfill_get_errno () == ECONNRESET
+        && h->socket == NULL)
+      continue;
+    if (part != NULL && !json_is_array (part)) {
+      error_set (EPROTO, "the server at '%s' did not answer with a list",
+                 owners.ptr[i].socket);
+      json_decref (part);
+      part = NULL;
+    }
+    if (part == NULL || json_array_extend (all, part) == -1) {
+      if (part != NULL)
+        error_nomem ();
+      handle_release (h, &owners);
+      return NULL;
+    }
+  }
+  handle_release (h, &owners);
+  return json_incref (all);
+}
+
+int
+backfill_list_disks (struct backfill *h, unsigned *ndisks,
+                     struct backfill_disk_info ***disks)
+{
+  CLEANUP_DECREF json_t *all = query_all (h, "query-disks");
+  struct backfill_disk_info **infos;
+  size_t n = json_array_size (all);
+
+  if (all == NULL)
+    return -1;
+  infos = calloc (n + 1, sizeof *infos);
+  if (infos == NULL) {
+    error_nomem ();
+    return -1;
+  }
+  for (size_t i = 0; i < n; i++) {
+    infos[i] = reply_disk (json_array_get (all, i));
+    if (infos[i] == NULL) {
+      backfill_free_disks (infos);
+      return -1;
+    }
+  }
+  *ndisks = (unsigned)n;
+  *disks = infos;
+  return 0;
+}
+
+int
+backfill_get_disk_info (struct backfill *h, const char *disk,
+                        struct backfill_disk_info **info)
+{
+  CLEANUP_DECREF json_t *disks = handle_call (h, disk, "query-disks", NULL);
+
+  if (disks == NULL)
+    return -1;
+  if (!json_is_array (disks) || json_array_size (disks) == 0)
+    return error_set (EPROTO, "the server did not answer with a disk");
+  if (json_array_size (disks) > 1) {
+    char names[2048] = "";
+
+    for (size_t i = 0; i < json_array_size (disks); i++) {
+      const char *name = json_string_value (
+          json_object_get (json_array_get (disks, i), "name"));
+      size_t len = strlen (names);
+
+      snprintf (names + len, sizeof names - len, "%s'%s'", i > 0 ? ", " : "",
+                name != NULL ? name : "?");
+    }
+    return error_set (ENOTUNIQ, "name the disk: there are %s", names);
+  }
+  *info = reply_disk (json_array_get (disks, 0));
+  return *info == NULL ? -1 : 0;
+}
+
+int
+backfill_command (struct backfill *h, const char *command,
+                  const char *arguments, char **reply)
+{
+  CLEANUP_FREE char *device = NULL;
+  CLEANUP_DECREF json_t *value = NULL;
+  json_t *args = NULL;
+
+  *reply = NULL;
+  if (arguments != NULL) {
+    json_error_t err;
+    json_t *disk;
+
+    args = json_loads (arguments, JSON_REJECT_DUPLICATES, &err);
+    if (!json_is_object (args)) {
+      json_decref (args);
+      return error_set (EINVAL,
+                        "the arguments of '%s' are not a JSON object: %s",
+                        command, arguments);
+    }
+    /* Of any other type it goes through as it is, for the server to refuse. */
+    disk = json_object_get (args, "device");
+    if (json_is_string (disk)) {
+      device = strdup (json_string_value (disk));
+      json_object_del (args, "device");
+      if (device == NULL) {
+        json_decref (args);
+        error_nomem ();
+        return -1;
+      }
+    }
+  }
+  if (device == NULL && json_object_size (args) == 0
+      && (strcmp (command, "query-disks") == 0
+          || strcmp (command, "query-block-jobs") == 0)) {
+    json_decref (args);
+    value = query_all (h, command);
+  }
+  else
+    value = handle_call (h, device, command, args);
+  if (value == NULL)
+    return -1;
+  *reply = json_dumps (value, JSON_COMPACT | JSON_ENCODE_ANY);
+  if (*reply == NULL)
+    error_nomem ();
+  return *reply == NULL ? -1 : 0;
+}

@@ -1,0 +1,195 @@
+/* client.h - the inside of libbackfill.
+ *
+ * registry  whose control socket serves a disk
+ * conn      one connection to a control socket: framing, requests, events
+ * reply     JSON answers into the structs of backfill.h
+ * handle    the public handle: idle connections, and calls over them
+ * calls, map, events   the public calls
+ *
+ * Locking: a call takes a connection out of its handle and is its only user
+ * until it puts it back; the handle's mutex guards the list of idle ones and
+ * the timeout, and is never held across I/O.  So a thread that waits for a
+ * job does not hold up one that aborts it.
+ *
+ * Errors: a function that fails has called error_set, and returns -1 or NULL.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_CLIENT_H
+#define BACKFILL_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <pthread.h>
+#include <sys/types.h>
+
+#include <jansson.h>
+
+#include "backfill.h"
+#include "wire.h"
+
+/* error.c */
+
+/* Remember an error for this thread, and set errno to it.  Returns -1. */
+int error_set (int errnum, const char *fmt, ...)
+    __attribute__ ((format (printf, 2, 3), nonnull (2)));
+/* error_set (ENOMEM); returns NULL. */
+void *error_nomem (void);
+
+/* conn.c */
+
+#define DEADLINE_NEVER INT64_MAX
+/* Milliseconds of CLOCK_MONOTONIC. */
+int64_t time_now (void);
+/* timeout ms from now, 0 = never. */
+int64_t time_deadline (unsigned timeout);
+
+struct conn {
+  int fd;
+  char *path;         /* the socket's, for messages and for reuse */
+  uid_t peer;         /* SO_PEERCRED */
+  struct wire_in in;
+  json_int_t last_id;
+  json_t *events;     /* array, oldest first; NULL: they are dropped */
+  bool broken;        /* out of step with the server: only good to close */
+  bool no_such_disk;  /* the last command failed with DeviceNotFound */
+  struct conn *next;  /* in the handle's idle list */
+};
+
+/* Connect, read the greeting, negotiate.  events: keep them. */
+struct conn *conn_open (const char *path, bool events, int64_t deadline)
+    __attribute__ ((nonnull (1)));
+/* The same over a socket that is connected already; fd is owned by it, also
+ * when it fails. */
+struct conn *conn_adopt (int fd, const char *path, bool events,
+                         int64_t deadline) __attribute__ ((nonnull (2)));
+void conn_close (struct conn *conn);
+
+/* False if the server has closed it or said something unasked for. */
+bool conn_usable (struct conn *conn) __attribute__ ((nonnull (1)));
+
+/* Send a command (arguments may be NULL, not stolen) and wait for its
+ * answer: what it returns, a new reference, or NULL. */
+json_t *conn_execute (struct conn *conn, const char *command,
+                      json_t *arguments, int64_t deadline)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Oldest event that has come, without waiting; NULL if none (conn->broken
+ * tells whether there will be more, with the error set). */
+json_t *conn_event (struct conn *conn) __attribute__ ((nonnull (1)));
+
+/* Wait until there may be something to read, a signal comes, or the
+ * deadline. */
+void conn_poll (struct conn **conns, size_t n, int64_t deadline)
+    __attribute__ ((nonnull (1)));
+
+/* reply.c: all check every member they take, and fail with EPROTO. */
+
+int reply_job (const json_t *value, struct backfill_job_info *info)
+    __attribute__ ((nonnull (2)));
+struct backfill_disk_info *reply_disk (const json_t *value);
+struct backfill_event *reply_event (const json_t *value);
+
+/* A page of a map is appended; regions that touch are joined (with the same
+ * state, if they have any). */
+struct region_list {
+  struct backfill_state_region *ptr;
+  size_t len, cap;
+};
+/* *next is UINT64_MAX after the last page.  from: what was asked for. */
+int reply_regions (const json_t *value, bool states, uint64_t from,
+                   struct region_list *list, uint64_t *next, uint64_t *size)
+    __attribute__ ((nonnull (4, 5, 6)));
+
+/* registry.c */
+
+/* Who may serve a store: root, the caller, and the store's owner. */
+struct trust {
+  bool any; /* the caller named the socket */
+  bool has_owner;
+  uid_t owner;
+};
+bool trust_uid (const struct trust *trust, uid_t uid)
+    __attribute__ ((nonnull (1)));
+
+struct entry {
+  char *store;   /* as the owner knows it */
+  char *control; /* its socket */
+  struct trust trust;
+};
+void entry_free (struct entry *entry) __attribute__ ((nonnull (1)));
+
+/* The entry of a store's path.  ENXIO: none; its text says where was looked.
+ */
+int registry_find (const char *path, struct entry *entry)
+    __attribute__ ((nonnull (1, 2)));
+
+/* All entries that name a control socket: an array for free () after
+ * entry_free of each. */
+int registry_list (struct entry **entries, size_t *n)
+    __attribute__ ((nonnull (1, 2)));
+/* "/run/backfill" or such, for messages: in buf. */
+const char *registry_dirs (char *buf, size_t size)
+    __attribute__ ((nonnull (1)));
+
+/* handle.c */
+
+struct backfill {
+  pthread_mutex_t lock; /* guards idle, nidle, timeout */
+  struct conn *idle;
+  unsigned nidle;
+  unsigned timeout; /* ms, 0 = none */
+  char *socket;     /* NULL: by the registry */
+};
+
+/* One server that was found, with a connection to it. */
+struct owner {
+  char *socket;
+  struct conn *conn;
+};
+struct owners {
+  struct owner *ptr;
+  size_t len;
+};
+
+/* A connection, from the idle ones or new; the caller gives it back. */
+struct conn *handle_take (struct backfill *h, const char *socket,
+                          const struct trust *trust, bool events,
+                          int64_t deadline)
+    __attribute__ ((nonnull (1, 2, 3)));
+void handle_give (struct backfill *h, struct conn *conn)
+    __attribute__ ((nonnull (1)));
+int64_t handle_deadline (struct backfill *h) __attribute__ ((nonnull (1)));
+
+/* Every live owner (or the handle's one socket), each connected. */
+int handle_owners (struct backfill *h, bool events, struct owners *owners,
+                   int64_t deadline) __attribute__ ((nonnull (1, 3)));
+void handle_release (struct backfill *h, struct owners *owners)
+    __attribute__ ((nonnull (1, 2)));
+
+/* The server of a disk, and what it calls it: *device is malloc'd, NULL for
+ * its only one.  The caller gives the connection back. */
+struct conn *handle_route (struct backfill *h, const char *disk, bool events,
+                           char **device, int64_t deadline)
+    __attribute__ ((nonnull (1, 4)));
+
+/* Send {"device": device, arguments...} over a connection of that route.
+ * arguments may be NULL, and are stolen; so may device. */
+json_t *handle_execute (struct conn *conn, const char *device,
+                        const char *command, json_t *arguments,
+                        int64_t deadline) __attribute__ ((nonnull (1, 3)));
+
+/* Both of these, and give the connection back. */
+json_t *handle_call (struct backfill *h, const char *disk,
+                     const char *command, json_t *arguments)
+    __attribute__ ((nonnull (1, 3)));
+
+/* The name (malloc'd) of the disk of a route. */
+char *handle_disk_name (struct conn *conn, const char *device,
+                        int64_t deadline) __attribute__ ((nonnull (1)));
+
+/* A handle over a connected socket, for tests: it cannot connect again. */
+struct backfill *handle_adopt (int fd, unsigned timeout);
+
+#endif

@@ -1,0 +1,566 @@
+/* handle.c - the handle: which server a disk is on, and calls to it.
+ *
+ * A handle is either for one socket, or (made with NULL) finds the owner of
+ * each disk anew on each call, so that it goes on working when owners come
+ * and go.  Connections that are not in use are kept for the next call and
+ * looked at before they are used again: a server that was restarted in
+ * between is simply connected to anew.  No request is ever sent twice.
+ *
+ * Locking: client.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ctype.h>
+#include <errno.h>
+#include <unistd.h>
+
+#include "client.h"
+#include "cleanup.h"
+
+#define DEFAULT_TIMEOUT 60000u
+#define MAX_IDLE        8u
+/* When all owners are asked, one that hangs must not cost the whole call. */
+#define PROBE_TIMEOUT 5000
+
+#ifdef PACKAGE_VERSION
+#define VERSION_TEXT PACKAGE_VERSION
+#else
+#define VERSION_TEXT "0.1.0"
+#endif
+
+static void
+cleanup_decref (json_t **json)
+{
+  json_decref (*json);
+}
+#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
+
+const char *
+backfill_version (void)
+{
+  return VERSION_TEXT;
+}
+
+static struct backfill *
+handle_new (unsigned timeout)
+{
+  struct backfill *h = calloc (1, sizeof *h);
+
+  if (h == NULL)
+    return error_nomem ();
+  h->timeout = timeout;
+  if (pthread_mutex_init (&h->lock, NULL) != 0) {
+    free (h);
+    return error_nomem ();
+  }
+  return h;
+}
+
+/* The path of a socket URI, or NULL. */
+static const char *
+uri_path (const char *uri)
+{
+  const char *p = uri;
+
+  if (strncmp (uri, "unix:", 5) == 0)
+    uri += 5;
+  else {
+    while (isalnum ((unsigned char)*p) || *p == '+' || *p == '-' || *p == '.')
+      p++;
+    if (p != uri && strncmp (p, "://", 3) == 0) {
+      error_set (EINVAL, "'%s': only unix:PATH, or a path, can be used", uri);
+      return NULL;
+    }
+  }
+  if (*uri == '\0') {
+    error_set (EINVAL, "the path of the control socket is empty");
+    return NULL;
+  }
+  return uri;
+}
+
+struct backfill *
+backfill_connect (const char *uri)
+{
+  static const struct trust any = { .any = true };
+  struct backfill *h = handle_new (DEFAULT_TIMEOUT);
+  struct conn *conn;
+
+  if (h == NULL || uri == NULL)
+    return h;
+  uri = uri_path (uri);
+  if (uri == NULL)
+    goto error;
+  h->socket = strdup (uri);
+  if (h->socket == NULL) {
+    error_nomem ();
+    goto error;
+  }
+  conn = handle_take (h, h->socket, &any, false, handle_deadline (h));
+  if (conn == NULL)
+    goto error;
+  handle_give (h, conn);
+  return h;
+
+error:
+  backfill_close (h);
+  return NULL;
+}
+
+struct backfill *
+handle_adopt (int fd, unsigned timeout)
+{
+  struct backfill *h = handle_new (timeout);
+  struct conn *conn;
+
+  if (h == NULL) {
+    close (fd);
+    return NULL;
+  }
+  /* No file can have this name: what is lost stays lost. */
+  h->socket = strdup ("/proc/self/no socket");
+  if (h->socket == NULL) {
+    close (fd);
+    backfill_close (h);
+    return error_nomem ();
+  }
+  conn = conn_adopt (fd, h->socket, false, handle_deadline (h));
+  if (conn == NULL) {
+    backfill_close (h);
+    return NULL;
+  }
+  handle_give (h, conn);
+  return h;
+}
+
+void
+backfill_close (struct backfill *h)
+{
+  if (h == NULL)
+    return;
+  while (h->idle != NULL) {
+    struct conn *conn = h->idle;
+
+    h->idle = conn->next;
+    conn_close (conn);
+  }
+  pthread_mutex_destroy (&h->lock);
+  free (h->socket);
+  free (h);
+}
+
+int
+backfill_set_timeout (struct backfill *h, unsigned milliseconds)
+{
+  LOCK_SCOPE (&h->lock);
+  h->timeout = milliseconds;
+  return 0;
+}
+
+int64_t
+handle_deadline (struct backfill *h)
+{
+  LOCK_SCOPE (&h->lock);
+  return time_deadline (h->timeout);
+}
+
+static struct conn *
+take_idle (struct backfill *h, const char *socket)
+{
+  LOCK_SCOPE (&h->lock);
+  for (struct conn **p = &h->idle; *p != NULL; p = &(*p)->next)
+    if (strcmp ((*p)->path, socket) == 0) {
+      struct conn *conn = *p;
+
+      *p = conn->next;
+      conn->next = NULL;
+      h->nidle--;
+      return conn;
+    }
+  return NULL;
+}
+
+struct conn *
+handle_take (struct backfill *h, const char *socket,
+             const struct trust *trust, bool events, int64_t deadline)
+{
+  struct conn *conn = NULL;
+
+  if (!events)
+    while ((conn = take_idle (h, socket)) != NULL && !conn_usable (conn))
+      conn_close (conn);
+  if (conn == NULL)
+    conn = conn_open (socket, events, deadline);
+  if (conn == NULL)
+    return NULL;
+  if (!trust_uid (trust, conn->peer)) {
+    error_set (EPERM,
+               "control socket '%s' is served by user %lu, who is neither "
+               "root, nor you, nor the owner of the store: name the socket "
+               "if you trust it",
+               socket, (unsigned long)conn->peer);
+    conn_close (conn);
+    return NULL;
+  }
+  return conn;
+}
+
+void
+handle_give (struct backfill *h, struct conn *conn)
+{
+  if (conn == NULL)
+    return;
+  /* One that kept events holds old ones. */
+  if (!conn->broken && conn->events == NULL) {
+    LOCK_SCOPE (&h->lock);
+    if (h->nidle < MAX_IDLE) {
+      conn->next = h->idle;
+      h->idle = conn;
+      h->nidle++;
+      return;
+    }
+  }
+  conn_close (conn);
+}
+
+json_t *
+handle_execute (struct conn *conn, const char *device, const char *command,
+                json_t *arguments, int64_t deadline)
+{
+  CLEANUP_DECREF json_t *args = arguments;
+
+  if (device != NULL) {
+    json_t *value = json_string (device);
+
+    if (value == NULL) {
+      error_set (EINVAL, "the disk's name or path is not UTF-8");
+      return NULL;
+    }
+    if (args == NULL)
+      args = json_object ();
+    if (args == NULL || json_object_set_new (args, "device", value) == -1)
+      return error_nomem ();
+  }
+  return conn_execute (conn, command, args, deadline);
+}
+
+/* "'vda', 'vdb'": for messages about disks that could be meant. */
+static void
+append_names (char *buf, size_t size, const json_t *disks, const char *socket)
+{
+  for (size_t i = 0; i < json_array_size (disks); i++) {
+    const char *name = json_string_value (
+        json_object_get (json_array_get (disks, i), "name"));
+    size_t len = strlen (buf);
+
+    if (name != NULL)
+      snprintf (buf + len, size - len, "%s'%s'%s%s", len > 0 ? ", " : "",
+                name, socket != NULL ? " on " : "",
+                socket != NULL ? socket : "");
+  }
+}
+
+void
+handle_release (struct backfill *h, struct owners *owners)
+{
+  for (size_t i = 0; i < owners->len; i++) {
+    handle_give (h, owners->ptr[i].conn);
+    free (owners->ptr[i].socket);
+  }
+  free (owners->ptr);
+  owners->ptr = NULL;
+  owners->len = 0;
+}
+
+static int
+append_owner (struct owners *owners, const char *socket, struct conn *conn)
+{
+  struct owner *ptr
+      = reallocarray (owners->ptr, owners->len + 1, sizeof *ptr);
+
+  if (ptr != NULL) {
+    owners->ptr = ptr;
+    ptr[owners->len].socket = strdup (socket);
+    ptr[owners->len].conn = conn;
+    if (ptr[owners->len].socket != NULL) {
+      owners->len++;
+      return 0;
+    }
+  }
+  conn_close (conn);
+  error_nomem ();
+  return -1;
+}
+
+int
+handle_owners (struct backfill *h, bool events, struct owners *owners,
+               int64_t deadline)
+{
+  char where[2048], notes[2048] = "";
+  struct entry *entries;
+  size_t n;
+  int r = 0;
+
+  memset (owners, 0, sizeof *owners);
+  if (h->socket != NULL) {
+    static const struct trust any = { .any = true };
+    struct conn *conn = handle_take (h, h->socket, &any, events, deadline);
+
+    return conn == NULL ? -1 : append_owner (owners, h->socket, conn);
+  }
+
+  if (registry_list (&entries, &n) == -1)
+    return -1;
+  for (size_t i = 0; r == 0 && i < n; i++) {
+    int64_t probe = time_now () + PROBE_TIMEOUT;
+    struct conn *conn;
+    size_t j;
+
+    /* One server has an entry for each of its disks. */
+    for (j = 0; j < i; j++)
+      if (strcmp (entries[i].control, entries[j].control) == 0)
+        break;
+    if (j < i)
+      continue;
+    conn = handle_take (h, entries[i].control, &entries[i].trust, events,
+                        probe < deadline ? probe : deadline);
+    if (conn != NULL)
+      r = append_owner (owners, entries[i].control, conn);
+    /* Entries of the dead are nothing to talk about. */
+    else if (backfill_get_errno () != ENOENT
+             && backfill_get_errno () != ECONNREFUSED) {
+      size_t len = strlen (notes);
+
+      snprintf (notes + len, sizeof notes - len, "; %s",
+                backfill_get_error ());
+    }
+  }
+  for (size_t i = 0; i < n; i++)
+    entry_free (&entries[i]);
+  free (entries);
+  if (r == 0 && owners->len == 0)
+    r = error_set (ENXIO, "no server of disks found in %s%s",
+                   registry_dirs (where, sizeof where), notes);
+  if (r == -1)
+    handle_release (h, owners);
+  return r;
+}
+
+static bool
+is_path (const char *disk)
+{
+  return strchr (disk, '/') != NULL;
+}
+
+/* A word without '/' that is no disk's name may be a file here. */
+static bool
+is_file (const char *disk)
+{
+  return disk[0] != '\0' && access (disk, F_OK) == 0;
+}
+
+/* What a server is told for a path: it has another current folder. */
+static char *
+absolute_path (const char *path)
+{
+  char *s = realpath (path, NULL);
+
+  if (s == NULL && errno != ENOMEM)
+    s = strdup (path); /* it will say that there is no such disk */
+  if (s == NULL)
+    error_nomem ();
+  return s;
+}
+
+/* 1: it has a disk of that name; 0: it has not; -1: error. */
+static int
+has_disk (struct conn *conn, const char *name, int64_t deadline)
+{
+  json_t *disks = handle_execute (conn, name, "query-disks", NULL, deadline);
+
+  if (disks == NULL)
+    return conn->no_such_disk ? 0 : -1;
+  json_decref (disks);
+  return 1;
+}
+
+static struct conn *
+route_path (struct backfill *h, const char *path, bool events, char **device,
+            int64_t deadline)
+{
+  struct conn *conn;
+  struct entry entry;
+
+  if (registry_find (path, &entry) == -1)
+    return NULL;
+  conn = handle_take (h, entry.control, &entry.trust, events, deadline);
+  if (conn == NULL) {
+    int err = backfill_get_errno ();
+
+    if (err == ECONNREFUSED || err == ENOENT)
+      error_set (ENXIO,
+                 "no owner of '%s' found: the one that had it open at '%s' "
+                 "has gone",
+                 path, entry.control);
+  }
+  else {
+    *device = entry.store;
+    entry.store = NULL;
+  }
+  entry_free (&entry);
+  return conn;
+}
+
+/* Find the owner that has a disk of that name, or the only owner. */
+static struct conn *
+route_name (struct backfill *h, const char *name, bool events, char **device,
+            int64_t deadline)
+{
+  char names[2048] = "";
+  struct owners owners;
+  struct conn *conn = NULL;
+  size_t found = 0, which = 0;
+
+  if (handle_owners (h, events, &owners, deadline) == -1) {
+    if (backfill_get_errno () == ENXIO && name != NULL && is_file (name))
+      return route_path (h, name, events, device, deadline);
+    return NULL;
+  }
+  /* One owner without that name gives the better error: it lists its own. */
+  if (owners.len == 1 && (name == NULL || !is_file (name)))
+    found = 1;
+  else
+    for (size_t i = 0; i < owners.len; i++) {
+      const struct owner *owner = &owners.ptr[i];
+
+      if (name == NULL || has_disk (owner->conn, name, deadline) == 1) {
+        json_t *disks = handle_execute (owner->conn, name, "query-disks",
+                                        NULL, deadline);
+
+        append_names (names, sizeof names, disks, owner->socket);
+        json_decref (disks);
+        which = i;
+        found++;
+      }
+    }
+  if (found == 1) {
+    conn = owners.ptr[which].conn;
+    owners.ptr[which].conn = NULL;
+    if (name != NULL) {
+      *device = strdup (name);
+      if (*device == NULL) {
+        handle_give (h, conn);
+        conn = error_nomem ();
+      }
+    }
+  }
+  else if (found > 1 && name == NULL)
+    error_set (ENOTUNIQ, "name the disk: there are %s", names);
+  else if (found > 1)
+    error_set (ENOTUNIQ,
+               "several disks are named '%s': %s: give the path of the one's "
+               "store, or its control socket",
+               name, names);
+  else if (is_file (name)) {
+    handle_release (h, &owners);
+    return route_path (h, name, events, device, deadline);
+  }
+  else {
+    for (size_t i = 0; i < owners.len; i++) {
+      json_t *disks = conn_execute (owners.ptr[i].conn, "query-disks", NULL,
+                                    deadline);
+
+      append_names (names, sizeof names, disks, NULL);
+      json_decref (disks);
+    }
+    error_set (ENOENT, "no disk is named '%s': there are %s", name, names);
+  }
+  handle_release (h, &owners);
+  return conn;
+}
+
+struct conn *
+handle_route (struct backfill *h, const char *disk, bool events,
+              char **device, int64_t deadline)
+{
+  static const struct trust any = { .any = true };
+  struct conn *conn;
+
+  *device = NULL;
+  if (h->socket == NULL) {
+    if (disk != NULL && is_path (disk))
+      return route_path (h, disk, events, device, deadline);
+    return route_name (h, disk, events, device, deadline);
+  }
+
+  conn = handle_take (h, h->socket, &any, events, deadline);
+  if (conn == NULL || disk == NULL)
+    return conn;
+  if (is_path (disk)
+      || (is_file (disk) && has_disk (conn, disk, deadline) == 0))
+    *device = absolute_path (disk);
+  else {
+    *device = strdup (disk);
+    if (*device == NULL)
+      error_nomem ();
+  }
+  if (*device == NULL || conn->broken) {
+    free (*device);
+    *device = NULL;
+    handle_give (h, conn);
+    return NULL;
+  }
+  return conn;
+}
+
+json_t *
+handle_call (struct backfill *h, const char *disk, const char *command,
+             json_t *arguments)
+{
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL;
+  struct conn *conn = handle_route (h, disk, false, &device, deadline);
+  json_t *reply;
+
+  if (conn == NULL) {
+    json_decref (arguments);
+    return NULL;
+  }
+  reply = handle_execute (conn, device, command, arguments, deadline);
+  handle_give (h, conn);
+  return reply;
+}
+
+char *
+handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
+{
+  CLEANUP_DECREF json_t *disks
+      = handle_execute (conn, device, "query-disks", NULL, deadline);
+  const char *name;
+  char *s;
+
+  if (disks == NULL)
+    return NULL;
+  if (json_array_size (disks) > 1) {
+    char names[2048] = "";
+
+    append_names (names, sizeof names, disks, NULL);
+    error_set (ENOTUNIQ, "name the disk: there are %s", names);
+    return NULL;
+  }
+  name = json_string_value (
+      json_object_get (json_array_get (disks, 0), "name"));
+  if (name == NULL) {
+    error_set (EPROTO, "the server at '%s' did not say what its disk's name "
+                       "is",
+               conn->path);
+    return NULL;
+  }
+  s = strdup (name);
+  return s != NULL ? s : error_nomem ();
+}

@@ -1,0 +1,47 @@
+/* plugin.h - between the plugin's two files: config.c turns the keys of the
+ * command line into this, plugin.c works from it.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_PLUGIN_H
+#define BACKFILL_PLUGIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "disk.h"
+
+/* What the keys say.  Everything in it belongs to config.c. */
+struct plugin_config {
+  struct disk_config *disks; /* store is set and absolute in each */
+  size_t nr_disks;           /* at least 1 */
+  const char *runtime_dir;   /* NULL: the default */
+  bool control_off;
+  const char *control; /* NULL: a name in the runtime directory */
+  bool has_control_mode, has_control_user, has_control_group;
+  mode_t control_mode;
+  uid_t control_user;
+  gid_t control_group;
+  uint64_t total_speed; /* 0: no limit */
+};
+
+/* One line for each key; it starts with `KEY=`.  Empty until it was made. */
+extern char config_help[];
+void config_make_help (void);
+
+/* Take one key; -1 after nbdkit_error. */
+int config_key (const char *key, const char *value)
+    __attribute__ ((nonnull (1, 2)));
+
+/* No more keys will come: NULL after nbdkit_error.  Makes paths absolute, so
+ * it must run before the server changes its folder. */
+struct plugin_config *config_complete (void);
+
+/* Print "KEY KEY ..." for --dump-plugin. */
+void config_print_keys (void);
+
+void config_free (void);
+
+#endif

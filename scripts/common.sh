@@ -1,0 +1,85 @@
+# common.sh - what quickstart and test share: packages, and a build in ./build.
+#
+# The source tree is left as it is: its files are copied to build/src, and
+# autoreconf, configure and make work from there.  Sourced with `top` set to
+# the top of the source tree.
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=sh
+
+build_packages="autoconf automake gcc libc6-dev libev-dev libjansson-dev
+libnbd-dev libssl-dev libtool make nbdkit nbdkit-plugin-dev perl pkg-config"
+
+die () {
+  echo "${0##*/}: $*" >&2
+  exit 1
+}
+
+# missing PACKAGE...: those of them that are not installed.
+missing () {
+  for package; do
+    case "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" in
+      *" installed") ;;
+      *) printf ' %s' "$package" ;;
+    esac
+  done
+}
+
+# install_packages PACKAGE...: make sure that they are there; 1 if they are not.
+install_packages () {
+  if ! command -v dpkg-query >/dev/null; then
+    echo "This is not Debian: make sure that you have $*" >&2
+    return 0
+  fi
+  lacking=$(missing "$@")
+  [ -n "$lacking" ] || return 0
+  sudo=
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+      echo "As root: apt-get install$lacking" >&2
+      return 1
+    }
+    sudo=sudo
+  fi
+  echo "Installing:$lacking"
+  # shellcheck disable=SC2086
+  $sudo apt-get -qq update >&2 &&
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+      --no-install-recommends $lacking >&2
+}
+
+# The files of the project, without what a build in the tree made.
+list_files () {
+  git ls-files -z --cached --others --exclude-standard 2>/dev/null ||
+    find . \( -path ./build -o -path ./.git -o -name .libs -o -name .deps \) \
+      -prune -o -type f ! -name '*.o' ! -name '*.lo' ! -name '*.la' \
+      ! -name config.status ! -name Makefile ! -name config.h -print0
+}
+
+# Copy the source to build/src, with its times, so that a second build only
+# makes what changed.
+copy_source () {
+  mkdir -p "$top/build/src"
+  (cd "$top" && list_files |
+     tar -c --null --no-recursion --exclude=./build --exclude=build \
+       --ignore-failed-read -T - 2>/dev/null) |
+    tar -x -C "$top/build/src"
+  if [ ! -x "$top/build/src/configure" ] ||
+     [ -n "$(cd "$top/build/src" && find . \( -name Makefile.am \
+              -o -name configure.ac \) -newer configure)" ]; then
+    (cd "$top/build/src" && autoreconf -i) || return 1
+  fi
+}
+
+# build_in NAME [CONFIGURE-OPTION...]: configure and make in build/NAME.
+build_in () {
+  dir=$top/build/$1
+  shift
+  mkdir -p "$dir"
+  (
+    cd "$dir" || exit 1
+    if [ ! -f Makefile ] || [ ../src/configure -nt config.status ]; then
+      ../src/configure -q "$@" || exit 1
+    fi
+    make -s -j"$(nproc)"
+  )
+}

@@ -1,0 +1,447 @@
+/* source-command.c - a backing store that is a command: [ nbdkit ... ].
+ *
+ * The command gets a listening unix socket as descriptor 3, as systemd's
+ * socket activation passes it, so that it may be connected to several times;
+ * one that has -s or --single among its arguments speaks NBD on its stdin
+ * and stdout instead.  It gets no other descriptor but stderr (as stdout,
+ * too), default signals, and dies with the thread that started it: that is
+ * why only the pool's first thread starts commands.
+ *
+ * A process is only ever signalled and waited for by its own pid, and stays
+ * in ended[] until it was waited for, so no pid is used after its end.
+ *
+ * No locks: one thread at a time uses a struct command, but for
+ * command_connect with start false, which only reads what never changes.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "source-internal.h"
+
+#define NR_ENDED (sizeof ((struct command *)NULL)->ended                      \
+                  / sizeof ((struct command *)NULL)->ended[0])
+#define GRACE 1000 /* ms from SIGTERM to SIGKILL, while we go on */
+
+static void
+nap (unsigned ms)
+{
+  struct timespec ts = { .tv_nsec = ms * 1000000L };
+
+  nanosleep (&ts, NULL);
+}
+
+/* Is it gone?  Whoever waits for all children may have taken it from us. */
+static bool
+reap (pid_t pid, int *status)
+{
+  pid_t r;
+
+  do
+    r = waitpid (pid, status, WNOHANG);
+  while (r == -1 && errno == EINTR);
+  if (r == -1)
+    *status = 0;
+  return r != 0;
+}
+
+static char *
+join_words (const char *const *argv)
+{
+  size_t len = sizeof "[  ]";
+  char *name, *p;
+
+  for (unsigned i = 0; argv[i]; i++)
+    len += strlen (argv[i]) + 1;
+  name = malloc (len);
+  if (!name)
+    return NULL;
+  p = stpcpy (name, "[ ");
+  for (unsigned i = 0; argv[i]; i++) {
+    p = stpcpy (p, argv[i]);
+    *p++ = ' ';
+  }
+  strcpy (p, "]");
+  return name;
+}
+
+struct command *
+command_new (const char *const *argv, const char *socket_dir)
+{
+  static unsigned serial;
+  struct command *cmd = calloc (1, sizeof *cmd);
+  unsigned n = 0;
+  bool single = false;
+
+  if (!cmd)
+    return NULL;
+  if (!argv[0]) {
+    free (cmd);
+    errno = EINVAL;
+    return NULL;
+  }
+  for (; argv[n]; n++)
+    if (n && (!strcmp (argv[n], "-s") || !strcmp (argv[n], "--single")))
+      single = true;
+  cmd->argv = calloc (n + 1, sizeof *cmd->argv);
+  cmd->name = join_words (argv);
+  if (!cmd->argv || !cmd->name)
+    goto fail;
+  for (unsigned i = 0; i < n; i++)
+    if (!(cmd->argv[i] = strdup (argv[i])))
+      goto fail;
+  if (!single
+      && asprintf (&cmd->socket_path, "%s/source-%ld-%u.sock",
+                   socket_dir ? socket_dir : "/tmp", (long)getpid (),
+                   __atomic_fetch_add (&serial, 1, __ATOMIC_RELAXED))
+             == -1) {
+    cmd->socket_path = NULL;
+    goto fail;
+  }
+  return cmd;
+
+fail:
+  command_free (cmd);
+  errno = ENOMEM;
+  return NULL;
+}
+
+void
+command_free (struct command *cmd)
+{
+  if (!cmd)
+    return;
+  for (unsigned i = 0; cmd->argv && cmd->argv[i]; i++)
+    free (cmd->argv[i]);
+  free (cmd->argv);
+  free (cmd->name);
+  free (cmd->socket_path);
+  free (cmd);
+}
+
+bool
+command_is_single (const struct command *cmd)
+{
+  return !cmd->socket_path;
+}
+
+/* A socket's path may be longer than an address holds; through a descriptor
+ * of its directory it never is.  Returns that descriptor. */
+static int
+make_address (const char *path, struct sockaddr_un *addr)
+{
+  CLEANUP_FREE char *dir = strdup (path);
+  char *slash;
+  int fd;
+
+  if (!dir)
+    return -1;
+  slash = strrchr (dir, '/');
+  if (!slash) {
+    errno = EINVAL;
+    return -1;
+  }
+  *slash = '\0';
+  fd = open (*dir ? dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd == -1)
+    return -1;
+  memset (addr, 0, sizeof *addr);
+  addr->sun_family = AF_UNIX;
+  if ((size_t)snprintf (addr->sun_path, sizeof addr->sun_path,
+                        "/proc/self/fd/%d/%s", fd, slash + 1)
+      >= sizeof addr->sun_path) {
+    close (fd);
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  return fd;
+}
+
+static int
+make_listener (const char *path)
+{
+  struct sockaddr_un addr;
+  CLEANUP_CLOSE int dir = make_address (path, &addr);
+  int fd;
+
+  if (dir == -1)
+    return -1;
+  fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd == -1)
+    return -1;
+  /* Left by an earlier run of the command, or by another process that had
+   * our pid and is gone. */
+  unlink (path);
+  /* Nobody can connect before listen, so the mode is right in time. */
+  if (bind (fd, (struct sockaddr *)&addr, sizeof addr) == -1
+      || chmod (path, 0600) == -1 || listen (fd, SOMAXCONN) == -1) {
+    int err = errno;
+
+    close (fd);
+    errno = err;
+    return -1;
+  }
+  return fd;
+}
+
+/* environ without LISTEN_*, and with ours; the value of LISTEN_PID is for the
+ * child to fill in. */
+static char **
+make_environment (char *pid_entry)
+{
+  static char fds_entry[] = "LISTEN_FDS=1";
+  size_t n = 0, k = 0;
+  char **env;
+
+  while (environ && environ[n])
+    n++;
+  env = calloc (n + 3, sizeof *env);
+  if (!env)
+    return NULL;
+  if (pid_entry) {
+    env[k++] = pid_entry;
+    env[k++] = fds_entry;
+  }
+  for (size_t i = 0; i < n; i++)
+    if (strncmp (environ[i], "LISTEN_", 7) != 0)
+      env[k++] = environ[i];
+  return env;
+}
+
+/* After fork: only calls that are safe there. */
+__attribute__ ((noreturn)) static void
+run_child (struct command *cmd, char **env, char *pid_entry, int fd,
+           pid_t parent)
+{
+  struct sigaction dfl = { .sa_handler = SIG_DFL };
+  sigset_t none;
+  int null;
+
+  if (prctl (PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid () != parent)
+    _exit (126);
+  for (int sig = 1; sig < NSIG; sig++)
+    sigaction (sig, &dfl, NULL);
+  sigemptyset (&none);
+  sigprocmask (SIG_SETMASK, &none, NULL);
+  /* Out of the way of what is put into place below. */
+  fd = fcntl (fd, F_DUPFD_CLOEXEC, 10);
+  if (fd == -1)
+    _exit (126);
+  if (cmd->socket_path) {
+    char digits[24], *p = pid_entry + strlen ("LISTEN_PID=");
+    long pid = (long)getpid ();
+    int n = 0;
+
+    do
+      digits[n++] = (char)('0' + pid % 10);
+    while ((pid /= 10) > 0);
+    while (n > 0)
+      *p++ = digits[--n];
+    *p = '\0';
+    null = open ("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null == -1 || dup2 (null, 0) == -1)
+      _exit (126);
+    /* Our own stdout may be an NBD connection. */
+    if (dup2 (2, 1) == -1 && (dup2 (null, 1) == -1 || dup2 (null, 2) == -1))
+      _exit (126);
+    if (dup2 (fd, 3) == -1)
+      _exit (126);
+    close_range (4, ~0U, 0);
+  }
+  else {
+    if (dup2 (fd, 0) == -1 || dup2 (fd, 1) == -1)
+      _exit (126);
+    close_range (3, ~0U, 0);
+  }
+  execvpe (cmd->argv[0], cmd->argv, env);
+  _exit (errno == ENOENT ? 127 : 126);
+}
+
+static void
+end_later (struct command *cmd, pid_t pid, bool hangs)
+{
+  unsigned i;
+  int status;
+
+  kill (pid, hangs ? SIGKILL : SIGTERM);
+  for (i = 0; i < NR_ENDED && cmd->ended[i].pid; i++)
+    ;
+  if (i == NR_ENDED) {
+    /* So many that outlived SIGTERM: no more patience with the first. */
+    i = 0;
+    kill (cmd->ended[0].pid, SIGKILL);
+    while (!reap (cmd->ended[0].pid, &status))
+      nap (1);
+  }
+  cmd->ended[i].pid = pid;
+  cmd->ended[i].kill_at = now_in_ms () + GRACE;
+}
+
+static bool
+reap_ended (struct command *cmd, bool now)
+{
+  uint64_t at = now_in_ms ();
+  bool left = false;
+  int status;
+
+  for (unsigned i = 0; i < NR_ENDED; i++) {
+    pid_t pid = cmd->ended[i].pid;
+
+    if (!pid)
+      continue;
+    if (reap (pid, &status))
+      cmd->ended[i].pid = 0;
+    else {
+      left = true;
+      if (now || at >= cmd->ended[i].kill_at)
+        kill (pid, SIGKILL);
+    }
+  }
+  return left;
+}
+
+/* Returns the parent's end for -s, 0 for socket activation, or -1. */
+static int
+start (struct command *cmd)
+{
+  char pid_entry[sizeof "LISTEN_PID=" + 24] = "LISTEN_PID=";
+  CLEANUP_FREE char **env
+      = make_environment (cmd->socket_path ? pid_entry : NULL);
+  CLEANUP_CLOSE int child_end = -1;
+  pid_t parent = getpid (), pid;
+  int ours = 0, sv[2];
+
+  if (!env)
+    return -1;
+  if (cmd->socket_path) {
+    child_end = make_listener (cmd->socket_path);
+    if (child_end == -1)
+      return -1;
+  }
+  else {
+    if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) == -1)
+      return -1;
+    ours = sv[0];
+    child_end = sv[1];
+  }
+  pid = fork ();
+  if (pid == -1) {
+    int err = errno;
+
+    if (ours)
+      close (ours);
+    errno = err;
+    return -1;
+  }
+  if (pid == 0)
+    run_child (cmd, env, pid_entry, child_end, parent);
+  cmd->pid = pid;
+  cmd->started = true;
+  return ours;
+}
+
+/* It ended by itself: why? */
+static void
+describe_end (const struct command *cmd, int status, char *why, size_t len)
+{
+  if (WIFSIGNALED (status))
+    snprintf (why, len, "the command was ended by signal %d",
+              WTERMSIG (status));
+  else if (WEXITSTATUS (status) == 127)
+    snprintf (why, len, "command %s not found, or it ended with status 127",
+              cmd->argv[0]);
+  else if (WEXITSTATUS (status) == 126)
+    snprintf (why, len,
+              "command %s cannot be run, or it ended with status 126",
+              cmd->argv[0]);
+  else
+    snprintf (why, len, "the command ended with status %d",
+              WEXITSTATUS (status));
+}
+
+int
+command_connect (struct command *cmd, bool may_start, char *why, size_t len)
+{
+  struct sockaddr_un addr;
+  int fd, r;
+
+  if (may_start) {
+    int status;
+
+    reap_ended (cmd, false);
+    if (cmd->pid && reap (cmd->pid, &status)) {
+      cmd->pid = 0;
+      /* One that ends on its own each time must be heard of; it is started
+       * at the next attempt. */
+      if (!WIFEXITED (status) || WEXITSTATUS (status) != 0) {
+        describe_end (cmd, status, why, len);
+        return -1;
+      }
+    }
+    if (cmd->pid && !cmd->socket_path)
+      command_end (cmd, false);
+    if (!cmd->pid) {
+      r = start (cmd);
+      if (r == -1) {
+        snprintf (why, len, "cannot start the command: %s", strerror (errno));
+        return -1;
+      }
+      if (!cmd->socket_path)
+        return r;
+    }
+  }
+  if (!cmd->socket_path) {
+    snprintf (why, len, "the command serves one connection only");
+    return -1;
+  }
+  CLEANUP_CLOSE int dir = make_address (cmd->socket_path, &addr);
+
+  if (dir == -1) {
+    snprintf (why, len, "%s: %s", cmd->socket_path, strerror (errno));
+    return -1;
+  }
+  fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd == -1
+      || connect (fd, (struct sockaddr *)&addr, sizeof addr) == -1) {
+    snprintf (why, len, "connect: %s", strerror (errno));
+    if (fd >= 0)
+      close (fd);
+    return -1;
+  }
+  return fd;
+}
+
+void
+command_end (struct command *cmd, bool hangs)
+{
+  if (cmd->pid)
+    end_later (cmd, cmd->pid, hangs);
+  cmd->pid = 0;
+}
+
+void
+command_stop (struct command *cmd)
+{
+  uint64_t start_at = now_in_ms ();
+
+  command_end (cmd, false);
+  while (reap_ended (cmd, now_in_ms () - start_at > 400)
+         && now_in_ms () - start_at < 800)
+    nap (5);
+  if (cmd->socket_path && cmd->started)
+    unlink (cmd->socket_path);
+}
