@@ -126,7 +126,7 @@ struct picture {
   uint64_t start, end; /* what of the disk is shown */
   bool has_job;        /* in progress: */
   uint64_t job_start, job_end;
-  uint64_t job_next;   /* first absent byte of its range, or job_end */
+  uint64_t job_next; /* first absent byte of its range, or job_end */
 };
 
 /* Spread the regions over n cells of equal size. */

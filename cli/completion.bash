@@ -10,7 +10,7 @@ _backfill_disks ()
 
 _backfill ()
 {
-    local cur prev word command= i
+    local cur prev word command='' i
     local -a _backfill_call=("${COMP_WORDS[0]}")
 
     cur=${COMP_WORDS[COMP_CWORD]}

@@ -18,8 +18,8 @@
 json_t *
 disk_object (struct backfill *h, const char *disk)
 {
-  json_t *args = disk != NULL ? json_pack ("{s:s}", "device", disk)
-                              : json_object ();
+  json_t *args
+      = disk != NULL ? json_pack ("{s:s}", "device", disk) : json_object ();
   CLEANUP_FREE char *text
       = args != NULL ? json_dumps (args, JSON_COMPACT) : NULL;
   CLEANUP_FREE char *reply = NULL;
@@ -72,8 +72,8 @@ print_disk_json (struct backfill *h, const char *disk)
 static void
 print_bar (uint64_t local, uint64_t size, int width, bool colour)
 {
-  int full = size == 0 ? width
-                       : (int)((double)local / (double)size * (double)width);
+  int full
+      = size == 0 ? width : (int)((double)local / (double)size * (double)width);
 
   if (full == width && local < size)
     full--;
@@ -219,9 +219,10 @@ print_job (struct backfill_job_info *job)
   }
   printf ("job          %s\n", text_job_status (job));
   printf ("  range      %s at offset %" PRIu64 "\n",
-          text_bytes (a, job->range_length), job->range_offset);
-  printf ("  local      %s of %s (%d%%)\n",
-          text_bytes (a, job->data_processed), text_bytes (b, job->data_total),
+          job->range_length == 0 ? "all" : text_bytes (a, job->range_length),
+          job->range_offset);
+  printf ("  local      %s of %s (%d%%)\n", text_bytes (a, job->data_processed),
+          text_bytes (b, job->data_total),
           text_percent (job->data_processed, job->data_total));
   printf ("  elapsed    %s\n", text_time (a, job->time_elapsed));
   if (job->type == BACKFILL_JOB_BOUNDED) {
@@ -265,14 +266,13 @@ print_info (struct backfill_disk_info *d)
   print_bytes ("local", d->local);
   print_bytes ("absent", d->absent);
   printf ("filled       %d%%%s%s\n", text_percent (d->local, d->size),
-          d->detached    ? ", detached"
+          d->detached   ? ", detached"
           : d->complete ? ", needs its backing store no more"
                         : "",
           d->read_only ? ", read-only" : "");
   if (d->damaged_sectors != 0)
     printf ("DAMAGED      %" PRIu64
-            " sectors of the sidecar: I/O to %s at offset %" PRIu64
-            " fails\n",
+            " sectors of the sidecar: I/O to %s at offset %" PRIu64 " fails\n",
             d->damaged_sectors, text_bytes (buf, d->damaged_length),
             d->damaged_offset);
   if (d->sync_error != NULL)

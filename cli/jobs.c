@@ -208,8 +208,18 @@ parse_number (const char *what, const char *s, uint64_t max)
 int
 cmd_allocate (int argc, char **argv)
 {
-  enum { OFFSET = 0x100, LENGTH, SPEED, SPARSE, FULL, ON_ERROR, RETRY, WAIT,
-         PROGRESS, QUIET };
+  enum {
+    OFFSET = 0x100,
+    LENGTH,
+    SPEED,
+    SPARSE,
+    FULL,
+    ON_ERROR,
+    RETRY,
+    WAIT,
+    PROGRESS,
+    QUIET
+  };
   static const struct option longs[] = {
     { "offset", required_argument, NULL, OFFSET },
     { "length", required_argument, NULL, LENGTH },
@@ -262,8 +272,7 @@ cmd_allocate (int argc, char **argv)
       break;
     case RETRY:
       options.has_retry = 1;
-      options.retry
-          = parse_number ("--retry", optarg, INT64_MAX / 1000) * 1000;
+      options.retry = parse_number ("--retry", optarg, INT64_MAX / 1000) * 1000;
       break;
     case WAIT:
       wait = true;
@@ -273,8 +282,7 @@ cmd_allocate (int argc, char **argv)
       if (optarg != NULL) {
         progress.fd = (int)parse_number ("--progress", optarg, INT_MAX);
         if (fcntl (progress.fd, F_GETFD) == -1)
-          cli_usage ("--progress: file descriptor %d is not open",
-                     progress.fd);
+          cli_usage ("--progress: file descriptor %d is not open", progress.fd);
       }
       break;
     case QUIET:
@@ -417,8 +425,7 @@ total_speed (struct backfill *h, const char *limit)
   int r, status = STATUS_OK;
 
   if (limit != NULL) {
-    if (asprintf (&args, "{\"speed\": %" PRIu64 "}", parse_limit (limit))
-        == -1)
+    if (asprintf (&args, "{\"speed\": %" PRIu64 "}", parse_limit (limit)) == -1)
       return cli_error ("out of memory");
     r = backfill_command (h, "set-total-speed", args, &reply);
     free (reply);

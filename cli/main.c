@@ -28,8 +28,8 @@ struct command {
   int (*run) (int argc, char **argv);
 };
 
-#define SIZES                                                                 \
-  "\nSizes are bytes, or take one of nbdkit's suffixes: b k M G T P E\n"      \
+#define SIZES                                                            \
+  "\nSizes are bytes, or take one of nbdkit's suffixes: b k M G T P E\n" \
   "(times 1024, any case) or s (sectors of 512 bytes).\n"
 
 static const struct command commands[] = {
@@ -51,8 +51,8 @@ static const struct command commands[] = {
     "  --length LENGTH   how much (default: to the end)\n"
     "  --totals          only the totals\n"
     "  --ascii           one line with a bar; all disks if DISK is left out\n"
-    "  --svg FILE        draw a picture into FILE (- is standard output)\n"
-    SIZES,
+    "  --svg FILE        draw a picture into FILE (- is standard "
+    "output)\n" SIZES,
     cmd_map },
   { "allocate", "[DISK]", "start a job that makes a range local",
     "Copies what is absent from the backing store, in the background.  A disk\n"
@@ -75,8 +75,7 @@ static const struct command commands[] = {
     "  --quiet           show nothing but errors\n"
     "\n"
     "With --wait the exit status is 0 if the range is local, 3 if the job\n"
-    "failed or was aborted.\n"
-    SIZES,
+    "failed or was aborted.\n" SIZES,
     cmd_allocate },
   { "abort", "[DISK]", "end the job; what is local stays local",
     "Returns when the job has ended and nothing more is written for it.\n",
@@ -90,8 +89,7 @@ static const struct command commands[] = {
     "LIMIT is in bytes a second; 0 or none: no limit.  It holds from now on.\n"
     "\n"
     "  --total           of all jobs of the server together, instead of one\n"
-    "                    disk's; without LIMIT it is shown\n"
-    SIZES,
+    "                    disk's; without LIMIT it is shown\n" SIZES,
     cmd_speed },
   { "dismiss", "[DISK]", "forget a job that has ended",
     "Its state and error are kept until then, or until the next job.\n",
@@ -233,9 +231,9 @@ cli_connect (void)
 int
 cli_getopt (int argc, char **argv, const struct option *longs)
 {
-  enum { CONTROL = 'c', JSON = 0x10000 };
-  struct option all[32] = { { "control", required_argument, NULL, CONTROL },
-                            { "json", no_argument, NULL, JSON } };
+  enum { OPT_CONTROL = 'c', OPT_JSON = 0x10000 };
+  struct option all[32] = { { "control", required_argument, NULL, OPT_CONTROL },
+                            { "json", no_argument, NULL, OPT_JSON } };
   int c;
 
   for (size_t i = 0; longs != NULL && longs[i].name != NULL && i < 29; i++)
@@ -243,10 +241,10 @@ cli_getopt (int argc, char **argv, const struct option *longs)
   for (;;) {
     c = getopt_long (argc, argv, "c:", all, NULL);
     switch (c) {
-    case CONTROL:
+    case OPT_CONTROL:
       cli.socket = optarg;
       break;
-    case JSON:
+    case OPT_JSON:
       cli.json = true;
       break;
     case '?':
@@ -290,15 +288,22 @@ finish (int status)
 int
 main (int argc, char **argv)
 {
-  enum { JSON = 0x100, HELP, VERSION, LONG_OPTIONS, SHORT_OPTIONS, COMMANDS };
+  enum {
+    OPT_JSON = 0x100,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_LONG_OPTIONS,
+    OPT_SHORT_OPTIONS,
+    OPT_COMMANDS
+  };
   static const struct option longs[] = {
     { "control", required_argument, NULL, 'c' },
-    { "json", no_argument, NULL, JSON },
-    { "help", no_argument, NULL, HELP },
-    { "version", no_argument, NULL, VERSION },
-    { "long-options", no_argument, NULL, LONG_OPTIONS },
-    { "short-options", no_argument, NULL, SHORT_OPTIONS },
-    { "list-commands", no_argument, NULL, COMMANDS },
+    { "json", no_argument, NULL, OPT_JSON },
+    { "help", no_argument, NULL, OPT_HELP },
+    { "version", no_argument, NULL, OPT_VERSION },
+    { "long-options", no_argument, NULL, OPT_LONG_OPTIONS },
+    { "short-options", no_argument, NULL, OPT_SHORT_OPTIONS },
+    { "list-commands", no_argument, NULL, OPT_COMMANDS },
     { NULL, 0, NULL, 0 },
   };
   static char program[] = "backfill";
@@ -312,22 +317,22 @@ main (int argc, char **argv)
     case 'c':
       cli.socket = optarg;
       break;
-    case JSON:
+    case OPT_JSON:
       cli.json = true;
       break;
-    case HELP:
+    case OPT_HELP:
       print_help (stdout);
       return finish (STATUS_OK);
-    case VERSION:
+    case OPT_VERSION:
       printf ("backfill %s\n", backfill_version ());
       return finish (STATUS_OK);
-    case LONG_OPTIONS:
+    case OPT_LONG_OPTIONS:
       printf ("--control\n--json\n--help\n--version\n");
       return finish (STATUS_OK);
-    case SHORT_OPTIONS:
+    case OPT_SHORT_OPTIONS:
       printf ("-c\n");
       return finish (STATUS_OK);
-    case COMMANDS:
+    case OPT_COMMANDS:
       for (const struct command *p = commands; p->name != NULL; p++)
         puts (p->name);
       return finish (STATUS_OK);

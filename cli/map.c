@@ -40,8 +40,7 @@ count (const struct backfill_state_region *regions, unsigned n,
 static void
 print_totals (const struct totals *totals)
 {
-  uint64_t all
-      = totals->bytes[0] + totals->bytes[1] + totals->bytes[2];
+  uint64_t all = totals->bytes[0] + totals->bytes[1] + totals->bytes[2];
   char buf[TEXT_MAX];
 
   for (int i = 0; i < 3; i++) {
@@ -49,8 +48,7 @@ print_totals (const struct totals *totals)
 
     printf ("%-7s %20" PRIu64 "  %5.1f%%  %10s in %" PRIu64 " %s\n",
             text_state (state), totals->bytes[state],
-            all == 0 ? 0.0
-                     : (double)totals->bytes[state] / (double)all * 100,
+            all == 0 ? 0.0 : (double)totals->bytes[state] / (double)all * 100,
             text_bytes (buf, totals->bytes[state]), totals->regions[state],
             totals->regions[state] == 1 ? "region" : "regions");
   }
@@ -134,8 +132,7 @@ picture_cells (const struct picture *picture, struct cell *cells, size_t n)
     if (offset >= end)
       continue;
     for (size_t i = picture_cell (picture, offset, n); offset < end; i++) {
-      uint64_t stop = i + 1 < n ? cell_start (picture, i + 1, n)
-                                : picture->end;
+      uint64_t stop = i + 1 < n ? cell_start (picture, i + 1, n) : picture->end;
 
       stop = stop > end ? end : stop;
       cells[i].bytes[picture->regions[r].state] += stop - offset;
@@ -160,14 +157,16 @@ picture_init (struct picture *picture, const struct backfill_disk_info *disk,
   picture->end = length == 0 || length > disk->size - picture->start
                      ? disk->size
                      : picture->start + length;
-  picture->has_job = job->type == BACKFILL_JOB_BOUNDED
-                     && job->range_offset < disk->size;
+  picture->has_job
+      = job->type == BACKFILL_JOB_BOUNDED && job->range_offset < disk->size;
   if (!picture->has_job)
     return;
   picture->job_start = job->range_offset;
-  picture->job_end = job->range_length > disk->size - job->range_offset
-                         ? disk->size
-                         : job->range_offset + job->range_length;
+  picture->job_end
+      = job->range_length == 0
+                || job->range_length > disk->size - job->range_offset
+            ? disk->size
+            : job->range_offset + job->range_length;
   picture->job_next = picture->job_end;
   for (unsigned i = 0; i < n; i++)
     if (regions[i].state == BACKFILL_ABSENT

@@ -19,14 +19,14 @@
 #include "cli.h"
 #include "cleanup.h"
 
-#define COLUMNS   96
-#define MAX_ROWS  48
-#define CELL      9  /* pixels, with the gap between rows */
-#define BOX       7  /* height of what is drawn of it */
-#define LEFT      92 /* room for the rows' offsets */
-#define TOP       84
-#define RIGHT     28
-#define LEGEND    90
+#define COLUMNS 96
+#define MAX_ROWS 48
+#define CELL 9  /* pixels, with the gap between rows */
+#define BOX 7   /* height of what is drawn of it */
+#define LEFT 92 /* room for the rows' offsets */
+#define TOP 84
+#define RIGHT 28
+#define LEGEND 90
 #define MIN_WIDTH (LEFT + COLUMNS * CELL + RIGHT)
 
 static const unsigned char colours[3][3] = {
@@ -133,12 +133,11 @@ put_outline (FILE *fp, size_t from, size_t to)
     fprintf (fp, "M%zu %zu H%zu V%zu H%zu Z", x1, top, x2, bottom, x1);
   /* Two rows that do not touch: two pieces. */
   else if (from / COLUMNS + 1 == (to - 1) / COLUMNS && x2 <= x1)
-    fprintf (fp,
-             "M%zu %zu H%zu V%zu H%zu Z M%d %zu H%zu V%zu H%d Z", x1, top,
+    fprintf (fp, "M%zu %zu H%zu V%zu H%zu Z M%d %zu H%zu V%zu H%d Z", x1, top,
              right, top + CELL, x1, LEFT, bottom - CELL, x2, bottom, LEFT);
   else
-    fprintf (fp, "M%zu %zu H%zu V%zu H%zu V%zu H%d V%zu H%zu Z", x1, top,
-             right, bottom - CELL, x2, bottom, LEFT, top + CELL, x1);
+    fprintf (fp, "M%zu %zu H%zu V%zu H%zu V%zu H%d V%zu H%zu Z", x1, top, right,
+             bottom - CELL, x2, bottom, LEFT, top + CELL, x1);
   fprintf (fp, "\"/>\n");
 }
 
@@ -236,24 +235,24 @@ picture_svg (const struct picture *p, FILE *fp)
     fprintf (fp, "; shown: %s at offset %" PRIu64, text_bytes (b, span),
              p->start);
   if (p->has_job)
-    fprintf (fp, "; job %s, %d%%",
-             text_job_status (&disk->job),
+    fprintf (fp, "; job %s, %d%%", text_job_status (&disk->job),
              text_percent (disk->job.data_processed, disk->job.data_total));
   fprintf (fp, "</text>\n<text x=\"16\" y=\"64\" fill=\"#666666\">");
   put_escaped (disk->store, fp);
   fprintf (fp, "</text>\n");
 
   if (n == 0)
-    fprintf (fp, "<text x=\"%d\" y=\"%d\" fill=\"#666666\">nothing to show: "
-                 "%s</text>\n",
+    fprintf (fp,
+             "<text x=\"%d\" y=\"%d\" fill=\"#666666\">nothing to show: "
+             "%s</text>\n",
              LEFT, TOP + BOX,
              disk->size == 0 ? "the disk is empty" : "the range is empty");
   fprintf (fp, "<g shape-rendering=\"crispEdges\">\n");
   put_cells (fp, cells, n);
   fprintf (fp, "</g>\n");
   for (size_t row = 0; n > 0 && row < rows; row += 6) {
-    uint64_t at = p->start
-                  + (uint64_t)((unsigned __int128)span * row * COLUMNS / n);
+    uint64_t at
+        = p->start + (uint64_t)((unsigned __int128)span * row * COLUMNS / n);
 
     fprintf (fp,
              "<text x=\"%d\" y=\"%zu\" font-size=\"9\" text-anchor=\"end\" "

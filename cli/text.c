@@ -112,8 +112,7 @@ text_time (char buf[TEXT_MAX], uint64_t ms)
   else if (s < 60)
     snprintf (buf, TEXT_MAX, "%" PRIu64 " s", s);
   else if (s < 3600)
-    snprintf (buf, TEXT_MAX, "%" PRIu64 " min %02" PRIu64 " s", s / 60,
-              s % 60);
+    snprintf (buf, TEXT_MAX, "%" PRIu64 " min %02" PRIu64 " s", s / 60, s % 60);
   else if (s < 86400)
     snprintf (buf, TEXT_MAX, "%" PRIu64 " h %02" PRIu64 " min", s / 3600,
               s / 60 % 60);
@@ -177,8 +176,8 @@ text_colour (void)
   const char *no = getenv ("NO_COLOR");
   const char *term = getenv ("TERM");
 
-  return text_terminal (stdout) && (no == NULL || no[0] == '\0')
-         && term != NULL && strcmp (term, "dumb") != 0;
+  return text_terminal (stdout) && (no == NULL || no[0] == '\0') && term != NULL
+         && strcmp (term, "dumb") != 0;
 }
 
 int

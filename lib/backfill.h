@@ -41,7 +41,7 @@ struct backfill_events; /* a subscription */
 
 /* flags of backfill_block_allocate */
 #define BACKFILL_ALLOCATE_NONBLOCK 1u /* return once the copy has started */
-#define BACKFILL_ALLOCATE_SPARSE   2u /* zeros may stay holes */
+#define BACKFILL_ALLOCATE_SPARSE 2u   /* zeros may stay holes */
 
 enum backfill_job_type {
   BACKFILL_JOB_NONE,      /* no job */
@@ -94,18 +94,18 @@ struct backfill_job_info {
    * processed is what of it is local, whoever made it so. */
   uint64_t data_total, data_processed, data_remaining;
   uint64_t range_offset, range_length; /* as asked */
-  uint64_t local_at_start; /* of data_total */
-  uint64_t bytes_read;     /* from the backing store */
-  uint64_t speed;          /* limit, bytes/s, 0 = none */
-  uint64_t current_speed;  /* bytes/s */
-  uint64_t failed_ranges;  /* skipped after errors */
-  int status;              /* enum backfill_job_status */
-  int pause_reason;        /* enum backfill_pause_reason */
-  int on_error;            /* enum backfill_on_error */
-  int sparse;              /* 0 or 1 */
-  int errnum;              /* of a failed job, else 0 */
-  uint64_t failed_offset;  /* first that failed, UINT64_MAX: none */
-  char error[256];         /* "": none */
+  uint64_t local_at_start;             /* of data_total */
+  uint64_t bytes_read;                 /* from the backing store */
+  uint64_t speed;                      /* limit, bytes/s, 0 = none */
+  uint64_t current_speed;              /* bytes/s */
+  uint64_t failed_ranges;              /* skipped after errors */
+  int status;                          /* enum backfill_job_status */
+  int pause_reason;                    /* enum backfill_pause_reason */
+  int on_error;                        /* enum backfill_on_error */
+  int sparse;                          /* 0 or 1 */
+  int errnum;                          /* of a failed job, else 0 */
+  uint64_t failed_offset;              /* first that failed, UINT64_MAX: none */
+  char error[256];                     /* "": none */
 };
 
 /* Made by the library: read it, then backfill_free_disk_info. */
@@ -114,7 +114,7 @@ struct backfill_disk_info {
   char *name;
   char *store;
   char *metadata;
-  char *backing; /* NULL: there is none */
+  char *backing;                /* NULL: there is none */
   uint64_t size, local, absent; /* local + absent = size */
   uint32_t granule;
   char *source;        /* "connected", "lost" or "none" */
@@ -122,9 +122,9 @@ struct backfill_disk_info {
   int complete;        /* 0 or 1: the backing store is not needed again */
   int detached;
   int read_only;
-  uint64_t damaged_sectors; /* of the sidecar, as far as seen */
+  uint64_t damaged_sectors;                /* of the sidecar, as far as seen */
   uint64_t damaged_offset, damaged_length; /* of the disk */
-  char *sync_error;         /* NULL, or the failed sync's text */
+  char *sync_error;                        /* NULL, or the failed sync's text */
   uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
   uint64_t guest_reads, guest_writes, flushes, commits;
   struct backfill_job_info job;
@@ -153,9 +153,9 @@ struct backfill_event {
   char *disk;   /* name */
   char *status; /* JOB_STATUS_CHANGE */
   char *error, *reason, *operation, *action;
-  uint64_t len, offset, speed; /* of a job that ended */
+  uint64_t len, offset, speed;    /* of a job that ended */
   uint64_t seconds, microseconds; /* since 1970 */
-  char *json; /* all of it, as it came */
+  char *json;                     /* all of it, as it came */
 };
 
 /* uri: unix:PATH or a bare path, of a control socket that must be there now.

@@ -19,7 +19,7 @@
 #include "client.h"
 #include "cleanup.h"
 
-#define POLL_INTERVAL   500   /* ms between two looks at a job */
+#define POLL_INTERVAL 500     /* ms between two looks at a job */
 #define MAX_STRUCT_SIZE 65536 /* more is not a size, but never set */
 
 static void
@@ -69,8 +69,9 @@ query_job (struct conn *conn, const char *device, int64_t deadline,
   if (jobs == NULL)
     return -1;
   if (!json_is_array (jobs) || json_array_size (jobs) > 1)
-    return error_set (EPROTO, "the server at '%s' did not answer with the "
-                              "job of one disk",
+    return error_set (EPROTO,
+                      "the server at '%s' did not answer with the "
+                      "job of one disk",
                       conn->path);
   return reply_job (json_array_get (jobs, 0), info);
 }
@@ -126,8 +127,10 @@ take_events (struct conn *conn, const char *name, struct ending *ending)
       }
       else if (strcmp (ev->event, "BLOCK_JOB_COMPLETED") == 0
                || strcmp (ev->event, "BLOCK_JOB_CANCELLED") == 0) {
-        ending->type = ev->event[10] == 'A'  ? BACKFILL_JOB_CANCELLED
-                       : ev->error != NULL ? BACKFILL_JOB_FAILED
+        if (strcmp (ev->event, "BLOCK_JOB_CANCELLED") == 0)
+          ending->type = BACKFILL_JOB_CANCELLED;
+        else
+          ending->type = ev->error != NULL ? BACKFILL_JOB_FAILED
                                            : BACKFILL_JOB_COMPLETED;
         ending->total = ev->len;
         ending->processed = ev->offset < ev->len ? ev->offset : ev->len;
@@ -183,16 +186,21 @@ wait_job (struct backfill *h, struct conn *conn, const char *name,
 
   for (;;) {
     int64_t next;
+    int known;
 
     if (take_events (conn, name, &ending) == -1)
       return -1;
+    known = ending.type;
     if (!conn->broken
         && query_job (conn, name, handle_deadline (h), &info) == -1
         && !conn->broken)
       return -1;
-    /* What came with the answer is older than the answer. */
+    /* An end that came with the answer may be later than it: ask again, for
+     * the record of it. */
     if (take_events (conn, name, &ending) == -1)
       return -1;
+    if (ending.type != known && !conn->broken && info.type != ending.type)
+      continue;
 
     if (ending.type != 0) {
       /* The record, if it is this job's and says so too: it knows more. */
@@ -216,21 +224,21 @@ wait_job (struct backfill *h, struct conn *conn, const char *name,
 
     seen = true;
     if (progress != NULL && progress (opaque, &info) != 0)
-      return error_set (EINTR, "no longer waiting for the job of disk '%s', "
-                               "which goes on",
+      return error_set (EINTR,
+                        "no longer waiting for the job of disk '%s', "
+                        "which goes on",
                         name);
     if (time_now () >= until)
-      return error_set (ETIMEDOUT,
-                        "the job of disk '%s' is still in progress", name);
+      return error_set (ETIMEDOUT, "the job of disk '%s' is still in progress",
+                        name);
     next = time_now () + POLL_INTERVAL;
     conn_poll (&conn, 1, next < until ? next : until);
   }
 }
 
 int
-backfill_block_wait_job (struct backfill *h, const char *disk,
-                         unsigned timeout, backfill_progress_fn progress,
-                         void *opaque)
+backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
+                         backfill_progress_fn progress, void *opaque)
 {
   int64_t until = time_deadline (timeout), deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL, *name = NULL;
@@ -315,8 +323,7 @@ backfill_block_allocate_options (
   if (mine.on_error != BACKFILL_ON_ERROR_REPORT
       && mine.on_error != BACKFILL_ON_ERROR_SKIP)
     return error_set (EINVAL, "on_error is neither report nor skip");
-  if (check_size ("offset", offset) == -1
-      || check_size ("length", length) == -1
+  if (check_size ("offset", offset) == -1 || check_size ("length", length) == -1
       || check_size ("speed", mine.speed) == -1
       || check_size ("retry time", mine.retry) == -1)
     return -1;
@@ -327,8 +334,7 @@ int
 backfill_block_allocate (struct backfill *h, const char *disk, uint64_t offset,
                          uint64_t length, unsigned flags)
 {
-  return backfill_block_allocate_options (h, disk, offset, length, flags,
-                                          NULL);
+  return backfill_block_allocate_options (h, disk, offset, length, flags, NULL);
 }
 
 /* A command about one disk that returns nothing. */

@@ -47,14 +47,14 @@ int64_t time_deadline (unsigned timeout);
 
 struct conn {
   int fd;
-  char *path;         /* the socket's, for messages and for reuse */
-  uid_t peer;         /* SO_PEERCRED */
+  char *path; /* the socket's, for messages and for reuse */
+  uid_t peer; /* SO_PEERCRED */
   struct wire_in in;
   json_int_t last_id;
-  json_t *events;     /* array, oldest first; NULL: they are dropped */
-  bool broken;        /* out of step with the server: only good to close */
-  bool no_such_disk;  /* the last command failed with DeviceNotFound */
-  struct conn *next;  /* in the handle's idle list */
+  json_t *events;    /* array, oldest first; NULL: they are dropped */
+  bool broken;       /* out of step with the server: only good to close */
+  bool no_such_disk; /* the last command failed with DeviceNotFound */
+  struct conn *next; /* in the handle's idle list */
 };
 
 /* Connect, read the greeting, negotiate.  events: keep them. */
@@ -71,9 +71,8 @@ bool conn_usable (struct conn *conn) __attribute__ ((nonnull (1)));
 
 /* Send a command (arguments may be NULL, not stolen) and wait for its
  * answer: what it returns, a new reference, or NULL. */
-json_t *conn_execute (struct conn *conn, const char *command,
-                      json_t *arguments, int64_t deadline)
-    __attribute__ ((nonnull (1, 2)));
+json_t *conn_execute (struct conn *conn, const char *command, json_t *arguments,
+                      int64_t deadline) __attribute__ ((nonnull (1, 2)));
 
 /* Oldest event that has come, without waiting; NULL if none (conn->broken
  * tells whether there will be more, with the error set). */
@@ -156,8 +155,7 @@ struct owners {
 /* A connection, from the idle ones or new; the caller gives it back. */
 struct conn *handle_take (struct backfill *h, const char *socket,
                           const struct trust *trust, bool events,
-                          int64_t deadline)
-    __attribute__ ((nonnull (1, 2, 3)));
+                          int64_t deadline) __attribute__ ((nonnull (1, 2, 3)));
 void handle_give (struct backfill *h, struct conn *conn)
     __attribute__ ((nonnull (1)));
 int64_t handle_deadline (struct backfill *h) __attribute__ ((nonnull (1)));
@@ -181,13 +179,12 @@ json_t *handle_execute (struct conn *conn, const char *device,
                         int64_t deadline) __attribute__ ((nonnull (1, 3)));
 
 /* Both of these, and give the connection back. */
-json_t *handle_call (struct backfill *h, const char *disk,
-                     const char *command, json_t *arguments)
-    __attribute__ ((nonnull (1, 3)));
+json_t *handle_call (struct backfill *h, const char *disk, const char *command,
+                     json_t *arguments) __attribute__ ((nonnull (1, 3)));
 
 /* The name (malloc'd) of the disk of a route. */
-char *handle_disk_name (struct conn *conn, const char *device,
-                        int64_t deadline) __attribute__ ((nonnull (1)));
+char *handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
+    __attribute__ ((nonnull (1)));
 
 /* A handle over a connected socket, for tests: it cannot connect again. */
 struct backfill *handle_adopt (int fd, unsigned timeout);

@@ -263,11 +263,9 @@ write_all (struct conn *conn, const char *buf, size_t len, const char *what,
     else if (errno != EINTR) {
       conn->broken = true;
       if (errno == EPIPE || errno == ECONNRESET)
-        return error_set (ECONNRESET,
-                          "the server at '%s' closed the connection",
-                          conn->path);
-      return error_set (errno, "writing to the server at '%s': %m",
-                        conn->path);
+        return error_set (
+            ECONNRESET, "the server at '%s' closed the connection", conn->path);
+      return error_set (errno, "writing to the server at '%s': %m", conn->path);
     }
   }
   return 0;
@@ -336,8 +334,7 @@ conn_open (const char *path, bool events, int64_t deadline)
     int err = errno;
 
     if (err == ETIMEDOUT)
-      error_set (err, "the server at '%s' does not take the connection",
-                 path);
+      error_set (err, "the server at '%s' does not take the connection", path);
     else if (err == ECONNREFUSED)
       error_set (err, "control socket '%s': %m: nothing is serving it", path);
     else

@@ -23,7 +23,7 @@
 #include "cleanup.h"
 
 #define DEFAULT_TIMEOUT 60000u
-#define MAX_IDLE        8u
+#define MAX_IDLE 8u
 /* When all owners are asked, one that hangs must not cost the whole call. */
 #define PROBE_TIMEOUT 5000
 
@@ -186,8 +186,8 @@ take_idle (struct backfill *h, const char *socket)
 }
 
 struct conn *
-handle_take (struct backfill *h, const char *socket,
-             const struct trust *trust, bool events, int64_t deadline)
+handle_take (struct backfill *h, const char *socket, const struct trust *trust,
+             bool events, int64_t deadline)
 {
   struct conn *conn = NULL;
 
@@ -259,9 +259,8 @@ append_names (char *buf, size_t size, const json_t *disks, const char *socket)
     size_t len = strlen (buf);
 
     if (name != NULL)
-      snprintf (buf + len, size - len, "%s'%s'%s%s", len > 0 ? ", " : "",
-                name, socket != NULL ? " on " : "",
-                socket != NULL ? socket : "");
+      snprintf (buf + len, size - len, "%s'%s'%s%s", len > 0 ? ", " : "", name,
+                socket != NULL ? " on " : "", socket != NULL ? socket : "");
   }
 }
 
@@ -280,8 +279,7 @@ handle_release (struct backfill *h, struct owners *owners)
 static int
 append_owner (struct owners *owners, const char *socket, struct conn *conn)
 {
-  struct owner *ptr
-      = reallocarray (owners->ptr, owners->len + 1, sizeof *ptr);
+  struct owner *ptr = reallocarray (owners->ptr, owners->len + 1, sizeof *ptr);
 
   if (ptr != NULL) {
     owners->ptr = ptr;
@@ -336,8 +334,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
              && backfill_get_errno () != ECONNREFUSED) {
       size_t len = strlen (notes);
 
-      snprintf (notes + len, sizeof notes - len, "; %s",
-                backfill_get_error ());
+      snprintf (notes + len, sizeof notes - len, "; %s", backfill_get_error ());
     }
   }
   for (size_t i = 0; i < n; i++)
@@ -439,8 +436,8 @@ route_name (struct backfill *h, const char *name, bool events, char **device,
       const struct owner *owner = &owners.ptr[i];
 
       if (name == NULL || has_disk (owner->conn, name, deadline) == 1) {
-        json_t *disks = handle_execute (owner->conn, name, "query-disks",
-                                        NULL, deadline);
+        json_t *disks
+            = handle_execute (owner->conn, name, "query-disks", NULL, deadline);
 
         append_names (names, sizeof names, disks, owner->socket);
         json_decref (disks);
@@ -472,8 +469,8 @@ route_name (struct backfill *h, const char *name, bool events, char **device,
   }
   else {
     for (size_t i = 0; i < owners.len; i++) {
-      json_t *disks = conn_execute (owners.ptr[i].conn, "query-disks", NULL,
-                                    deadline);
+      json_t *disks
+          = conn_execute (owners.ptr[i].conn, "query-disks", NULL, deadline);
 
       append_names (names, sizeof names, disks, NULL);
       json_decref (disks);
@@ -485,8 +482,8 @@ route_name (struct backfill *h, const char *name, bool events, char **device,
 }
 
 struct conn *
-handle_route (struct backfill *h, const char *disk, bool events,
-              char **device, int64_t deadline)
+handle_route (struct backfill *h, const char *disk, bool events, char **device,
+              int64_t deadline)
 {
   static const struct trust any = { .any = true };
   struct conn *conn;
@@ -553,11 +550,12 @@ handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
     error_set (ENOTUNIQ, "name the disk: there are %s", names);
     return NULL;
   }
-  name = json_string_value (
-      json_object_get (json_array_get (disks, 0), "name"));
+  name
+      = json_string_value (json_object_get (json_array_get (disks, 0), "name"));
   if (name == NULL) {
-    error_set (EPROTO, "the server at '%s' did not say what its disk's name "
-                       "is",
+    error_set (EPROTO,
+               "the server at '%s' did not say what its disk's name "
+               "is",
                conn->path);
     return NULL;
   }

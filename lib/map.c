@@ -44,8 +44,8 @@ get_pages (struct backfill *h, const char *disk, uint64_t offset,
       r = error_set (ENOMEM, "out of memory");
       break;
     }
-    page = handle_execute (conn, device, "query-allocation-map", args,
-                           deadline);
+    page
+        = handle_execute (conn, device, "query-allocation-map", args, deadline);
     if (page == NULL) {
       r = -1;
       break;

@@ -30,7 +30,7 @@
 #include "cleanup.h"
 
 #define SYSTEM_DIR "/run/backfill"
-#define MAX_ENTRY  65536
+#define MAX_ENTRY 65536
 
 static void
 cleanup_closedir (DIR **dir)
@@ -78,9 +78,8 @@ registry_dirs (char *buf, size_t size)
   if (runtime_dirs (dirs) == -1)
     snprintf (buf, size, "the runtime directory");
   else {
-    snprintf (buf, size, "'%s'%s%s%s", dirs[0],
-              dirs[1] != NULL ? " and '" : "", dirs[1] != NULL ? dirs[1] : "",
-              dirs[1] != NULL ? "'" : "");
+    snprintf (buf, size, "'%s'%s%s%s", dirs[0], dirs[1] != NULL ? " and '" : "",
+              dirs[1] != NULL ? dirs[1] : "", dirs[1] != NULL ? "'" : "");
     free (dirs[0]);
     free (dirs[1]);
   }
@@ -187,8 +186,7 @@ registry_find (const char *path, struct entry *entry)
   if (runtime_dirs (dirs) == -1)
     return -1;
   for (int i = 0; i < 2 && dirs[i] != NULL; i++) {
-    CLEANUP_CLOSE int dir
-        = open (dirs[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CLEANUP_CLOSE int dir = open (dirs[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (dir == -1)
       continue;
@@ -198,8 +196,7 @@ registry_find (const char *path, struct entry *entry)
       free (dirs[0]);
       free (dirs[1]);
       if (entry->control == NULL) {
-        error_set (ENXIO,
-                   "'%s' is open, but its owner has no control socket",
+        error_set (ENXIO, "'%s' is open, but its owner has no control socket",
                    path);
         entry_free (entry);
         return -1;
@@ -213,8 +210,8 @@ registry_find (const char *path, struct entry *entry)
   free (dirs[1]);
   errno = err;
   if (err != ENOENT)
-    return error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path,
-                      name, registry_dirs (where, sizeof where));
+    return error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path, name,
+                      registry_dirs (where, sizeof where));
   return error_set (ENXIO,
                     "no owner of '%s' found: there is no %s in %s; is it "
                     "being served?",

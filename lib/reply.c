@@ -64,8 +64,8 @@ get_bool (const json_t *object, const char *what, const char *member, int *b)
 
 /* Absent or null: *s is NULL. */
 static int
-get_optional_string (const json_t *object, const char *what,
-                     const char *member, char **s)
+get_optional_string (const json_t *object, const char *what, const char *member,
+                     char **s)
 {
   const json_t *value = json_object_get (object, member);
 
@@ -106,9 +106,9 @@ get_word (const json_t *object, const char *what, const char *member,
 }
 
 /* In the order of the enums of backfill.h. */
-static const char *const type_words[]
-    = { "none", "bounded", "unbounded", "completed", "failed", "cancelled",
-        NULL };
+static const char *const type_words[] = { "none",      "bounded", "unbounded",
+                                          "completed", "failed",  "cancelled",
+                                          NULL };
 static const char *const status_words[]
     = { "null",    "created",  "running",   "paused",
         "waiting", "aborting", "concluded", NULL };
@@ -152,8 +152,7 @@ reply_job (const json_t *value, struct backfill_job_info *info)
       || get_uint (value, what, "current-speed", &info->current_speed) == -1
       || get_uint (value, what, "failed-ranges", &info->failed_ranges) == -1
       || get_optional_uint (value, what, "errno", &n) == -1
-      || get_optional_uint (value, what, "failed-offset",
-                            &info->failed_offset)
+      || get_optional_uint (value, what, "failed-offset", &info->failed_offset)
              == -1)
     return -1;
   if (n > INT_MAX)
@@ -240,16 +239,13 @@ reply_disk (const json_t *value)
   }
   damaged = json_object_get (value, "damaged");
   if (damaged != NULL && !json_is_null (damaged)
-      && (get_uint (damaged, "damage", "sectors", &info->damaged_sectors)
-              == -1
-          || get_uint (damaged, "damage", "offset", &info->damaged_offset)
-                 == -1
+      && (get_uint (damaged, "damage", "sectors", &info->damaged_sectors) == -1
+          || get_uint (damaged, "damage", "offset", &info->damaged_offset) == -1
           || get_uint (damaged, "damage", "length", &info->damaged_length)
                  == -1))
     goto error;
   stats = json_object_get (value, "stats");
-  if (get_optional_uint (stats, "stats", "bytes-fetched",
-                         &info->bytes_fetched)
+  if (get_optional_uint (stats, "stats", "bytes-fetched", &info->bytes_fetched)
           == -1
       || get_optional_uint (stats, "stats", "demand-fetches",
                             &info->demand_fetches)
@@ -262,8 +258,7 @@ reply_disk (const json_t *value)
              == -1
       || get_optional_uint (stats, "stats", "guest-reads", &info->guest_reads)
              == -1
-      || get_optional_uint (stats, "stats", "guest-writes",
-                            &info->guest_writes)
+      || get_optional_uint (stats, "stats", "guest-writes", &info->guest_writes)
              == -1
       || get_optional_uint (stats, "stats", "flushes", &info->flushes) == -1
       || get_optional_uint (stats, "stats", "commits", &info->commits) == -1)
@@ -390,9 +385,10 @@ reply_regions (const json_t *value, bool states, uint64_t from,
     /* In order, apart, inside the disk, and not empty. */
     if (offset < end || length == 0 || offset > *size
         || length > *size - offset)
-      return error_set (EPROTO, "the server's answer makes no sense: region "
-                                "%zu of its map is out of order or out of "
-                                "the disk",
+      return error_set (EPROTO,
+                        "the server's answer makes no sense: region "
+                        "%zu of its map is out of order or out of "
+                        "the disk",
                         i);
     if (append_region (list, offset, length, state) == -1)
       return -1;

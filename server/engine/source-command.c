@@ -33,8 +33,9 @@
 #include "cleanup.h"
 #include "source-internal.h"
 
-#define NR_ENDED (sizeof ((struct command *)NULL)->ended                      \
-                  / sizeof ((struct command *)NULL)->ended[0])
+#define NR_ENDED                          \
+  (sizeof ((struct command *)NULL)->ended \
+   / sizeof ((struct command *)NULL)->ended[0])
 #define GRACE 1000 /* ms from SIGTERM to SIGKILL, while we go on */
 
 static void
@@ -284,7 +285,7 @@ end_later (struct command *cmd, pid_t pid, bool hangs)
     /* So many that outlived SIGTERM: no more patience with the first. */
     i = 0;
     kill (cmd->ended[0].pid, SIGKILL);
-    while (!reap (cmd->ended[0].pid, &status))
+    for (unsigned n = 0; n < 100 && !reap (cmd->ended[0].pid, &status); n++)
       nap (1);
   }
   cmd->ended[i].pid = pid;
@@ -354,10 +355,20 @@ start (struct command *cmd)
   return ours;
 }
 
-/* It ended by itself: why? */
-static void
-describe_end (const struct command *cmd, int status, char *why, size_t len)
+bool
+command_ended (struct command *cmd, char *why, size_t len)
 {
+  int status;
+
+  /* The connection's end is seen a moment before the process's. */
+  for (unsigned n = 0; cmd->pid && !reap (cmd->pid, &status); n++) {
+    if (n == 10)
+      return false;
+    nap (1);
+  }
+  if (!cmd->pid)
+    return false;
+  cmd->pid = 0;
   if (WIFSIGNALED (status))
     snprintf (why, len, "the command was ended by signal %d",
               WTERMSIG (status));
@@ -365,12 +376,12 @@ describe_end (const struct command *cmd, int status, char *why, size_t len)
     snprintf (why, len, "command %s not found, or it ended with status 127",
               cmd->argv[0]);
   else if (WEXITSTATUS (status) == 126)
-    snprintf (why, len,
-              "command %s cannot be run, or it ended with status 126",
+    snprintf (why, len, "command %s cannot be run, or it ended with status 126",
               cmd->argv[0]);
   else
     snprintf (why, len, "the command ended with status %d",
               WEXITSTATUS (status));
+  return true;
 }
 
 int
@@ -383,15 +394,8 @@ command_connect (struct command *cmd, bool may_start, char *why, size_t len)
     int status;
 
     reap_ended (cmd, false);
-    if (cmd->pid && reap (cmd->pid, &status)) {
+    if (cmd->pid && reap (cmd->pid, &status))
       cmd->pid = 0;
-      /* One that ends on its own each time must be heard of; it is started
-       * at the next attempt. */
-      if (!WIFEXITED (status) || WEXITSTATUS (status) != 0) {
-        describe_end (cmd, status, why, len);
-        return -1;
-      }
-    }
     if (cmd->pid && !cmd->socket_path)
       command_end (cmd, false);
     if (!cmd->pid) {
@@ -415,8 +419,7 @@ command_connect (struct command *cmd, bool may_start, char *why, size_t len)
     return -1;
   }
   fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd == -1
-      || connect (fd, (struct sockaddr *)&addr, sizeof addr) == -1) {
+  if (fd == -1 || connect (fd, (struct sockaddr *)&addr, sizeof addr) == -1) {
     snprintf (why, len, "connect: %s", strerror (errno));
     if (fd >= 0)
       close (fd);

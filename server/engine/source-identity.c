@@ -16,8 +16,7 @@
 #include "source-internal.h"
 
 bool
-identity_sample (uint64_t size, unsigned i, uint64_t *offset,
-                 uint32_t *length)
+identity_sample (uint64_t size, unsigned i, uint64_t *offset, uint32_t *length)
 {
   if (size <= SAMPLES * SAMPLE_SIZE)
     *offset = (uint64_t)i * SAMPLE_SIZE;

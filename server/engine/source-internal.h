@@ -23,6 +23,7 @@
 #define BACKFILL_SOURCE_INTERNAL_H
 
 #include <ev.h>
+#include <inttypes.h>
 #include <libnbd.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -117,16 +118,19 @@ struct source_conn {
   ev_timer timer;
   uint64_t timer_at;
   struct req_list sent, answered;
+  struct req_list finished; /* done is still to be called, with error */
   struct verify *verify;
   struct resolve *resolve;
-  bool dead;           /* the handle can do no more */
-  bool initialize;     /* libnbd zeroes buffers first */
+  bool dead;       /* the handle can do no more */
+  bool muted;      /* TLS has something to read that is no answer */
+  bool initialize; /* libnbd zeroes buffers first */
   bool can_status;
   uint64_t block_min, block_max;
   uint64_t progress_at;  /* last sign of life, while something is sent */
   uint64_t patience;     /* silence that ends the connection */
   uint64_t opened_at;    /* this attempt */
   uint64_t attempt_time; /* how long it may take */
+  uint64_t give_up_at;   /* or at least: look at it again */
   uint64_t retry_at;
   uint64_t backoff;
   uint64_t next_deadline; /* no later than the first of those sent; 0 none */
@@ -173,6 +177,8 @@ bool command_is_single (const struct command *cmd);
 /* A connected socket, or -1 with a message in why.  start: run the command if
  * it does not run. */
 int command_connect (struct command *cmd, bool start, char *why, size_t len);
+/* Did the process end just now, by itself?  Then why says how. */
+bool command_ended (struct command *cmd, char *why, size_t len);
 /* Let the running process go: it hangs, or serves nobody any more. */
 void command_end (struct command *cmd, bool hangs);
 /* End it all, within 800 ms. */
@@ -201,12 +207,12 @@ struct source {
 
   pthread_mutex_t lock;
   pthread_cond_t changed;
-  bool started, stopping, stopped;
-  unsigned nr_stopped;
-  unsigned in_cancel; /* callbacks that source_cancel is making */
+  bool started, stopping;
+  unsigned nr_stopped, nr_ended; /* connections */
+  unsigned in_cancel;            /* callbacks that source_cancel is making */
   enum source_state state;
   char reason[400];
-  bool known;          /* identity is what to expect */
+  bool known; /* identity is what to expect */
   bool can_status, multi_conn;
   struct source_identity identity;
   struct req_list waiting[NR_PRIOS];
@@ -240,7 +246,12 @@ struct source_req *source_next (struct source *src, struct source_conn *c,
 /* Wake or open what can work on the background requests that wait. */
 void source_spread (struct source *src, uint64_t now);
 /* Take the requests off the queues whose deadline passed. */
-void source_expire (struct source *src, struct req_list *expired,
-                    uint64_t now);
+void source_expire (struct source *src, struct req_list *expired, uint64_t now);
+
+/* No lock is held: call done for each, with its error. */
+void source_finish (struct source *src, struct req_list *list);
+/* On the first thread only, no lock held. */
+void source_set_state (struct source *src, enum source_state state,
+                       const char *why);
 
 #endif

@@ -47,8 +47,8 @@ enum source_state {
   SOURCE_NONE,       /* no backing store */
   SOURCE_CONNECTING, /* first connection under way, nothing known yet */
   SOURCE_CONNECTED,
-  SOURCE_LOST,       /* connections died or hang; being made again */
-  SOURCE_REFUSED,    /* answers, but is not the source we know (I9) */
+  SOURCE_LOST,    /* connections died or hang; being made again */
+  SOURCE_REFUSED, /* answers, but is not the source we know (I9) */
 };
 
 /* What makes a backing store the one we know (I9). */
@@ -62,11 +62,11 @@ struct source_identity {
 };
 
 struct source_config {
-  const char *uri;          /* NBD URI, or NULL */
-  const char *const *argv;  /* bracket form: command, NULL-ended; or NULL */
-  const char *socket_dir;   /* where the command's socket may be made */
-  unsigned connections;     /* most connections, 1..16 */
-  unsigned timeout;         /* ms until a silent server counts as lost */
+  const char *uri;         /* NBD URI, or NULL */
+  const char *const *argv; /* bracket form: command, NULL-ended; or NULL */
+  const char *socket_dir;  /* where the command's socket may be made */
+  unsigned connections;    /* most connections, 1..16 */
+  unsigned timeout;        /* ms until a silent server counts as lost */
   enum source_identity_mode identity_mode;
   /* Called from an I/O thread at each change of state, no lock held. */
   void (*state_changed) (void *opaque, enum source_state state,
@@ -82,16 +82,17 @@ struct source_extent {
 };
 
 /* One request, zeroed before its first use.  The caller owns it and keeps it,
- * and buf, in place until done was called, which happens exactly once for each accepted request.
- * The caller sets the first block of members; the second is source.c's. */
+ * and buf, in place until done was called, which happens exactly once for each
+ * accepted request. The caller sets the first block of members; the second is
+ * source.c's. */
 struct source_req {
   uint64_t offset;
-  uint32_t length;          /* read: 1..SOURCE_MAX_REQUEST; status: any */
+  uint32_t length; /* read: 1..SOURCE_MAX_REQUEST; status: any */
   enum source_prio prio;
-  uint64_t deadline;        /* ms on CLOCK_MONOTONIC, 0 = none: a request
-                               that was not answered by then ends with
-                               ETIMEDOUT (a lost source replays until then) */
-  void *buf;                /* read: length bytes; NULL asks block status */
+  uint64_t deadline; /* ms on CLOCK_MONOTONIC, 0 = none: a request
+                        that was not answered by then ends with
+                        ETIMEDOUT (a lost source replays until then) */
+  void *buf;         /* read: length bytes; NULL asks block status */
   void (*done) (struct source_req *req, int error);
   void *opaque;
 
@@ -102,14 +103,15 @@ struct source_req {
 
   /* private to source*.c */
   struct source_req *next, *prev;
-  struct source_conn *conn;      /* where it was sent */
+  struct source_conn *conn; /* where it was sent */
   int state, error;
-  enum source_prio queue;        /* prio, as it was when it was submitted */
-  bool disorder;                 /* the answer's chunks were not in order */
-  uint64_t at, part_end;         /* read: the part now asked for */
-  uint64_t cmd_start, cmd_end;   /* the same, on the server's block bounds */
-  uint64_t seen, received;       /* end of what came in order; bytes in all */
-  char *bounce;                  /* where it is not buf that is read into */
+  enum source_prio queue; /* prio, as it was when it was submitted */
+  uint64_t sent_at;
+  bool disorder;               /* the answer's chunks were not in order */
+  uint64_t at, part_end;       /* read: the part now asked for */
+  uint64_t cmd_start, cmd_end; /* the same, on the server's block bounds */
+  uint64_t seen, received;     /* end of what came in order; bytes in all */
+  char *bounce;                /* where it is not buf that is read into */
   struct source_extent *answer;
   size_t answer_size;
 };

@@ -65,6 +65,8 @@ class Disk:
 
     def regions(self):
         """(offset, length, state) over the whole disk."""
+        if self.size == 0:
+            return
         if self.local_all:
             yield 0, self.size, "local"
             return
@@ -318,7 +320,7 @@ class Server:
         if not hasattr(d, "cached") or d.cached[0] != d.local_all:
             d.cached = (d.local_all, list(d.regions()))
         regions = d.cached[1]
-        step = regions[0][1]
+        step = regions[0][1] if regions else 0
         first = min(offset // step, len(regions) - 1) if step else 0
         for o, l, s in regions[first:]:
             e = min(o + l, end)

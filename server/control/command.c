@@ -1,0 +1,890 @@
+/* command.c - see command.h.
+ *
+ * Checks come in this order, all before any side effect: JSON, members of the
+ * message, negotiation, the command's name, its arguments' names, types and
+ * ranges; then, on the thread that runs it, the disk; then what the engine
+ * itself refuses.
+ *
+ * What a client sent is never put whole into a message, and an `id` that
+ * would not leave room for an answer is refused: an answer always fits in a
+ * line (WIRE_MAX_LINE).
+ *
+ * Left out: QMP's out-of-band execution.  Commands of one client run one
+ * after the other.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "command.h"
+#include "wire.h"
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "0.1.0"
+#endif
+
+#define MAX_ID    (64u << 10)
+#define MAX_PAGE  (WIRE_MAX_LINE - MAX_ID - 4096) /* regions in one answer */
+#define DUMP_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
+
+/* Set the call's error, unless there is one. */
+#define FAIL(call, ...)                                                       \
+  do {                                                                        \
+    if ((call)->error == NULL)                                                \
+      (call)->error = object_error (__VA_ARGS__);                             \
+  } while (0)
+
+/* --- arguments -------------------------------------------------------- */
+
+static const struct arg *
+find_arg (const struct command *command, const char *name)
+{
+  for (const struct arg *a = command->args; a->type != ARG_END; a++)
+    if (strcmp (a->name, name) == 0)
+      return a;
+  return NULL;
+}
+
+/* Integers, booleans and words (as an index): as given, else the default. */
+static json_int_t
+arg_value (const struct call *call, const char *name)
+{
+  const struct arg *a = find_arg (call->command, name);
+  const json_t *value = json_object_get (call->args, name);
+
+  if (a == NULL)
+    abort ();
+  if (json_is_integer (value))
+    return json_integer_value (value);
+  if (json_is_boolean (value))
+    return json_is_true (value);
+  if (json_is_string (value))
+    for (json_int_t i = 0; a->words[i] != NULL; i++)
+      if (strcmp (a->words[i], json_string_value (value)) == 0)
+        return i;
+  return a->def;
+}
+
+static uint64_t
+arg_size (const struct call *call, const char *name)
+{
+  return (uint64_t)arg_value (call, name);
+}
+
+static const char *
+type_name (enum arg_type type)
+{
+  switch (type) {
+  case ARG_INTEGER:
+    return "integer";
+  case ARG_BOOLEAN:
+    return "boolean";
+  case ARG_LIST:
+    return "array";
+  case ARG_DEVICE:
+  case ARG_WORD:
+  case ARG_END:
+    break;
+  }
+  return "string";
+}
+
+static bool
+has_type (const json_t *value, enum arg_type type)
+{
+  switch (type) {
+  case ARG_INTEGER:
+    return json_is_integer (value);
+  case ARG_BOOLEAN:
+    return json_is_boolean (value);
+  case ARG_LIST:
+    return json_is_array (value);
+  case ARG_DEVICE:
+  case ARG_WORD:
+    return json_is_string (value);
+  case ARG_END:
+    break;
+  }
+  return false;
+}
+
+/* "'report' or 'skip'" */
+static char *
+list_words (const char *const *words)
+{
+  char *list = NULL;
+  size_t size;
+  FILE *fp = open_memstream (&list, &size);
+
+  if (fp == NULL)
+    return NULL;
+  for (size_t i = 0; words[i] != NULL; i++)
+    fprintf (fp, "%s'%s'", i ? " or " : "", words[i]);
+  if (fclose (fp) == 0)
+    return list;
+  free (list);
+  return NULL;
+}
+
+static void
+check_value (struct call *call, const struct arg *a, const json_t *value)
+{
+  json_int_t n = json_integer_value (value);
+
+  if (!has_type (value, a->type)) {
+    FAIL (call, "GenericError", EINVAL,
+          "Invalid parameter type for '%s', expected: %s", a->name,
+          type_name (a->type));
+    return;
+  }
+  if (a->type == ARG_INTEGER) {
+    if (a->max && (n < a->min || n > a->max))
+      FAIL (call, "GenericError", EINVAL,
+            "Parameter '%s' expects a value between %lld and %lld", a->name,
+            (long long)a->min, (long long)a->max);
+    else if (n < 0)
+      FAIL (call, "GenericError", EINVAL,
+            "Parameter '%s' expects a non-negative integer", a->name);
+  }
+  if (a->type == ARG_WORD) {
+    CLEANUP_FREE char *list = NULL;
+
+    for (size_t i = 0; a->words[i] != NULL; i++)
+      if (strcmp (a->words[i], json_string_value (value)) == 0)
+        return;
+    list = list_words (a->words);
+    FAIL (call, "GenericError", EINVAL,
+          "Parameter '%s' does not accept value '%.64s': use %s", a->name,
+          json_string_value (value), list ? list : "another");
+  }
+}
+
+static void
+check_args (struct call *call)
+{
+  const struct command *command = call->command;
+  const char *key;
+  json_t *value;
+
+  json_object_foreach (call->args, key, value) {
+    const struct arg *a = find_arg (command, key);
+
+    if (a == NULL)
+      FAIL (call, "GenericError", EINVAL,
+            "QMP input member '%.64s' is unexpected", key);
+    else
+      check_value (call, a, value);
+  }
+  for (const struct arg *a = command->args; a->type != ARG_END; a++)
+    if (!a->optional && json_object_get (call->args, a->name) == NULL)
+      FAIL (call, "GenericError", EINVAL, "Parameter '%s' is missing",
+            a->name);
+}
+
+/* The disk that `device` names, or the only one. */
+static struct disk *
+call_disk (struct call *call)
+{
+  const json_t *value = json_object_get (call->args, "device");
+  struct disk *disk;
+
+  if (value == NULL) {
+    if (call->disks->len == 1)
+      return call->disks->ptr[0];
+    FAIL (call, "GenericError", EINVAL,
+          "Parameter 'device' is missing: there are %zu disks, see "
+          "query-disks",
+          call->disks->len);
+    return NULL;
+  }
+  disk = disks_find (call->disks, json_string_value (value));
+  if (disk == NULL)
+    FAIL (call, "DeviceNotFound", ENOENT,
+          "No disk has the name or the store '%.256s'",
+          json_string_value (value));
+  return disk;
+}
+
+/* After a job function failed; takes its message. */
+static void
+fail_job (struct call *call, struct disk *disk, char *error)
+{
+  int err = errno;
+
+  if (err == ESRCH)
+    FAIL (call, "DeviceNotActive", err, "Block job '%s' not found",
+          disk_name (disk));
+  else
+    FAIL (call, "GenericError", err, "%s",
+          error ? error : strerrordesc_np (err));
+  free (error);
+}
+
+static json_t *
+done (struct call *call)
+{
+  return call->error ? NULL : json_object ();
+}
+
+/* --- commands --------------------------------------------------------- */
+
+static json_t *
+version (void)
+{
+  int major = 0, minor = 0, micro = 0;
+
+  sscanf (PACKAGE_VERSION, "%d.%d.%d", &major, &minor, &micro);
+  /* QEMU's own clients want to see a version of QEMU: one that has these
+   * commands. */
+  return json_pack ("{s:{s:i,s:i,s:i},s:s,s:{s:i,s:i,s:i}}", "qemu", "major",
+                    7, "minor", 2, "micro", 0, "package",
+                    "backfill " PACKAGE_VERSION, "backfill", "major", major,
+                    "minor", minor, "micro", micro);
+}
+
+json_t *
+command_greeting (void)
+{
+  return json_pack ("{s:{s:o,s:[]}}", "QMP", "version", version (),
+                    "capabilities");
+}
+
+static json_t *
+run_capabilities (struct call *call)
+{
+  const json_t *first
+      = json_array_get (json_object_get (call->args, "enable"), 0);
+
+  /* None is offered. */
+  if (first != NULL && !json_is_string (first))
+    FAIL (call, "GenericError", EINVAL,
+          "Invalid parameter type for 'enable[0]', expected: string");
+  else if (first != NULL)
+    FAIL (call, "GenericError", EINVAL,
+          "Parameter 'enable': capability '%.64s' is not offered",
+          json_string_value (first));
+  else
+    call->negotiated = true;
+  return done (call);
+}
+
+static json_t *
+run_version (struct call *call)
+{
+  (void)call;
+  return version ();
+}
+
+static json_t *
+run_commands (struct call *call)
+{
+  json_t *list = json_array ();
+
+  (void)call;
+  for (const struct command *c = command_table; c->name; c++)
+    if (json_array_append_new (list, json_pack ("{s:s}", "name", c->name))
+        == -1) {
+      json_decref (list);
+      return NULL;
+    }
+  return list;
+}
+
+/* of: the object of one disk, JSON null for none. */
+static json_t *
+list_disks (struct call *call, json_t *(*of) (struct disk *disk))
+{
+  bool one = json_object_get (call->args, "device") != NULL;
+  struct disk *disk = one ? call_disk (call) : NULL;
+  json_t *list;
+
+  if (one && disk == NULL)
+    return NULL;
+  list = json_array ();
+  for (size_t i = 0; i < (one ? 1 : call->disks->len); i++) {
+    json_t *o = of (one ? disk : call->disks->ptr[i]);
+
+    if (json_is_null (o))
+      json_decref (o);
+    else if (json_array_append_new (list, o) == -1) {
+      json_decref (list);
+      return NULL;
+    }
+  }
+  return list;
+}
+
+static json_t *
+run_disks (struct call *call)
+{
+  return list_disks (call, object_disk);
+}
+
+static json_t *
+job_of_disk (struct disk *disk)
+{
+  struct job_info info;
+
+  job_get_info (disk, &info);
+  return object_job (disk_name (disk), &info);
+}
+
+static json_t *
+run_jobs (struct call *call)
+{
+  return list_disks (call, job_of_disk);
+}
+
+static json_t *
+run_allocate (struct call *call)
+{
+  const struct job_options options = {
+    .offset = arg_size (call, "offset"),
+    .length = arg_size (call, "length"),
+    .speed = arg_size (call, "speed"),
+    .full = !arg_value (call, "sparse"),
+    .on_error = arg_value (call, "on-error") ? JOB_ON_ERROR_SKIP
+                                             : JOB_ON_ERROR_REPORT,
+    .retry = arg_size (call, "retry"),
+  };
+  struct disk *disk = call_disk (call);
+  char *error = NULL;
+
+  if (disk && job_start (disk, &options, &error) == -1)
+    fail_job (call, disk, error);
+  return done (call);
+}
+
+static json_t *
+run_set_speed (struct call *call)
+{
+  struct disk *disk = call_disk (call);
+  char *error = NULL;
+
+  if (disk && job_set_speed (disk, arg_size (call, "speed"), &error) == -1)
+    fail_job (call, disk, error);
+  return done (call);
+}
+
+static json_t *
+run_verb (struct call *call, int (*verb) (struct disk *disk, char **error))
+{
+  struct disk *disk = call_disk (call);
+  char *error = NULL;
+
+  if (disk && verb (disk, &error) == -1)
+    fail_job (call, disk, error);
+  return done (call);
+}
+
+static json_t *
+run_pause (struct call *call)
+{
+  return run_verb (call, job_pause);
+}
+
+static json_t *
+run_resume (struct call *call)
+{
+  return run_verb (call, job_resume);
+}
+
+static json_t *
+run_cancel (struct call *call)
+{
+  return run_verb (call, job_abort);
+}
+
+static json_t *
+run_dismiss (struct call *call)
+{
+  return run_verb (call, job_dismiss);
+}
+
+static json_t *
+run_detach (struct call *call)
+{
+  return run_verb (call, disk_detach);
+}
+
+static json_t *
+run_flush (struct call *call)
+{
+  struct disk *disk = call_disk (call);
+
+  if (disk && disk_flush (disk) == -1) {
+    int err = errno;
+
+    FAIL (call, "GenericError", err, "Disk '%s' cannot be flushed: %s",
+          disk_name (disk), strerrordesc_np (err));
+  }
+  return done (call);
+}
+
+static json_t *
+run_total_speed (struct call *call)
+{
+  (void)call;
+  return json_pack ("{s:o}", "speed", object_number (disk_get_total_speed ()));
+}
+
+static json_t *
+run_set_total_speed (struct call *call)
+{
+  disk_set_total_speed (arg_size (call, "speed"));
+  return done (call);
+}
+
+static json_t *
+run_quit (struct call *call)
+{
+  if (call->can_quit)
+    call->quit = true;
+  else
+    FAIL (call, "GenericError", EOPNOTSUPP, "This program does not quit");
+  return done (call);
+}
+
+/* A page of the map in the making. */
+struct page {
+  json_t *regions; /* array */
+  size_t max, bytes;
+  bool states, more, failed;
+  uint64_t next; /* if more */
+};
+
+static int
+add_region (void *opaque, uint64_t offset, uint64_t length,
+            enum disk_region_state state)
+{
+  static const char *const names[] = {
+    [DISK_LOCAL] = "local",
+    [DISK_ABSENT] = "absent",
+    [DISK_ZERO] = "zero",
+  };
+  struct page *page = opaque;
+  json_t *region;
+  size_t bytes;
+
+  if (!page->states && state == DISK_ABSENT)
+    return 0;
+  region = json_pack ("{s:o*,s:o*}", "offset", object_number (offset),
+                      "length", object_number (length));
+  if (page->states && region
+      && object_set (region, "state", json_string (names[state])) == -1) {
+    json_decref (region);
+    region = NULL;
+  }
+  if (region == NULL) {
+    page->failed = true;
+    return 1;
+  }
+  bytes = json_dumpb (region, NULL, 0, DUMP_FLAGS) + 2; /* and ", " */
+  if (json_array_size (page->regions) == page->max
+      || bytes > MAX_PAGE - page->bytes) {
+    page->next = offset;
+    page->more = true;
+    json_decref (region);
+    return 1;
+  }
+  page->bytes += bytes;
+  page->failed = json_array_append_new (page->regions, region) == -1;
+  return page->failed;
+}
+
+static json_t *
+run_map (struct call *call)
+{
+  uint64_t offset = arg_size (call, "offset");
+  uint64_t length = arg_size (call, "length");
+  struct page page = {
+    .max = arg_size (call, "max-regions"),
+    .states = arg_value (call, "states"),
+  };
+  struct disk *disk = call_disk (call);
+  json_t *o;
+  uint64_t size;
+  int r = 0;
+
+  if (disk == NULL)
+    return NULL;
+  size = disk_size (disk);
+  if (offset > size || length > size - offset) {
+    FAIL (call, "GenericError", EINVAL,
+          "The range %" PRIu64 "+%" PRIu64 " is not within disk '%s', which "
+          "has %" PRIu64 " bytes",
+          offset, length, disk_name (disk), size);
+    return NULL;
+  }
+  if (length == 0)
+    length = size - offset;
+  page.regions = json_array ();
+  if (page.regions == NULL)
+    return NULL;
+  if (length > 0)
+    r = disk_regions (disk, length, offset, page.states, add_region, &page);
+  if (r == -1) {
+    int err = errno;
+
+    FAIL (call, "GenericError", err, "The map of disk '%s' cannot be read: %s%s",
+          disk_name (disk), strerrordesc_np (err),
+          err == EIO ? ": part of its sidecar is damaged, query-disks shows "
+                       "which; the map of other ranges can be had"
+                     : "");
+  }
+  if (r == -1 || page.failed) {
+    json_decref (page.regions);
+    return NULL;
+  }
+  o = json_pack ("{s:o,s:o*,s:o*}", "regions", page.regions, "size",
+                 object_number (size), "granule",
+                 object_number (disk_granule (disk)));
+  if (page.more && o
+      && object_set (o, "next", object_number (page.next)) == -1) {
+    json_decref (o);
+    return NULL;
+  }
+  return o;
+}
+
+/* --- the table -------------------------------------------------------- */
+
+static const char *const on_error_words[] = { "report", "skip", NULL };
+
+#define DEVICE                                                                \
+  {                                                                           \
+    .type = ARG_DEVICE, .name = "device",                                     \
+    .help = "the disk: its name, or the path of its store"                    \
+  }
+#define DEVICE_OR_ONLY                                                        \
+  {                                                                           \
+    .type = ARG_DEVICE, .name = "device", .optional = true,                   \
+    .help = "the disk: its name, or the path of its store; may be left out "  \
+            "if there is only one"                                            \
+  }
+#define DEVICE_OR_ALL                                                         \
+  {                                                                           \
+    .type = ARG_DEVICE, .name = "device", .optional = true,                   \
+    .help = "only this disk: its name, or the path of its store"              \
+  }
+#define SPEED(text)                                                           \
+  {                                                                           \
+    .type = ARG_INTEGER, .name = "speed", .help = text                        \
+  }
+#define NOTHING "an empty object"
+
+const struct command command_table[] = {
+  { "block-allocate",
+    RUN_SLOW,
+    run_allocate,
+    NOTHING,
+    "Start a job that makes a range of the disk local.  When this returns, "
+    "the job is recorded durably, and is resumed after a restart.  The range "
+    "is widened to whole granules.  A disk has one job at a time.  Events "
+    "about the job may come before the answer.",
+    { DEVICE_OR_ONLY,
+      { ARG_INTEGER, true, "offset", .help = "first byte" },
+      { ARG_INTEGER, true, "length",
+        .help = "bytes, 0 for all to the end of the disk" },
+      { ARG_INTEGER, true, "speed",
+        .help = "limit in bytes per second, 0 for none" },
+      { ARG_BOOLEAN, true, "sparse", .def = 1,
+        .help = "whether zeros may stay holes in the store; else all of the "
+                "range is allocated there" },
+      { ARG_WORD, true, "on-error", .words = on_error_words,
+        .help = "what happens to a range that cannot be read: the job fails "
+                "(report), or goes on and fails at its end (skip)" },
+      { ARG_INTEGER, true, "retry",
+        .help = "milliseconds for which a lost backing store is waited for, "
+                "0 for ever" } } },
+  { "block-job-cancel",
+    RUN_VERB,
+    run_cancel,
+    NOTHING,
+    "End the disk's job.  When this returns, which takes 2 seconds at most, "
+    "nothing more is written for it.  What it made local stays local.",
+    { DEVICE,
+      { ARG_BOOLEAN, true, "force",
+        .help = "taken as QEMU has it, and without effect" } } },
+  { "block-job-dismiss",
+    RUN_VERB,
+    run_dismiss,
+    NOTHING,
+    "Forget the disk's job, which must have ended.",
+    { DEVICE } },
+  { "block-job-pause",
+    RUN_VERB,
+    run_pause,
+    NOTHING,
+    "Pause the disk's job.  It stays paused over a restart.",
+    { DEVICE } },
+  { "block-job-resume",
+    RUN_VERB,
+    run_resume,
+    NOTHING,
+    "Let the disk's job go on: one paused by block-job-pause, or because the "
+    "store was full.",
+    { DEVICE } },
+  { "block-job-set-speed",
+    RUN_VERB,
+    run_set_speed,
+    NOTHING,
+    "Change the limit of the disk's job.",
+    { DEVICE, SPEED ("limit in bytes per second, 0 for none") } },
+  { "disk-detach",
+    RUN_SLOW,
+    run_detach,
+    NOTHING,
+    "Let the backing store and the sidecar go.  All of the disk must be "
+    "local.",
+    { DEVICE_OR_ONLY } },
+  { "disk-flush",
+    RUN_SLOW,
+    run_flush,
+    NOTHING,
+    "Make durable what was written to the disk, as a guest's flush does.",
+    { DEVICE_OR_ONLY } },
+  { "qmp_capabilities",
+    RUN_LOOP,
+    run_capabilities,
+    NOTHING,
+    "End the negotiation.  Must be the first command.",
+    { { ARG_LIST, true, "enable",
+        .help = "capabilities to enable; none is offered" } } },
+  { "query-allocation-map",
+    RUN_QUERY,
+    run_map,
+    "an object: C<regions> (a list of objects with C<offset>, C<length> and, "
+    "if asked for, C<state>: C<local>, C<absent> or C<zero>, which is local "
+    "as a hole), C<size> and C<granule> of the disk, and C<next>, the offset "
+    "from which to ask for the rest, if there is more",
+    "Which ranges of the disk are local, in order, and as long as they can "
+    "be.",
+    { DEVICE_OR_ONLY,
+      { ARG_INTEGER, true, "offset", .help = "first byte" },
+      { ARG_INTEGER, true, "length",
+        .help = "bytes, 0 for all to the end of the disk" },
+      { ARG_INTEGER, true, "max-regions", .def = 1000, .min = 1, .max = 4000,
+        .help = "how many regions may be in the answer" },
+      { ARG_BOOLEAN, true, "states",
+        .help = "give all regions with their state, not only those that are "
+                "local" } } },
+  { "query-block-jobs",
+    RUN_QUERY,
+    run_jobs,
+    "a list of job objects",
+    "The jobs in progress, and those that ended and were neither dismissed "
+    "nor followed by another.",
+    { DEVICE_OR_ALL } },
+  { "query-commands",
+    RUN_LOOP,
+    run_commands,
+    "a list of objects with a C<name>, in order",
+    "The commands.",
+    { { ARG_END } } },
+  { "query-disks",
+    RUN_QUERY,
+    run_disks,
+    "a list of disk objects",
+    "The disks of this process and their jobs.",
+    { DEVICE_OR_ALL } },
+  { "query-total-speed",
+    RUN_LOOP,
+    run_total_speed,
+    "an object with C<speed>, bytes per second, 0 if there is no limit",
+    "The limit of all jobs of this process together.",
+    { { ARG_END } } },
+  { "query-version",
+    RUN_LOOP,
+    run_version,
+    "an object with C<backfill> (C<major>, C<minor>, C<micro>), C<package>, "
+    "and C<qemu>: the version of QEMU whose commands these are like",
+    "The version, as the greeting has it.",
+    { { ARG_END } } },
+  { "quit",
+    RUN_LOOP,
+    run_quit,
+    NOTHING,
+    "Shut the process down, after this was answered.",
+    { { ARG_END } } },
+  { "set-total-speed",
+    RUN_LOOP,
+    run_set_total_speed,
+    NOTHING,
+    "Limit all jobs of this process together.",
+    { SPEED ("limit in bytes per second, 0 for none") } },
+  { .name = NULL },
+};
+
+/* --- calls ------------------------------------------------------------ */
+
+static const struct command *
+find_command (const char *name)
+{
+  for (const struct command *c = command_table; c->name; c++)
+    if (strcmp (c->name, name) == 0)
+      return c;
+  return NULL;
+}
+
+static void
+check_members (struct call *call)
+{
+  const char *key;
+  json_t *value;
+
+  json_object_foreach (call->message, key, value) {
+    if (strcmp (key, "execute") == 0) {
+      if (!json_is_string (value))
+        FAIL (call, "GenericError", EINVAL,
+              "QMP input member 'execute' must be a string");
+    }
+    else if (strcmp (key, "arguments") == 0) {
+      if (!json_is_object (value))
+        FAIL (call, "GenericError", EINVAL,
+              "QMP input member 'arguments' must be an object");
+      else
+        call->args = value;
+    }
+    else if (strcmp (key, "id") != 0)
+      FAIL (call, "GenericError", EINVAL,
+            "QMP input member '%.64s' is unexpected", key);
+  }
+  if (json_object_get (call->message, "execute") == NULL)
+    FAIL (call, "GenericError", EINVAL, "QMP input lacks member 'execute'");
+}
+
+const struct command *
+call_begin (struct call *call, json_t *message, const char *parse_error)
+{
+  const struct command *command;
+  const char *name;
+
+  call->message = message;
+  if (message == NULL) {
+    FAIL (call, "GenericError", EINVAL, "%s",
+          parse_error ? parse_error : "not a message");
+    return NULL;
+  }
+  call->id = json_object_get (message, "id");
+  if (call->id && json_dumpb (call->id, NULL, 0, DUMP_FLAGS) > MAX_ID) {
+    call->id = NULL;
+    FAIL (call, "GenericError", EINVAL,
+          "QMP input member 'id' is longer than %u bytes", MAX_ID);
+    return NULL;
+  }
+  check_members (call);
+  if (call->error)
+    return NULL;
+
+  name = json_string_value (json_object_get (message, "execute"));
+  command = find_command (name);
+  if (!call->negotiated && (!command || command->run != run_capabilities))
+    FAIL (call, "CommandNotFound", 0,
+          "Expecting capabilities negotiation with 'qmp_capabilities'");
+  else if (!command)
+    FAIL (call, "CommandNotFound", 0, "The command %.64s has not been found",
+          name);
+  else if (call->negotiated && command->run == run_capabilities)
+    FAIL (call, "CommandNotFound", 0,
+          "Capabilities negotiation is already complete, command ignored");
+  if (call->error)
+    return NULL;
+
+  call->command = command;
+  check_args (call);
+  return call->error ? NULL : command;
+}
+
+void
+call_free (struct call *call)
+{
+  json_decref (call->message);
+  json_decref (call->error);
+  call->message = call->id = call->args = call->error = NULL;
+}
+
+/* {key: value[, "id": id]} as a line; value is stolen. */
+static char *
+answer (const struct call *call, const char *key, json_t *value, size_t *len)
+{
+  json_t *o = json_object ();
+  char *line = NULL;
+
+  if (object_set (o, key, value) == 0
+      && (call->id == NULL
+          || object_set (o, "id", json_incref (call->id)) == 0))
+    line = wire_line (o, len);
+  json_decref (o);
+  return line;
+}
+
+char *
+call_run (struct call *call, size_t *len)
+{
+  json_t *result = NULL;
+  char *line = NULL;
+
+  if (call->error == NULL && call->command != NULL) {
+    result = call->command->run (call);
+    if (result == NULL)
+      FAIL (call, "GenericError", ENOMEM, "out of memory");
+  }
+  if (result != NULL) {
+    line = answer (call, "return", result, len);
+    if (line && *len >= WIRE_MAX_LINE) {
+      FAIL (call, "GenericError", EMSGSIZE,
+            "The answer does not fit in a message: ask for one disk at a "
+            "time, with 'device'");
+      free (line);
+      line = NULL;
+    }
+  }
+  if (line == NULL && call->error != NULL)
+    line = answer (call, "error", json_incref (call->error), len);
+  call_free (call);
+  return line;
+}
+
+/* --- the reference ---------------------------------------------------- */
+
+static void
+print_arg (FILE *fp, const struct arg *a)
+{
+  fprintf (fp, "=item C<%s> (%s", a->name, type_name (a->type));
+  if (a->optional)
+    fprintf (fp, ", optional");
+  if (a->optional && a->type == ARG_INTEGER)
+    fprintf (fp, ", default %lld", (long long)a->def);
+  if (a->optional && a->type == ARG_BOOLEAN)
+    fprintf (fp, ", default %s", a->def ? "true" : "false");
+  if (a->type == ARG_WORD) {
+    for (size_t i = 0; a->words[i] != NULL; i++)
+      fprintf (fp, "%s C<%s>", i ? " or" : ":", a->words[i]);
+    fprintf (fp, ", default C<%s>", a->words[a->def]);
+  }
+  if (a->max)
+    fprintf (fp, ", %lld to %lld", (long long)a->min, (long long)a->max);
+  fprintf (fp, ")\n\n%c%s.\n\n", a->help[0] & ~0x20, a->help + 1);
+}
+
+void
+command_print (FILE *fp)
+{
+  for (const struct command *c = command_table; c->name; c++) {
+    fprintf (fp, "=head2 %s\n\n%s\n\n", c->name, c->help);
+    if (c->args[0].type != ARG_END) {
+      fprintf (fp, "=over 4\n\n");
+      for (const struct arg *a = c->args; a->type != ARG_END; a++)
+        print_arg (fp, a);
+      fprintf (fp, "=back\n\n");
+    }
+    fprintf (fp, "Returns %s.\n\n", c->returns);
+  }
+}

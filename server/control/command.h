@@ -1,0 +1,115 @@
+/* command.h - the commands: one table, from which dispatch, argument checks,
+ * query-commands and the reference page all come.
+ *
+ * A command's life is a struct call: call_begin checks everything that can be
+ * checked without a disk, call_run does it (on the thread that `where` names)
+ * and gives the whole answer.  Nothing here knows of sockets or threads.
+ *
+ * Locking: none; a call has one user at a time.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_COMMAND_H
+#define BACKFILL_COMMAND_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "disk.h"
+
+enum arg_type {
+  ARG_END, /* ends a list */
+  ARG_DEVICE,
+  ARG_INTEGER, /* 0 or more, between min and max */
+  ARG_BOOLEAN,
+  ARG_WORD, /* one of words */
+  ARG_LIST, /* of strings */
+};
+
+struct arg {
+  enum arg_type type;
+  bool optional;
+  const char *name;
+  const char *const *words; /* ends with NULL */
+  json_int_t def, min, max; /* def: also 0 or 1, or an index in words;
+                               max 0: any */
+  const char *help;
+};
+
+/* The threads that run it: nothing that may block runs on the loop, and what
+ * blocks one kind of command does not hold up the others. */
+enum where {
+  RUN_LOOP,  /* at once */
+  RUN_QUERY, /* reads the state of disks */
+  RUN_VERB,  /* jobs */
+  RUN_SLOW,  /* waits for the store */
+};
+#define NR_POOLS 4 /* RUN_LOOP has one too: it parses long messages */
+
+struct call {
+  const struct disks *disks;
+  bool negotiated; /* set by the caller, and by qmp_capabilities */
+  bool can_quit;
+  bool quit; /* set by quit */
+  json_t *message;
+  const struct command *command;
+  json_t *id, *args; /* borrowed from message; may be NULL */
+  json_t *error;     /* the error object once something is wrong */
+};
+
+#define MAX_ARGS 8
+struct command {
+  const char *name;
+  enum where where;
+  /* What "return" holds, or NULL with the call's error set. */
+  json_t *(*run) (struct call *call);
+  const char *returns; /* POD */
+  const char *help;    /* POD */
+  struct arg args[MAX_ARGS];
+};
+
+/* In order of names; ends with a NULL name. */
+extern const struct command command_table[];
+
+/* Take a message over (NULL: it was none, and parse_error says why) and check
+ * it.  Returns the command, or NULL: then call_run only gives the error. */
+const struct command *call_begin (struct call *call, json_t *message,
+                                  const char *parse_error)
+    __attribute__ ((nonnull (1)));
+
+/* Do it, free what the call holds, and return the answer as a line (malloc'd,
+ * CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM. */
+char *call_run (struct call *call, size_t *len)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Free what a call holds that will not be run. */
+void call_free (struct call *call) __attribute__ ((nonnull (1)));
+
+/* The greeting that a client gets first; NULL on ENOMEM. */
+json_t *command_greeting (void);
+
+/* The reference, as POD. */
+void command_print (FILE *fp) __attribute__ ((nonnull (1)));
+
+/* object.c: the engine's structs as JSON.  NULL on ENOMEM. */
+
+/* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. */
+json_t *object_text (const char *s) __attribute__ ((nonnull (1)));
+/* JSON has no unsigned 64 bits: clipped. */
+json_t *object_number (uint64_t n);
+/* Add a member, which is stolen.  -1 if it or the object is NULL. */
+int object_set (json_t *object, const char *key, json_t *value)
+    __attribute__ ((nonnull (2)));
+/* {"class", "desc"[, "errno", "errno-name"]} */
+json_t *object_error (const char *class, int errnum, const char *fmt, ...)
+    __attribute__ ((format (printf, 3, 4), nonnull (1, 3)));
+json_t *object_disk (struct disk *disk) __attribute__ ((nonnull (1)));
+/* JSON null if there is no job. */
+json_t *object_job (const char *name, const struct job_info *info)
+    __attribute__ ((nonnull (1, 2)));
+json_t *object_event (const struct disk_event *event)
+    __attribute__ ((nonnull (1)));
+
+#endif

@@ -1,0 +1,68 @@
+/* control.h - the control socket: what a program that holds disks sees of it.
+ *
+ * Life: control_listen (before the fork: the socket is there, errors reach
+ * the user; clients that connect now wait), control_start (after it: threads),
+ * control_event from any thread, control_unlisten, control_stop, control_free.
+ * The disks must outlive control_stop.
+ *
+ * The protocol is QMP's framing and shape: backfill-protocol(7).
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_CONTROL_H
+#define BACKFILL_CONTROL_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "disk.h"
+
+/* path and program are copied. */
+struct control_config {
+  const char *path; /* of the socket; absolute if the program changes folder */
+  bool has_mode, has_user, has_group;
+  mode_t mode;  /* of the socket's file; 0600 if not given */
+  uid_t user;   /* its owner, who may then connect too */
+  gid_t group;
+  /* With mode or group given, the file's permissions alone say who may
+   * connect.  Else it is root, this process's user, and `user`. */
+  struct disks disks; /* the array is not copied */
+  /* Called once for each quit command, from a thread that must not call
+   * control_stop: it only starts the program's end.  NULL: quit is refused. */
+  void (*quit) (void *opaque);
+  void *opaque;
+  const char *program; /* for messages */
+};
+
+struct control;
+
+/* Make the socket.  One left behind by a dead process is replaced, one that
+ * is served is an error.  NULL with *error set (malloc'd). */
+struct control *control_listen (const struct control_config *config,
+                                char **error) __attribute__ ((nonnull (1, 2)));
+
+/* Start serving: threads, all with every signal blocked.  0, or -1 with
+ * *error. */
+int control_start (struct control *control, char **error)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Send an event to the clients.  From any thread and at any time between
+ * listen and free; waits for nothing but a short mutex, and calls nothing of
+ * the engine but disk_name and the like. */
+void control_event (struct control *control, const struct disk_event *event)
+    __attribute__ ((nonnull (1, 2)));
+
+/* Take the socket's file away (if it is still ours) and accept no more
+ * clients; those that are there are served.  For a program that lets its
+ * volumes go before it ends: their next owner may want the same path. */
+void control_unlisten (struct control *control) __attribute__ ((nonnull (1)));
+
+/* Unlisten, let the commands that run end (5 s at most), send what is to be
+ * sent without waiting, close all, end the threads.  May be called again.
+ * Returns 0, or -1 if a command still runs: then the disks are in use. */
+int control_stop (struct control *control) __attribute__ ((nonnull (1)));
+
+/* Stops it first if need be; NULL is fine. */
+void control_free (struct control *control);
+
+#endif

@@ -1,0 +1,389 @@
+/* object.c - the engine's structs as the protocol's JSON objects.
+ *
+ * Every function gives NULL when memory is out and nothing else: names,
+ * paths and messages are bytes that need not be UTF-8, so they all go through
+ * object_text.  Members are those of QEMU's query-block-jobs where it has
+ * them, and ours.
+ *
+ * Locking: none.  object_event is called under the engine's locks and calls
+ * only what the engine allows there.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cleanup.h"
+#include "command.h"
+
+/* Length of the UTF-8 character at s, 0 if it is none. */
+static size_t
+utf8_length (const char *s)
+{
+  size_t n;
+
+  /* Ends at a NUL, which is no continuation byte; a string that jansson
+   * takes is one whole character or more, so the shortest is one. */
+  for (n = 1; n <= 4 && s[n - 1] != '\0'; n++) {
+    json_t *j = json_stringn (s, n);
+
+    if (j != NULL) {
+      json_decref (j);
+      return n;
+    }
+  }
+  return 0;
+}
+
+json_t *
+object_text (const char *s)
+{
+  json_t *j = json_string (s);
+  CLEANUP_FREE char *fixed = NULL;
+  char *to;
+
+  if (j != NULL)
+    return j;
+  to = fixed = malloc (strlen (s) * 3 + 1);
+  if (fixed == NULL)
+    return NULL;
+  while (*s != '\0') {
+    size_t n = utf8_length (s);
+
+    if (n == 0) {
+      to = stpcpy (to, "\xef\xbf\xbd");
+      s++;
+    }
+    else {
+      memcpy (to, s, n);
+      to += n;
+      s += n;
+    }
+  }
+  *to = '\0';
+  return json_string (fixed);
+}
+
+json_t *
+object_number (uint64_t n)
+{
+  return json_integer (n > INT64_MAX ? INT64_MAX : (json_int_t)n);
+}
+
+int
+object_set (json_t *object, const char *key, json_t *value)
+{
+  return json_object_set_new_nocheck (object, key, value);
+}
+
+json_t *
+object_error (const char *class, int errnum, const char *fmt, ...)
+{
+  CLEANUP_FREE char *text = NULL;
+  json_t *o = json_object ();
+  const char *name = errnum > 0 ? strerrorname_np (errnum) : NULL;
+  va_list ap;
+  int r;
+
+  va_start (ap, fmt);
+  r = vasprintf (&text, fmt, ap);
+  va_end (ap);
+  if (r == -1)
+    text = NULL;
+  r = object_set (o, "class", object_text (class))
+      | object_set (o, "desc", object_text (text ? text : "out of memory"));
+  if (errnum > 0)
+    r |= object_set (o, "errno", json_integer (errnum));
+  if (name)
+    r |= object_set (o, "errno-name", object_text (name));
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}
+
+static json_t *
+errno_text (int errnum)
+{
+  const char *text = strerrordesc_np (errnum);
+
+  return object_text (text ? text : "unknown error");
+}
+
+static const char *
+io_status (const struct job_info *info)
+{
+  if (info->pause == JOB_PAUSE_NOSPACE || info->errnum == ENOSPC)
+    return "nospace";
+  return info->errnum ? "failed" : "ok";
+}
+
+static const char *
+job_type (const struct job_info *info)
+{
+  if (info->result != JOB_RESULT_NONE)
+    return job_result_name (info->result);
+  return "bounded";
+}
+
+static const char *
+pause_reason (const struct job_info *info)
+{
+  switch (info->pause) {
+  case JOB_PAUSE_NONE:
+    break;
+  case JOB_PAUSE_USER:
+    return "user";
+  case JOB_PAUSE_NOSPACE:
+    return "nospace";
+  }
+  return "none";
+}
+
+static int
+set_error_members (json_t *o, const struct job_info *info)
+{
+  const char *name = info->errnum ? strerrorname_np (info->errnum) : NULL;
+  int r = object_set (o, "errno", json_integer (info->errnum));
+
+  if (name)
+    r |= object_set (o, "errno-name", object_text (name));
+  if (info->error[0] != '\0')
+    r |= object_set (o, "error", object_text (info->error));
+  if (info->failed_offset != UINT64_MAX)
+    r |= object_set (o, "failed-offset", object_number (info->failed_offset));
+  return r;
+}
+
+json_t *
+object_job (const char *name, const struct job_info *info)
+{
+  json_t *o;
+  int r;
+
+  if (info->status == JOB_NONE)
+    return json_null ();
+  o = json_object ();
+  r = object_set (o, "device", object_text (name))
+      | object_set (o, "type", json_string ("allocate"))
+      | object_set (o, "len", object_number (info->total))
+      | object_set (o, "offset", object_number (info->processed))
+      | object_set (o, "busy", json_boolean (info->status == JOB_RUNNING))
+      | object_set (o, "paused", json_boolean (info->status == JOB_PAUSED))
+      | object_set (o, "ready", json_false ())
+      | object_set (o, "speed", object_number (info->options.speed))
+      | object_set (o, "io-status", json_string (io_status (info)))
+      | object_set (o, "status", json_string (job_status_name (info->status)))
+      | object_set (o, "auto-finalize", json_true ())
+      | object_set (o, "auto-dismiss", json_false ())
+      | object_set (o, "job-type", json_string (job_type (info)))
+      | object_set (o, "result", json_string (job_result_name (info->result)))
+      | object_set (o, "pause-reason", json_string (pause_reason (info)))
+      | object_set (o, "range-offset", object_number (info->options.offset))
+      | object_set (o, "range-length", object_number (info->options.length))
+      | object_set (o, "total", object_number (info->total))
+      | object_set (o, "processed", object_number (info->processed))
+      | object_set (o, "remaining", object_number (info->remaining))
+      | object_set (o, "local-at-start", object_number (info->local_at_start))
+      | object_set (o, "time-elapsed", object_number (info->time_elapsed))
+      | object_set (o, "time-remaining", object_number (info->time_remaining))
+      | object_set (o, "bytes-read", object_number (info->bytes_read))
+      | object_set (o, "current-speed", object_number (info->current_speed))
+      | object_set (o, "sparse", json_boolean (!info->options.full))
+      | object_set (o, "on-error",
+                    json_string (info->options.on_error == JOB_ON_ERROR_SKIP
+                                     ? "skip"
+                                     : "report"))
+      | object_set (o, "failed-ranges", object_number (info->nr_failed))
+      | set_error_members (o, info);
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}
+
+/* Everything that is not connected is lost to a client, with a reason. */
+static const char *
+source_word (enum source_state state)
+{
+  switch (state) {
+  case SOURCE_NONE:
+    return "none";
+  case SOURCE_CONNECTED:
+    return "connected";
+  case SOURCE_CONNECTING:
+  case SOURCE_LOST:
+  case SOURCE_REFUSED:
+    break;
+  }
+  return "lost";
+}
+
+/* A state that is lost has a reason, even if nobody noted one. */
+static const char *
+source_reason (const struct disk_info *info)
+{
+  if (info->source_reason[0] != '\0')
+    return info->source_reason;
+  if (info->source == SOURCE_CONNECTING)
+    return "connecting for the first time";
+  return strcmp (source_word (info->source), "lost") == 0 ? "not known" : "";
+}
+
+static json_t *
+stats (const struct disk_info *info)
+{
+  return json_pack (
+      "{s:o*,s:o*,s:o*,s:o*,s:o*,s:o*,s:o*,s:o*}", "bytes-fetched",
+      object_number (info->bytes_fetched), "demand-fetches",
+      object_number (info->demand_fetches), "ahead-fetches",
+      object_number (info->ahead_fetches), "background-fetches",
+      object_number (info->background_fetches), "guest-reads",
+      object_number (info->guest_reads), "guest-writes",
+      object_number (info->guest_writes), "flushes",
+      object_number (info->flushes), "commits", object_number (info->commits));
+}
+
+json_t *
+object_disk (struct disk *disk)
+{
+  struct disk_info info;
+  json_t *o;
+  int r, err = 0;
+
+  /* A failure leaves what could be had; the answer is given all the same. */
+  memset (&info, 0, sizeof info);
+  info.job.failed_offset = UINT64_MAX;
+  if (disk_get_info (disk, &info) == -1)
+    err = errno;
+  if (info.name == NULL)
+    info.name = disk_name (disk);
+  if (info.store == NULL)
+    info.store = disk_store_path (disk);
+  if (info.size == 0) {
+    info.size = disk_size (disk);
+    info.granule = disk_granule (disk);
+    info.absent = info.size - info.local;
+  }
+
+  o = json_object ();
+  r = object_set (o, "name", object_text (info.name))
+      | object_set (o, "store", object_text (info.store))
+      | object_set (o, "metadata",
+                    object_text (info.metadata ? info.metadata : ""))
+      | object_set (o, "backing",
+                    info.backing ? object_text (info.backing) : json_null ())
+      | object_set (o, "size", object_number (info.size))
+      | object_set (o, "granule", object_number (info.granule))
+      | object_set (o, "local", object_number (info.local))
+      | object_set (o, "absent", object_number (info.absent))
+      | object_set (o, "source", json_string (source_word (info.source)))
+      | object_set (o, "complete", json_boolean (info.complete))
+      | object_set (o, "detached", json_boolean (info.detached))
+      | object_set (o, "read-only", json_boolean (info.read_only))
+      | object_set (o, "stats", stats (&info))
+      | object_set (o, "job", object_job (info.name, &info.job));
+  if (*source_reason (&info) != '\0')
+    r |= object_set (o, "source-reason", object_text (source_reason (&info)));
+  if (info.nr_damaged)
+    r |= object_set (o, "damaged",
+                     json_pack ("{s:o*,s:o*,s:o*}", "sectors",
+                                object_number (info.nr_damaged), "offset",
+                                object_number (info.damaged_offset), "length",
+                                object_number (info.damaged_length)));
+  if (info.sync_error)
+    r |= object_set (o, "sync-error", errno_text (info.sync_error));
+  if (err)
+    r |= object_set (o, "error", errno_text (err));
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}
+
+static int
+set_job_end (json_t *data, const struct job_info *info)
+{
+  return object_set (data, "type", json_string ("allocate"))
+         | object_set (data, "len", object_number (info->total))
+         | object_set (data, "offset", object_number (info->processed))
+         | object_set (data, "speed", object_number (info->options.speed));
+}
+
+json_t *
+object_event (const struct disk_event *event)
+{
+  const char *name = disk_name (event->disk);
+  const struct job_info *info = &event->job;
+  json_t *data = json_object (), *o;
+  const char *what = NULL;
+  struct timespec now;
+  int r = 0;
+
+  switch (event->type) {
+  case DISK_EVENT_JOB_STATUS:
+    what = "JOB_STATUS_CHANGE";
+    r = object_set (data, "id", object_text (name))
+        | object_set (data, "status",
+                      json_string (event->status == JOB_NONE
+                                       ? "null"
+                                       : job_status_name (event->status)));
+    break;
+  case DISK_EVENT_JOB_COMPLETED:
+    what = "BLOCK_JOB_COMPLETED";
+    r = set_job_end (data, info);
+    if (info->error[0] != '\0')
+      r |= object_set (data, "error", object_text (info->error));
+    else if (info->errnum)
+      r |= object_set (data, "error",
+                       errno_text (info->errnum));
+    break;
+  case DISK_EVENT_JOB_CANCELLED:
+    what = "BLOCK_JOB_CANCELLED";
+    r = set_job_end (data, info);
+    break;
+  case DISK_EVENT_JOB_ERROR:
+    what = "BLOCK_JOB_ERROR";
+    r = object_set (data, "operation",
+                    object_text (event->operation ? event->operation : "read"))
+        | object_set (data, "action",
+                      object_text (event->action ? event->action : "report"));
+    break;
+  case DISK_EVENT_LOCAL:
+    what = "DISK_LOCAL";
+    break;
+  case DISK_EVENT_SOURCE_LOST:
+    what = "SOURCE_LOST";
+    r = object_set (data, "reason",
+                    object_text (event->reason ? event->reason : "not known"));
+    break;
+  case DISK_EVENT_SOURCE_BACK:
+    what = "SOURCE_BACK";
+    break;
+  }
+  if (what == NULL) {
+    json_decref (data);
+    return NULL;
+  }
+  r |= object_set (data, "device", object_text (name));
+
+  clock_gettime (CLOCK_REALTIME, &now);
+  o = json_object ();
+  r |= object_set (o, "event", json_string (what))
+       | object_set (o, "data", data)
+       | object_set (o, "timestamp",
+                     json_pack ("{s:I,s:I}", "seconds", (json_int_t)now.tv_sec,
+                                "microseconds",
+                                (json_int_t)now.tv_nsec / 1000));
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}

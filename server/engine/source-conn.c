@@ -1,0 +1,1102 @@
+/* source-conn.c - one connection of a source: its life, and what is on it.
+ *
+ * All here runs on the connection's own thread.  Every event (socket, timer,
+ * kick) ends in conn_settle, which does whatever has become possible: loses a
+ * dead handle, takes and sends what the queues have, calls the callbacks of
+ * what is finished, and sets the watchers for the next event.
+ *
+ * libnbd calls back with its handle locked, in the middle of a notify or of
+ * sending another request.  So its callbacks only take notes (struct
+ * source_req, c->answered, c->dead).
+ *
+ * A handle is lost when it is dead or closed, when it is silent for
+ * c->patience with something sent, or when a sent request is past its
+ * deadline (its buffer is the caller's again only once the handle is closed).
+ * What was sent goes back to the head of the queues.  nbd_close never waits
+ * for the server.
+ *
+ * Every connection proves the identity before it carries requests, so one
+ * that was begun before the server was exchanged cannot slip through.
+ *
+ * What is left out: a server that dies of one certain request is asked it
+ * again and again; only the request's deadline ends that.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "bytes.h"
+#include "cleanup.h"
+#include "log.h"
+#include "source-internal.h"
+
+#define BACKOFF_MIN 50
+#define BACKOFF_MAX 1000
+#define REFUSED_RETRY 1000
+#define CONNECT_TIME 3000 /* until the server's host answers at all */
+#define RESOLVE_POLL 20
+#define BACKGROUND_IDLE 30000 /* then a background connection is closed */
+#define EXTRA_BACKOFF_MIN 1000
+#define EXTRA_BACKOFF_MAX 60000
+#define PROBE_SIZE 512
+
+struct verify {
+  struct source_conn *conn;
+  uint64_t size;
+  unsigned left;
+  bool failed;
+  uint64_t failed_at;
+  char *buf[SAMPLES];
+  struct source_req req[SAMPLES];
+  char data[SAMPLES][SAMPLE_SIZE];
+};
+
+static void on_io (struct ev_loop *loop, ev_io *w, int revents);
+static void on_timer (struct ev_loop *loop, ev_timer *w, int revents);
+static void conn_settle (struct source_conn *c);
+static void sample_done (struct source_req *req, int error);
+static void probe_done (struct source_req *req, int error);
+
+/* Not asked for by anybody outside: not in the counters, and never asked
+ * again on another connection. */
+static bool
+is_internal (const struct source_req *req)
+{
+  return req->done == sample_done || req->done == probe_done;
+}
+
+/* How long a handshake may take: short at first, so that a server which
+ * came back is reached soon, though an attempt made before hangs. */
+static uint64_t
+first_attempt_time (const struct source *src)
+{
+  return src->probing ? src->timeout
+                      : min_u64 (max_u64 (src->silence, 1000), CONNECT_TIME);
+}
+
+void
+conn_init (struct source_conn *c, struct source *src, unsigned index)
+{
+  c->src = src;
+  c->index = index;
+  c->patience = src->silence;
+  c->attempt_time = first_attempt_time (src);
+  c->backoff = BACKOFF_MIN;
+  ev_io_init (&c->io, on_io, -1, 0);
+  c->io.data = c;
+  ev_timer_init (&c->timer, on_timer, 0., 0.);
+  c->timer.data = c;
+}
+
+void
+conn_free (struct source_conn *c)
+{
+  free (c->probe_buf);
+}
+
+static void
+set_conn_state (struct source_conn *c, enum conn_state state)
+{
+  LOCK_SCOPE (&c->src->lock);
+  c->state = state;
+}
+
+/* Why libnbd failed just now.  It puts the call's name first, which says
+ * nothing to a user. */
+static void
+note_error (struct source_conn *c)
+{
+  const char *text = nbd_get_error (), *colon;
+
+  if (c->why[0])
+    return;
+  if (!text)
+    text = "unknown error";
+  colon = strchr (text, ':');
+  if (strncmp (text, "nbd_", 4) == 0 && colon && colon[1] == ' ')
+    text = colon + 2;
+  snprintf (c->why, sizeof c->why, "%s", text);
+}
+
+/* What libnbd calls. */
+
+static int
+on_chunk (void *user_data, const void *subbuf, size_t count, uint64_t offset,
+          unsigned status, int *error)
+{
+  struct source_req *req = user_data;
+
+  (void)subbuf;
+  (void)error;
+  if (status == LIBNBD_READ_ERROR)
+    return 0;
+  if (offset == req->seen)
+    req->seen += count;
+  else
+    req->disorder = true;
+  req->received += count;
+  return 0;
+}
+
+static int
+on_extents (void *user_data, const char *context, uint64_t offset,
+            uint32_t *entries, size_t nr_entries, int *error)
+{
+  struct source_req *req = user_data;
+  uint64_t limit = req->offset + req->length;
+  struct source_extent *e;
+
+  if (strcmp (context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
+    return 0;
+  e = realloc (req->answer, (nr_entries / 2 + 1) * sizeof *e);
+  if (!e) {
+    *error = ENOMEM;
+    return -1;
+  }
+  req->answer = e;
+  req->answer_size = 0;
+  for (size_t i = 0; i + 1 < nr_entries && offset < limit; i += 2) {
+    uint64_t start = max_u64 (offset, req->offset);
+    uint64_t end = min_u64 (offset + entries[i], limit);
+    uint32_t flags = entries[i + 1] & (LIBNBD_STATE_HOLE | LIBNBD_STATE_ZERO);
+
+    offset += entries[i];
+    if (end <= start)
+      continue;
+    if (req->answer_size > 0 && e[req->answer_size - 1].flags == flags)
+      e[req->answer_size - 1].length += end - start;
+    else
+      e[req->answer_size++] = (struct source_extent){ end - start, flags };
+  }
+  return 0;
+}
+
+static int
+on_completion (void *user_data, int *error)
+{
+  struct source_req *req = user_data;
+  struct source_conn *c = req->conn;
+
+  /* The connection's end, or a server that is about to end it: it stays
+   * among those sent, and is asked again. */
+  if (*error == ENOTCONN || *error == ESHUTDOWN) {
+    if (*error == ESHUTDOWN && !c->why[0])
+      snprintf (c->why, sizeof c->why, "the server is shutting down");
+    c->dead = true;
+    return 1;
+  }
+  req->error = *error ? EIO : 0;
+  req_remove (&c->sent, req);
+  req_append (&c->answered, req);
+  return 1;
+}
+
+/* Sending. */
+
+static int64_t
+send_command (struct source_conn *c, struct source_req *req)
+{
+  nbd_completion_callback completion
+      = { .callback = on_completion, .user_data = req };
+
+  if (!req->buf) {
+    nbd_extent_callback extents = { .callback = on_extents, .user_data = req };
+
+    return nbd_aio_block_status (c->h, req->cmd_end - req->cmd_start,
+                                 req->cmd_start, extents, completion, 0);
+  }
+  nbd_chunk_callback chunk = { .callback = on_chunk, .user_data = req };
+  char *buf
+      = req->bounce ? req->bounce : (char *)req->buf + (req->at - req->offset);
+
+  return nbd_aio_pread_structured (c->h, buf, req->cmd_end - req->cmd_start,
+                                   req->cmd_start, chunk, completion, 0);
+}
+
+static void
+answer_now (struct source_conn *c, struct source_req *req, int error)
+{
+  req->error = error;
+  req_remove (&c->sent, req);
+  req_append (&c->answered, req);
+}
+
+/* Send it, or the next part of it.  It is in c->sent until it is answered;
+ * where the handle turns out dead it stays there. */
+static void
+conn_send (struct source_conn *c, struct source_req *req, uint64_t now)
+{
+  uint64_t min = max_u64 (c->block_min, 1), end = req->offset + req->length;
+  uint64_t size = c->src->identity.size;
+
+  if (!c->sent.head)
+    c->progress_at = now;
+  req->conn = c;
+  req->sent_at = now;
+  req_append (&c->sent, req);
+  if (!c->h || c->dead)
+    return;
+  if (!req->buf && !c->can_status) {
+    answer_now (c, req, 0);
+    return;
+  }
+  req->cmd_start = round_down (req->at, min);
+  if (req->buf && c->block_max && end - req->cmd_start > c->block_max)
+    end = req->cmd_start + c->block_max;
+  req->part_end = end;
+  req->cmd_end = min_u64 (round_up (end, min), max_u64 (size, end));
+  if (req->buf) {
+    req->seen = req->cmd_start;
+    req->received = 0;
+    req->disorder = false;
+    free (req->bounce);
+    req->bounce = NULL;
+    if (req->cmd_start != req->at || req->cmd_end != end) {
+      req->bounce = calloc (1, req->cmd_end - req->cmd_start);
+      if (!req->bounce) {
+        answer_now (c, req, EIO);
+        return;
+      }
+    }
+  }
+  c->muted = false;
+  if (send_command (c, req) == -1) {
+    if (nbd_aio_is_dead (c->h) || nbd_aio_is_closed (c->h)) {
+      note_error (c);
+      c->dead = true;
+    }
+    else {
+      log_debug ("%s: request at %" PRIu64 ": %s", c->src->name, req->offset,
+                 nbd_get_error ());
+      answer_now (c, req, EIO);
+    }
+  }
+}
+
+/* A read's part was answered without error: did all of it come?  Returns
+ * true if it, or its next part, must be asked. */
+static bool
+check_part (struct source_conn *c, struct source_req *req)
+{
+  if (req->received != req->cmd_end - req->cmd_start) {
+    req->error = EIO;
+    return false;
+  }
+  if (req->disorder && !c->initialize) {
+    /* Chunks in no order could be twice the same, with stale memory where
+     * the other should be.  libnbd zeroes the buffers of such a server. */
+    c->initialize = true;
+    nbd_set_pread_initialize (c->h, true);
+    return true;
+  }
+  if (req->bounce)
+    memcpy ((char *)req->buf + (req->at - req->offset),
+            req->bounce + (req->at - req->cmd_start), req->part_end - req->at);
+  req->at = req->part_end;
+  return req->at < req->offset + req->length;
+}
+
+/* The requests that the server answered: to be finished, or asked on. */
+static void
+take_answers (struct source_conn *c, uint64_t now)
+{
+  struct req_list answered = c->answered, again = { NULL, NULL };
+  struct source *src = c->src;
+  struct source_req *req, *next;
+
+  if (!answered.head)
+    return;
+  c->answered = (struct req_list){ NULL, NULL };
+  for (req = answered.head; req; req = next) {
+    next = req->next;
+    if (!is_internal (req))
+      c->patience = max_u64 (src->silence,
+                             min_u64 (c->patience, 2 * (now - req->sent_at)));
+    if (req->error == 0 && req->buf && check_part (c, req)) {
+      req_remove (&answered, req);
+      req_append (&again, req);
+    }
+    else if (req->error == 0 && !req->buf) {
+      if (req->answer_size == 0) {
+        req->answer = realloc (req->answer, sizeof *req->answer);
+        if (req->answer) {
+          *req->answer = (struct source_extent){ req->length, 0 };
+          req->answer_size = 1;
+        }
+        else
+          req->error = EIO;
+      }
+    }
+  }
+  {
+    LOCK_SCOPE (&src->lock);
+
+    while ((req = req_pop (&answered))) {
+      if (!is_internal (req)) {
+        c->nr_sent[req->queue]--;
+        c->bytes_sent[req->queue] -= req->length;
+        if (req->error == 0 && req->buf)
+          __atomic_add_fetch (&src->bytes_read, req->length, __ATOMIC_RELAXED);
+      }
+      req->state = REQ_IDLE;
+      req_append (&c->finished, req);
+    }
+  }
+  while ((req = req_pop (&again)))
+    conn_send (c, req, now);
+}
+
+/* Losing a connection. */
+
+static void
+verify_free (struct source_conn *c)
+{
+  free (c->verify);
+  c->verify = NULL;
+}
+
+/* Let go of the handle; requests stay in the lists. */
+static void
+drop_handle (struct source_conn *c)
+{
+  ev_io_stop (c->thread->loop, &c->io);
+  nbd_close (c->h);
+  c->h = NULL;
+  resolve_end (c->resolve);
+  c->resolve = NULL;
+  c->dead = false;
+  c->muted = false;
+  c->initialize = false;
+}
+
+/* Back to the queues with what was sent; c->src->lock is held. */
+static void
+requeue (struct source_conn *c, uint64_t now)
+{
+  struct source *src = c->src;
+  struct source_req *req;
+
+  while ((req = c->sent.tail)) {
+    req_remove (&c->sent, req);
+    if (is_internal (req)) {
+      req->state = REQ_IDLE;
+      free (req->bounce);
+      req->bounce = NULL;
+      continue;
+    }
+    c->nr_sent[req->queue]--;
+    c->bytes_sent[req->queue] -= req->length;
+    req->error = req->state == REQ_CANCELLED             ? ECANCELED
+                 : req->deadline && req->deadline <= now ? ETIMEDOUT
+                                                         : 0;
+    if (req->error) {
+      req->state = REQ_IDLE;
+      req_append (&c->finished, req);
+    }
+    else {
+      req->state = REQ_WAITING;
+      req->at = req->offset;
+      if (req->deadline
+          && (!src->next_deadline || req->deadline < src->next_deadline))
+        src->next_deadline = req->deadline;
+      req_prepend (&src->waiting[req->queue], req);
+    }
+  }
+  c->next_deadline = 0;
+}
+
+/* The connection is no more, or could not be made; c->why says why.  hangs:
+ * the server is silent. */
+static void
+conn_lost (struct source_conn *c, bool hangs, enum source_state state)
+{
+  struct source *src = c->src;
+  uint64_t now = now_in_ms ();
+  bool was_up = c->state == CONN_UP;
+
+  take_answers (c, now);
+  if (c->h && !c->why[0]) {
+    if (nbd_aio_is_closed (c->h))
+      snprintf (c->why, sizeof c->why, "the server closed the connection");
+    else
+      note_error (c);
+  }
+  drop_handle (c);
+  if (src->command && c->index == 0 && !was_up && !hangs)
+    command_ended (src->command, c->why, sizeof c->why);
+  /* A server that is slow, but alive, must not be asked for ever: what
+   * passes for silence grows to the timeout, until it answers. */
+  if (hangs && c->state != CONN_CONNECTING)
+    c->patience
+        = min_u64 (c->patience * 2, max_u64 (src->timeout, src->silence));
+  log_debug ("%s: connection %u %s: %s", src->name, c->index,
+             was_up ? "lost" : "failed", c->why);
+  {
+    LOCK_SCOPE (&src->lock);
+
+    c->state = CONN_CLOSED;
+    c->want_open = false;
+    requeue (c, now);
+    if (c->index > 0) {
+      if (!was_up) {
+        src->refused_backoff
+            = min_u64 (max_u64 (src->refused_backoff * 2, EXTRA_BACKOFF_MIN),
+                       EXTRA_BACKOFF_MAX);
+        src->refused_until = now + src->refused_backoff;
+      }
+      else
+        src->refused_until = max_u64 (src->refused_until, now + BACKOFF_MIN);
+      if (was_up && hangs)
+        src->conn[0].want_probe = true;
+      conn_kick (&src->conn[0]);
+    }
+    source_spread (src, now);
+  }
+  verify_free (c);
+  if (c->index > 0)
+    return;
+  if (src->command && hangs)
+    command_end (src->command, true);
+  if (state == SOURCE_REFUSED)
+    c->retry_at = now + REFUSED_RETRY;
+  else {
+    c->retry_at = now + c->backoff;
+    c->backoff = min_u64 (c->backoff * 2, BACKOFF_MAX);
+  }
+  source_set_state (src, state, c->why);
+}
+
+/* Making a connection. */
+
+static void
+conn_connect (struct source_conn *c)
+{
+  struct source *src = c->src;
+  int fd;
+
+  set_conn_state (c, CONN_CONNECTING);
+  c->give_up_at = c->opened_at + min_u64 (c->attempt_time, CONNECT_TIME);
+  if (!(c->h = nbd_create ())
+      || nbd_add_meta_context (c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) == -1
+      || nbd_set_uri_allow_local_file (c->h, true) == -1
+      || nbd_set_pread_initialize (c->h, false) == -1)
+    goto fail;
+  if (src->command) {
+    fd = command_connect (src->command, c->index == 0, c->why, sizeof c->why);
+    if (fd == -1) {
+      conn_lost (c, false, SOURCE_LOST);
+      return;
+    }
+    if (nbd_aio_connect_socket (c->h, fd) == -1)
+      goto fail;
+  }
+  else if (nbd_aio_connect_uri (c->h, src->uri) == -1)
+    goto fail;
+  return;
+
+fail:
+  note_error (c);
+  conn_lost (c, false, SOURCE_LOST);
+}
+
+static void
+conn_open (struct source_conn *c, uint64_t now)
+{
+  c->why[0] = '\0';
+  c->opened_at = now;
+  {
+    LOCK_SCOPE (&c->src->lock);
+    c->want_open = false;
+    c->state = CONN_RESOLVING;
+  }
+  if (c->src->uri)
+    c->resolve = resolve_begin (c->src->uri);
+  if (!c->resolve)
+    conn_connect (c);
+}
+
+static void
+conn_resolved (struct source_conn *c, uint64_t now)
+{
+  switch (resolve_poll (c->resolve, c->why, sizeof c->why)) {
+  case EINPROGRESS:
+    if (now - c->opened_at < c->src->timeout)
+      return;
+    snprintf (c->why, sizeof c->why,
+              "no answer about the host name for %u seconds",
+              c->src->timeout / 1000);
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  case 0:
+    resolve_end (c->resolve);
+    c->resolve = NULL;
+    c->opened_at = now;
+    conn_connect (c);
+    return;
+  default:
+    conn_lost (c, false, SOURCE_LOST);
+  }
+}
+
+/* So that a host which is gone is noticed on an idle connection, too. */
+static void
+set_keepalive (struct source_conn *c)
+{
+  int fd = nbd_aio_get_fd (c->h), on = 1, idle, step;
+
+  idle = (int)max_u64 (c->src->timeout / 2000, 1);
+  step = (int)max_u64 (c->src->timeout / 6000, 1);
+  setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &step, sizeof step);
+}
+
+/* It carries requests from now on. */
+static void
+conn_up (struct source_conn *c)
+{
+  struct source *src = c->src;
+
+  verify_free (c);
+  c->backoff = BACKOFF_MIN;
+  c->progress_at = now_in_ms ();
+  if (c->index == 0) {
+    int multi = nbd_can_multi_conn (c->h);
+
+    LOCK_SCOPE (&src->lock);
+    src->multi_conn
+        = multi == 1 && !(src->command && command_is_single (src->command));
+    src->can_status = c->can_status;
+    src->refused_until = 0;
+    src->refused_backoff = 0;
+    c->state = CONN_UP;
+  }
+  else {
+    LOCK_SCOPE (&src->lock);
+    src->refused_backoff = 0;
+    c->state = CONN_UP;
+  }
+  log_debug ("%s: connection %u is up", src->name, c->index);
+  if (c->index == 0)
+    source_set_state (src, SOURCE_CONNECTED, "");
+}
+
+static void
+sample_done (struct source_req *req, int error)
+{
+  struct verify *v = req->opaque;
+
+  if (error && !v->failed) {
+    v->failed = true;
+    v->failed_at = req->offset;
+  }
+  v->left--;
+}
+
+/* All samples were answered. */
+static void
+conn_verified (struct source_conn *c)
+{
+  struct source *src = c->src;
+  struct verify *v = c->verify;
+  uint8_t digest[SOURCE_DIGEST_SIZE];
+  bool same = true;
+
+  if (v->failed) {
+    snprintf (c->why, sizeof c->why,
+              "a sample of its content, at offset %" PRIu64
+              ", cannot be read (identity=size does without them)",
+              v->failed_at);
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  if (!identity_digest (v->size, v->buf, digest)) {
+    snprintf (c->why, sizeof c->why, "libcrypto failed to make a digest");
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  {
+    LOCK_SCOPE (&src->lock);
+
+    if (identity_has_digest (&src->identity))
+      same = memcmp (digest, src->identity.digest, sizeof digest) == 0;
+    else
+      memcpy (src->identity.digest, digest, sizeof digest);
+    src->known = true;
+  }
+  if (same)
+    conn_up (c);
+  else {
+    snprintf (c->why, sizeof c->why,
+              "it is not the backing store this volume knows: its size is "
+              "the same, but its content differs");
+    conn_lost (c, false, SOURCE_REFUSED);
+  }
+}
+
+/* The handshake is done: is it the source we know? */
+static void
+conn_negotiated (struct source_conn *c, uint64_t now)
+{
+  struct source *src = c->src;
+  int64_t size = nbd_get_size (c->h), n;
+  struct verify *v;
+  uint64_t known;
+
+  if (size < 0) {
+    snprintf (c->why, sizeof c->why, "the server tells no size");
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  c->attempt_time = max_u64 (first_attempt_time (src),
+                             min_u64 ((now - c->opened_at) * 2, src->timeout));
+  c->can_status
+      = nbd_can_meta_context (c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
+  n = nbd_get_block_size (c->h, LIBNBD_SIZE_MINIMUM);
+  c->block_min = n > 1 && is_power_of_2 ((uint64_t)n) ? (uint64_t)n : 1;
+  n = nbd_get_block_size (c->h, LIBNBD_SIZE_MAXIMUM);
+  c->block_max = n > 0 ? round_down ((uint64_t)n, c->block_min) : 0;
+  set_keepalive (c);
+  {
+    LOCK_SCOPE (&src->lock);
+
+    if (!src->known)
+      src->identity.size = (uint64_t)size;
+    if (src->identity_mode == SOURCE_IDENTITY_SIZE)
+      src->known = true;
+    known = src->identity.size;
+  }
+  if (known != (uint64_t)size) {
+    snprintf (c->why, sizeof c->why,
+              "it is not the backing store this volume knows: its size is "
+              "%" PRIi64 " bytes, not %" PRIu64,
+              size, known);
+    conn_lost (c, false, SOURCE_REFUSED);
+    return;
+  }
+  if (src->identity_mode == SOURCE_IDENTITY_SIZE) {
+    conn_up (c);
+    return;
+  }
+  v = calloc (1, sizeof *v);
+  if (!v) {
+    snprintf (c->why, sizeof c->why, "out of memory");
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  c->verify = v;
+  set_conn_state (c, CONN_VERIFYING);
+  v->conn = c;
+  v->size = (uint64_t)size;
+  for (unsigned i = 0; i < SAMPLES; i++) {
+    struct source_req *req = &v->req[i];
+
+    if (!identity_sample (v->size, i, &req->offset, &req->length))
+      break;
+    v->buf[i] = v->data[i];
+    req->buf = v->data[i];
+    req->at = req->offset;
+    req->queue = SOURCE_BACKGROUND; /* so that it is not counted as demand */
+    req->done = sample_done;
+    req->opaque = v;
+    v->left++;
+    conn_send (c, req, now);
+  }
+}
+
+/* Is the server still there?  Nothing else is sent that would tell. */
+
+static void
+probe_done (struct source_req *req, int error)
+{
+  (void)req;
+  (void)error;
+}
+
+static void
+send_probe (struct source_conn *c, uint64_t now)
+{
+  uint64_t length = min_u64 (PROBE_SIZE, c->src->identity.size);
+
+  if (!c->probe_buf)
+    c->probe_buf = malloc (PROBE_SIZE);
+  if (!c->probe_buf || length == 0)
+    return;
+  memset (&c->probe, 0, sizeof c->probe);
+  c->probe.length = (uint32_t)length;
+  c->probe.buf = c->probe_buf;
+  c->probe.queue = SOURCE_BACKGROUND;
+  c->probe.done = probe_done;
+  conn_send (c, &c->probe, now);
+}
+
+/* What has become possible. */
+
+static void
+take_requests (struct source_conn *c, uint64_t now)
+{
+  struct source *src = c->src;
+  struct req_list batch = { NULL, NULL };
+  struct source_req *req;
+  bool probe;
+
+  {
+    LOCK_SCOPE (&src->lock);
+
+    while ((req = source_next (src, c, now)))
+      req_append (&batch, req);
+    probe = c->want_probe;
+    c->want_probe = false;
+    source_spread (src, now);
+  }
+  while ((req = req_pop (&batch))) {
+    if (req->deadline
+        && (!c->next_deadline || req->deadline < c->next_deadline))
+      c->next_deadline = req->deadline;
+    conn_send (c, req, now);
+  }
+  if (probe && !c->sent.head)
+    send_probe (c, now);
+}
+
+/* A refused source answers nothing. */
+static void
+refuse_waiting (struct source_conn *c)
+{
+  struct source *src = c->src;
+  struct source_req *req;
+
+  LOCK_SCOPE (&src->lock);
+  if (src->state != SOURCE_REFUSED)
+    return;
+  for (unsigned i = 0; i < NR_PRIOS; i++)
+    while ((req = req_pop (&src->waiting[i]))) {
+      req->state = REQ_IDLE;
+      req->error = EIO;
+      req_append (&c->finished, req);
+    }
+}
+
+static void
+set_watcher (struct source_conn *c)
+{
+  struct ev_loop *loop = c->thread->loop;
+  int fd, events = 0;
+  unsigned dir;
+
+  if (!c->h || (fd = nbd_aio_get_fd (c->h)) == -1) {
+    ev_io_stop (loop, &c->io);
+    return;
+  }
+  dir = nbd_aio_get_direction (c->h);
+  if (dir & LIBNBD_AIO_DIRECTION_READ && !c->muted)
+    events |= EV_READ;
+  if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+    events |= EV_WRITE;
+  /* While it connects it may close a socket and get the same number for the
+   * next, which the loop must hear of. */
+  if (ev_is_active (&c->io) && c->io.fd == fd
+      && (c->io.events & (EV_READ | EV_WRITE)) == events
+      && c->state != CONN_CONNECTING)
+    return;
+  ev_io_stop (loop, &c->io);
+  ev_io_set (&c->io, fd, events);
+  ev_io_start (loop, &c->io);
+}
+
+static void
+sooner (uint64_t *at, uint64_t other)
+{
+  if (other && (!*at || other < *at))
+    *at = other;
+}
+
+/* The timer may fire too early, never too late. */
+static void
+set_timer (struct source_conn *c, uint64_t now)
+{
+  struct ev_loop *loop = c->thread->loop;
+  uint64_t at = c->next_deadline;
+
+  switch (c->state) {
+  case CONN_CLOSED:
+    if (c->index == 0)
+      sooner (&at, max_u64 (c->retry_at, 1));
+    break;
+  case CONN_RESOLVING:
+    sooner (&at, now + RESOLVE_POLL);
+    break;
+  case CONN_CONNECTING:
+    sooner (&at, c->give_up_at);
+    break;
+  case CONN_VERIFYING:
+  case CONN_UP:
+    if (c->sent.head)
+      sooner (&at, c->progress_at + c->patience);
+    else if (c->index > 0)
+      sooner (&at, c->progress_at + BACKGROUND_IDLE);
+  }
+  if (c->index == 0) {
+    LOCK_SCOPE (&c->src->lock);
+    sooner (&at, c->src->next_deadline);
+  }
+  if (!at || (ev_is_active (&c->timer) && c->timer_at <= at))
+    return;
+  c->timer_at = at;
+  ev_timer_stop (loop, &c->timer);
+  ev_timer_set (&c->timer, at > now ? (double)(at - now) / 1000. + 0.001 : 0.,
+                0.);
+  ev_timer_start (loop, &c->timer);
+}
+
+static void
+conn_settle (struct source_conn *c)
+{
+  bool again;
+
+  do {
+    uint64_t now = now_in_ms ();
+
+    again = false;
+    take_answers (c, now);
+    if (c->h && (c->dead || nbd_aio_is_dead (c->h) || nbd_aio_is_closed (c->h)))
+      conn_lost (c, false, SOURCE_LOST);
+    if (c->state == CONN_UP)
+      take_requests (c, now);
+    if (c->index == 0)
+      refuse_waiting (c);
+    if (c->dead || c->answered.head)
+      again = true;
+    if (c->finished.head)
+      source_finish (c->src, &c->finished);
+    if (c->state == CONN_CONNECTING && c->h && nbd_aio_is_ready (c->h)) {
+      conn_negotiated (c, now);
+      again = true;
+    }
+    if (c->state == CONN_VERIFYING && c->verify->left == 0) {
+      conn_verified (c);
+      again = true;
+    }
+  } while (again);
+  set_watcher (c);
+  set_timer (c, now_in_ms ());
+}
+
+/* Nothing is asked, and yet there is something to read. */
+static bool
+is_tls_chatter (struct source_conn *c)
+{
+  char byte;
+
+  return nbd_get_tls_negotiated (c->h) == 1
+         && recv (nbd_aio_get_fd (c->h), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+static void
+on_io (struct ev_loop *loop, ev_io *w, int revents)
+{
+  struct source_conn *c = w->data;
+  unsigned dir;
+  int r = 0;
+
+  (void)loop;
+  if (!c->h)
+    return;
+  c->progress_at = now_in_ms ();
+  dir = nbd_aio_get_direction (c->h);
+  /* One notify for each event: told to read where nothing is to be read,
+   * libnbd waits for an answer to begin and sends no more until one does. */
+  if (revents & EV_READ && dir & LIBNBD_AIO_DIRECTION_READ) {
+    if (c->state == CONN_UP && !c->sent.head && is_tls_chatter (c))
+      c->muted = true;
+    else
+      r = nbd_aio_notify_read (c->h);
+  }
+  else if (revents & EV_WRITE && dir & LIBNBD_AIO_DIRECTION_WRITE)
+    r = nbd_aio_notify_write (c->h);
+  if (r == -1) {
+    note_error (c);
+    c->dead = true;
+  }
+  conn_settle (c);
+}
+
+/* Time. */
+
+static bool
+is_readable (struct source_conn *c)
+{
+  struct pollfd p = { .fd = nbd_aio_get_fd (c->h), .events = POLLIN };
+
+  return poll (&p, 1, 0) == 1;
+}
+
+static void
+check_connecting (struct source_conn *c, uint64_t now)
+{
+  struct sockaddr_storage addr;
+  socklen_t len = sizeof addr;
+  uint64_t waited = now - c->opened_at;
+  bool reached
+      = getpeername (nbd_aio_get_fd (c->h), (struct sockaddr *)&addr, &len)
+        == 0;
+
+  uint64_t limit = reached ? c->attempt_time : CONNECT_TIME;
+
+  if (waited < limit) {
+    c->give_up_at = c->opened_at + limit;
+    return;
+  }
+  if (reached)
+    c->attempt_time = min_u64 (limit * 2, max_u64 (c->src->timeout, limit));
+  snprintf (c->why, sizeof c->why,
+            reached ? "it accepts connections, but says nothing"
+                    : "no answer to the attempt to connect");
+  conn_lost (c, true, SOURCE_LOST);
+}
+
+static void
+check_sent (struct source_conn *c, uint64_t now)
+{
+  struct source_req *req;
+
+  if (now >= c->progress_at + c->patience) {
+    /* It may have been us who slept. */
+    if (is_readable (c))
+      c->progress_at = now;
+    else {
+      uint64_t ms = now - c->progress_at;
+
+      snprintf (c->why, sizeof c->why,
+                "no answer for %" PRIu64 ".%" PRIu64 " seconds", ms / 1000,
+                ms % 1000 / 100);
+      conn_lost (c, true, SOURCE_LOST);
+      return;
+    }
+  }
+  if (!c->next_deadline || now < c->next_deadline)
+    return;
+  c->next_deadline = 0;
+  for (req = c->sent.head; req; req = req->next) {
+    if (req->deadline && req->deadline <= now) {
+      snprintf (c->why, sizeof c->why,
+                "a request was not answered by its deadline");
+      conn_lost (c, false, SOURCE_LOST);
+      return;
+    }
+    sooner (&c->next_deadline, req->deadline);
+  }
+}
+
+static void
+on_timer (struct ev_loop *loop, ev_timer *w, int revents)
+{
+  struct source_conn *c = w->data;
+  uint64_t now = now_in_ms ();
+
+  (void)loop;
+  (void)revents;
+  switch (c->state) {
+  case CONN_CLOSED:
+    if (c->index == 0 && now >= c->retry_at)
+      conn_open (c, now);
+    break;
+  case CONN_RESOLVING:
+    conn_resolved (c, now);
+    break;
+  case CONN_CONNECTING:
+    if (c->h)
+      check_connecting (c, now);
+    break;
+  case CONN_VERIFYING:
+  case CONN_UP:
+    if (c->sent.head)
+      check_sent (c, now);
+    else if (c->index > 0 && now >= c->progress_at + BACKGROUND_IDLE) {
+      drop_handle (c);
+      set_conn_state (c, CONN_CLOSED);
+    }
+  }
+  if (c->index == 0) {
+    LOCK_SCOPE (&c->src->lock);
+    source_expire (c->src, &c->finished, now);
+  }
+  conn_settle (c);
+}
+
+/* The end. */
+
+static void
+conn_stop (struct source_conn *c)
+{
+  struct source *src = c->src;
+  struct source_req *req;
+  bool last;
+
+  drop_handle (c);
+  ev_timer_stop (c->thread->loop, &c->timer);
+  {
+    LOCK_SCOPE (&c->thread->lock);
+    c->stopped = true;
+  }
+  {
+    LOCK_SCOPE (&src->lock);
+
+    c->state = CONN_CLOSED;
+    while ((req = req_pop (&c->sent)) || (req = req_pop (&c->answered))) {
+      req->state = REQ_IDLE;
+      req->error = ESHUTDOWN;
+      if (is_internal (req))
+        free (req->bounce);
+      else
+        req_append (&c->finished, req);
+    }
+    memset (c->nr_sent, 0, sizeof c->nr_sent);
+    memset (c->bytes_sent, 0, sizeof c->bytes_sent);
+    last = ++src->nr_stopped == src->nr_conns;
+    if (last)
+      for (unsigned i = 0; i < NR_PRIOS; i++)
+        while ((req = req_pop (&src->waiting[i]))) {
+          req->state = REQ_IDLE;
+          req->error = ESHUTDOWN;
+          req_append (&c->finished, req);
+        }
+  }
+  verify_free (c);
+  source_finish (src, &c->finished);
+  LOCK_SCOPE (&src->lock);
+  src->nr_ended++;
+  pthread_cond_broadcast (&src->changed);
+}
+
+void
+conn_look (struct source_conn *c)
+{
+  uint64_t now;
+  bool stopping, open;
+
+  {
+    LOCK_SCOPE (&c->src->lock);
+    stopping = c->src->stopping;
+    open = c->want_open && c->state == CONN_CLOSED;
+  }
+  if (stopping) {
+    conn_stop (c);
+    return;
+  }
+  now = now_in_ms ();
+  if (c->index == 0 && c->state == CONN_CLOSED && c->retry_at == 0)
+    open = true;
+  if (open)
+    conn_open (c, now);
+  conn_settle (c);
+}

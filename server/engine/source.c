@@ -1,0 +1,609 @@
+/* source.c - the backing store: queues, states, start and stop.
+ *
+ * A request waits in one of three queues (demand, ahead, background) until a
+ * connection with room takes it (source-conn.c); the queues are where it goes
+ * back to when its connection is lost.  The first connection takes demand,
+ * then ahead; the others take background.  While none of the others is up,
+ * or can be, the first takes a little background, too.
+ *
+ * Further connections are opened one at a time, when those there are full
+ * and background still waits, if the server says that it may be connected to
+ * several times.  One that is refused is not tried again for a while.
+ *
+ * See source-internal.h for the files and the locking.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "cleanup.h"
+#include "log.h"
+#include "message.h"
+#include "source-internal.h"
+
+#define DEMAND_RECENT 200 /* ms in which background still yields */
+#define DEPTH_MAX 64
+#define DEPTH_BYTES (32u << 20)
+
+static struct {
+  pthread_mutex_t lock;
+  struct io_pool *pool;
+  unsigned users;
+  unsigned serial; /* spreads the sources' connections over the threads */
+} process = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Lists. */
+
+void
+req_append (struct req_list *list, struct source_req *req)
+{
+  req->next = NULL;
+  req->prev = list->tail;
+  if (list->tail)
+    list->tail->next = req;
+  else
+    list->head = req;
+  list->tail = req;
+}
+
+void
+req_prepend (struct req_list *list, struct source_req *req)
+{
+  req->prev = NULL;
+  req->next = list->head;
+  if (list->head)
+    list->head->prev = req;
+  else
+    list->tail = req;
+  list->head = req;
+}
+
+void
+req_remove (struct req_list *list, struct source_req *req)
+{
+  if (req->prev)
+    req->prev->next = req->next;
+  else
+    list->head = req->next;
+  if (req->next)
+    req->next->prev = req->prev;
+  else
+    list->tail = req->prev;
+  req->next = req->prev = NULL;
+}
+
+struct source_req *
+req_pop (struct req_list *list)
+{
+  struct source_req *req = list->head;
+
+  if (req)
+    req_remove (list, req);
+  return req;
+}
+
+/* Queues; src->lock is held. */
+
+static bool
+background_is_up (struct source *src)
+{
+  for (unsigned i = 1; i < src->nr_conns; i++)
+    if (src->conn[i].state == CONN_UP)
+      return true;
+  return false;
+}
+
+/* May c take one more background request of that length? */
+static bool
+has_room (struct source *src, struct source_conn *c, uint32_t length,
+          uint64_t now)
+{
+  unsigned nr = c->nr_sent[SOURCE_BACKGROUND];
+  uint64_t bytes = c->bytes_sent[SOURCE_BACKGROUND];
+
+  if (c->state != CONN_UP || src->stopping || src->state == SOURCE_REFUSED)
+    return false;
+  if (c->index > 0)
+    return nr < BACKGROUND_ALWAYS
+           || (nr < BACKGROUND_CAP && bytes + length <= BACKGROUND_BYTES);
+  if (background_is_up (src))
+    return false;
+  if (nr == 0)
+    return true;
+  /* What is in the socket before a guest's read makes that wait. */
+  return __atomic_load_n (&src->demand, __ATOMIC_RELAXED) == 0
+         && now - src->demand_at >= DEMAND_RECENT && nr < SHARED_CAP
+         && bytes + length <= SHARED_BYTES;
+}
+
+struct source_req *
+source_next (struct source *src, struct source_conn *c, uint64_t now)
+{
+  struct source_req *req = NULL, *head;
+
+  if (src->stopping)
+    return NULL;
+  if (c->index == 0 && src->state != SOURCE_REFUSED
+      && c->nr_sent[SOURCE_DEMAND] + c->nr_sent[SOURCE_AHEAD]
+                 + c->nr_sent[SOURCE_BACKGROUND]
+             < DEMAND_CAP) {
+    req = src->waiting[SOURCE_DEMAND].head;
+    head = src->waiting[SOURCE_AHEAD].head;
+    if (!req && head && c->nr_sent[SOURCE_AHEAD] < AHEAD_CAP
+        && (!head->buf || c->nr_sent[SOURCE_AHEAD] == 0
+            || c->bytes_sent[SOURCE_AHEAD] + head->length <= AHEAD_BYTES))
+      req = head;
+  }
+  head = src->waiting[SOURCE_BACKGROUND].head;
+  if (!req && head && has_room (src, c, head->length, now))
+    req = head;
+  if (!req)
+    return NULL;
+  req_remove (&src->waiting[req->queue], req);
+  req->state = REQ_SENT;
+  c->nr_sent[req->queue]++;
+  c->bytes_sent[req->queue] += req->length;
+  return req;
+}
+
+void
+source_spread (struct source *src, uint64_t now)
+{
+  struct source_req *head = src->waiting[SOURCE_BACKGROUND].head;
+  struct source_conn *best = NULL, *closed = NULL;
+  bool opening = false;
+
+  if (!head || !src->started || src->stopping)
+    return;
+  for (unsigned i = 0; i < src->nr_conns; i++) {
+    struct source_conn *c = &src->conn[i];
+
+    if (has_room (src, c, head->length, now)
+        && (!best
+            || c->nr_sent[SOURCE_BACKGROUND]
+                   < best->nr_sent[SOURCE_BACKGROUND]))
+      best = c;
+    if (i > 0 && c->state == CONN_CLOSED && !c->want_open) {
+      if (!closed)
+        closed = c;
+    }
+    else if (i > 0 && c->state != CONN_UP)
+      opening = true;
+  }
+  if (best)
+    conn_kick (best);
+  if ((!best || best->index == 0) && closed && !opening && src->multi_conn
+      && src->state == SOURCE_CONNECTED && now >= src->refused_until) {
+    closed->want_open = true;
+    conn_kick (closed);
+  }
+}
+
+void
+source_expire (struct source *src, struct req_list *expired, uint64_t now)
+{
+  uint64_t first = 0;
+
+  if (!src->next_deadline || now < src->next_deadline)
+    return;
+  for (unsigned i = 0; i < NR_PRIOS; i++) {
+    struct source_req *req, *next;
+
+    for (req = src->waiting[i].head; req; req = next) {
+      next = req->next;
+      if (!req->deadline)
+        continue;
+      if (req->deadline <= now) {
+        req_remove (&src->waiting[i], req);
+        req->state = REQ_IDLE;
+        req->error = ETIMEDOUT;
+        req_append (expired, req);
+      }
+      else if (!first || req->deadline < first)
+        first = req->deadline;
+    }
+  }
+  src->next_deadline = first;
+}
+
+/* Callbacks; no lock is held. */
+
+void
+source_finish (struct source *src, struct req_list *list)
+{
+  struct source_req *req;
+
+  while ((req = req_pop (list))) {
+    struct source_extent *answer = req->answer;
+
+    if (req->queue == SOURCE_DEMAND)
+      __atomic_sub_fetch (&src->demand, 1, __ATOMIC_RELAXED);
+    free (req->bounce);
+    req->bounce = NULL;
+    req->answer = NULL;
+    req->extents = req->error ? NULL : answer;
+    req->nr_extents = req->error ? 0 : req->answer_size;
+    /* req may be gone, or be submitted again, when this returns. */
+    req->done (req, req->error);
+    free (answer);
+  }
+}
+
+void
+source_set_state (struct source *src, enum source_state state, const char *why)
+{
+  CLEANUP_FREE char *text = NULL;
+
+  if (*why && asprintf (&text, "%s: %s", src->name, why) == -1)
+    text = NULL;
+  {
+    LOCK_SCOPE (&src->lock);
+    bool same = src->state == state;
+
+    if (src->stopping)
+      return;
+    src->state = state;
+    snprintf (src->reason, sizeof src->reason, "%s", text ? text : why);
+    pthread_cond_broadcast (&src->changed);
+    if (same)
+      return;
+  }
+  if (src->state_changed)
+    src->state_changed (src->opaque, state, text ? text : why);
+}
+
+/* The API. */
+
+int
+source_pool_start (unsigned nr_threads)
+{
+  LOCK_SCOPE (&process.lock);
+  if (!process.pool && !(process.pool = io_pool_new (nr_threads)))
+    return -1;
+  process.users++;
+  return 0;
+}
+
+void
+source_pool_stop (void)
+{
+  LOCK_SCOPE (&process.lock);
+  if (process.users == 0 || --process.users > 0)
+    return;
+  io_pool_free (process.pool);
+  process.pool = NULL;
+}
+
+struct source *
+source_new (const struct source_config *config)
+{
+  struct source *src;
+  pthread_condattr_t attr;
+
+  if (!config->uri == !config->argv) {
+    errno = EINVAL;
+    return NULL;
+  }
+  src = calloc (1, sizeof *src);
+  if (!src)
+    return NULL;
+  src->timeout = config->timeout ? config->timeout : DEFAULT_TIMEOUT;
+  src->silence = (unsigned)min_u64 (max_u64 (src->timeout / 3, 200), 10000);
+  src->identity_mode = config->identity_mode;
+  src->state_changed = config->state_changed;
+  src->opaque = config->opaque;
+  src->state = SOURCE_CONNECTING;
+  src->nr_conns
+      = (unsigned)min_u64 (max_u64 (config->connections, 1), MAX_CONNECTIONS);
+  if (config->uri) {
+    src->uri = strdup (config->uri);
+    src->name = strdup (config->uri);
+  }
+  else {
+    src->command = command_new (config->argv, config->socket_dir);
+    src->name = src->command ? strdup (src->command->name) : NULL;
+  }
+  if (!src->name || (!src->uri && !src->command)) {
+    int err = errno;
+
+    command_free (src->command);
+    free (src->uri);
+    free (src->name);
+    free (src);
+    errno = err;
+    return NULL;
+  }
+  pthread_mutex_init (&src->lock, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&src->changed, &attr);
+  pthread_condattr_destroy (&attr);
+  for (unsigned i = 0; i < src->nr_conns; i++)
+    conn_init (&src->conn[i], src, i);
+  return src;
+}
+
+static void
+start_on (struct source *src, struct io_pool *pool, unsigned serial,
+          const struct source_identity *expect)
+{
+  for (unsigned i = 0; i < src->nr_conns; i++)
+    src->conn[i].thread
+        = &pool->thread[i == 0 || pool->nr == 1
+                            ? 0
+                            : 1 + (serial + i - 1) % (pool->nr - 1)];
+  LOCK_SCOPE (&src->lock);
+  if (src->started || src->stopping)
+    return;
+  if (expect) {
+    src->identity = *expect;
+    src->known = true;
+  }
+  src->started = true;
+  conn_kick (&src->conn[0]);
+}
+
+int
+source_start (struct source *src, const struct source_identity *expect)
+{
+  struct io_pool *pool;
+  unsigned serial;
+
+  {
+    LOCK_SCOPE (&process.lock);
+    pool = process.pool;
+    serial = process.serial++;
+  }
+  if (!pool) {
+    errno = EINVAL;
+    return -1;
+  }
+  start_on (src, pool, serial, expect);
+  return 0;
+}
+
+void
+source_submit (struct source *src, struct source_req *req)
+{
+  uint64_t now = now_in_ms ();
+  bool stopping;
+
+  {
+    LOCK_SCOPE (&src->lock);
+
+    stopping = src->stopping;
+    if (!stopping) {
+      req->extents = NULL;
+      req->nr_extents = 0;
+      req->answer = NULL;
+      req->answer_size = 0;
+      req->bounce = NULL;
+      req->at = req->offset;
+      req->queue = req->prio;
+      req->state = REQ_WAITING;
+      req_append (&src->waiting[req->queue], req);
+      if (req->deadline
+          && (!src->next_deadline || req->deadline < src->next_deadline))
+        src->next_deadline = req->deadline;
+      if (req->queue == SOURCE_DEMAND) {
+        __atomic_add_fetch (&src->demand, 1, __ATOMIC_RELAXED);
+        src->demand_at = now;
+      }
+      if (req->queue == SOURCE_BACKGROUND) {
+        src->background_size
+            = src->background_size ? (
+                  uint32_t)(((uint64_t)src->background_size * 7 + req->length)
+                            / 8)
+                                   : req->length;
+        source_spread (src, now);
+      }
+      /* The first connection also looks after deadlines and refusals. */
+      if (src->started
+          && (req->queue != SOURCE_BACKGROUND || req->deadline
+              || src->state == SOURCE_REFUSED))
+        conn_kick (&src->conn[0]);
+    }
+  }
+  if (stopping) {
+    req->extents = NULL;
+    req->nr_extents = 0;
+    req->done (req, ESHUTDOWN);
+  }
+}
+
+bool
+source_cancel (struct source *src, struct source_req *req)
+{
+  struct req_list list = { NULL, NULL };
+
+  {
+    LOCK_SCOPE (&src->lock);
+
+    if (req->state == REQ_SENT)
+      req->state = REQ_CANCELLED;
+    if (req->state != REQ_WAITING)
+      return false;
+    req_remove (&src->waiting[req->queue], req);
+    req->state = REQ_IDLE;
+    req->error = ECANCELED;
+    req_append (&list, req);
+    src->in_cancel++;
+  }
+  source_finish (src, &list);
+  LOCK_SCOPE (&src->lock);
+  src->in_cancel--;
+  pthread_cond_broadcast (&src->changed);
+  return true;
+}
+
+enum source_state
+source_get_state (struct source *src)
+{
+  LOCK_SCOPE (&src->lock);
+  return src->state;
+}
+
+void
+source_get_reason (struct source *src, char *buf, size_t len)
+{
+  LOCK_SCOPE (&src->lock);
+  snprintf (buf, len, "%s", src->reason);
+}
+
+bool
+source_can_status (struct source *src)
+{
+  LOCK_SCOPE (&src->lock);
+  return src->can_status;
+}
+
+unsigned
+source_background_depth (struct source *src)
+{
+  LOCK_SCOPE (&src->lock);
+  uint32_t size
+      = src->background_size ? src->background_size : SOURCE_MAX_REQUEST;
+  unsigned per_conn = (unsigned)min_u64 (
+      max_u64 (BACKGROUND_BYTES / size, BACKGROUND_ALWAYS), BACKGROUND_CAP);
+  unsigned up = 0, depth;
+
+  for (unsigned i = 1; i < src->nr_conns; i++)
+    if (src->conn[i].state == CONN_UP)
+      up++;
+  /* Something must wait for a further one to be opened. */
+  if (src->multi_conn && up + 1 < src->nr_conns
+      && now_in_ms () >= src->refused_until)
+    up++;
+  if (up == 0)
+    return SHARED_CAP;
+  depth = (unsigned)min_u64 (up * per_conn, DEPTH_MAX);
+  return (unsigned)max_u64 (min_u64 (depth, DEPTH_BYTES / size), SHARED_CAP);
+}
+
+unsigned
+source_demand_waiting (struct source *src)
+{
+  return __atomic_load_n (&src->demand, __ATOMIC_RELAXED);
+}
+
+uint64_t
+source_bytes_read (struct source *src)
+{
+  return __atomic_load_n (&src->bytes_read, __ATOMIC_RELAXED);
+}
+
+void
+source_stop (struct source *src)
+{
+  struct req_list list = { NULL, NULL };
+  struct source_req *req;
+  bool first;
+
+  {
+    LOCK_SCOPE (&src->lock);
+
+    first = !src->stopping;
+    src->stopping = true;
+    src->state = SOURCE_NONE;
+    src->reason[0] = '\0';
+    for (unsigned i = 0; first && src->started && i < src->nr_conns; i++)
+      conn_kick (&src->conn[i]);
+    /* Never started: there is no thread to do it. */
+    for (unsigned i = 0; !src->started && i < NR_PRIOS; i++)
+      while ((req = req_pop (&src->waiting[i]))) {
+        req->state = REQ_IDLE;
+        req->error = ESHUTDOWN;
+        req_append (&list, req);
+      }
+  }
+  source_finish (src, &list);
+  {
+    LOCK_SCOPE (&src->lock);
+    while ((src->started && src->nr_ended < src->nr_conns)
+           || src->in_cancel > 0)
+      pthread_cond_wait (&src->changed, &src->lock);
+  }
+  if (first && src->command)
+    command_stop (src->command);
+}
+
+void
+source_free (struct source *src)
+{
+  if (!src)
+    return;
+  source_stop (src);
+  for (unsigned i = 0; i < src->nr_conns; i++)
+    conn_free (&src->conn[i]);
+  pthread_cond_destroy (&src->changed);
+  pthread_mutex_destroy (&src->lock);
+  command_free (src->command);
+  free (src->uri);
+  free (src->name);
+  free (src);
+}
+
+int
+source_probe (const struct source_config *config,
+              struct source_identity *identity, char **error)
+{
+  struct source_config copy = *config;
+  struct source *src = NULL;
+  struct io_pool *pool;
+  struct timespec until;
+  enum source_state state;
+  int r = -1;
+
+  memset (identity, 0, sizeof *identity);
+  copy.connections = 1;
+  copy.state_changed = NULL;
+  /* A thread of its own: it, and all that it held, is gone on return. */
+  pool = io_pool_new (1);
+  if (!pool || !(src = source_new (&copy))) {
+    message_set (error, "backing store %s: %m",
+                 config->uri ? config->uri : "command");
+    goto out;
+  }
+  src->probing = true;
+  src->conn[0].attempt_time = src->timeout;
+  src->conn[0].patience = src->timeout;
+  clock_gettime (CLOCK_MONOTONIC, &until);
+  until.tv_sec += src->timeout / 1000;
+  until.tv_nsec += src->timeout % 1000 * 1000000L;
+  if (until.tv_nsec >= 1000000000) {
+    until.tv_sec++;
+    until.tv_nsec -= 1000000000;
+  }
+  start_on (src, pool, 0, NULL);
+  {
+    LOCK_SCOPE (&src->lock);
+    while (src->state == SOURCE_CONNECTING
+           && pthread_cond_timedwait (&src->changed, &src->lock, &until) == 0)
+      ;
+    state = src->state;
+    if (state == SOURCE_CONNECTED) {
+      *identity = src->identity;
+      r = 0;
+    }
+    else
+      message_set (error,
+                   "cannot use backing store %s; check backing= and that the "
+                   "server runs",
+                   src->reason[0] ? src->reason : src->name);
+    if (state == SOURCE_CONNECTING)
+      message_set (error,
+                   "backing store %s: no answer within %u.%u seconds; check "
+                   "backing= and that the server runs",
+                   src->name, src->timeout / 1000, src->timeout % 1000 / 100);
+  }
+out:
+  source_free (src);
+  io_pool_free (pool);
+  return r;
+}

@@ -1,0 +1,270 @@
+/* test-store.c - the local raw image: zeroing whatever was there, holes,
+ * locks, making and naming.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "store.h"
+
+#define MIB (UINT64_C (1) << 20)
+
+static char dir[64], path[128];
+
+static int
+setup (void **state)
+{
+  (void)state;
+  strcpy (dir, "/tmp/test-store-XXXXXX");
+  if (!mkdtemp (dir))
+    return -1;
+  snprintf (path, sizeof path, "%s/disk", dir);
+  return 0;
+}
+
+static int
+teardown (void **state)
+{
+  (void)state;
+  unlink (path);
+  return rmdir (dir);
+}
+
+static struct store *
+make (uint64_t size)
+{
+  char *error = NULL;
+  struct store *st = store_create (path, size, &error);
+
+  if (!st || store_link (st, &error) == -1)
+    fail_msg ("%s", error);
+  return st;
+}
+
+static void
+expect (struct store *st, uint64_t offset, uint64_t count, int value)
+{
+  char *buf = malloc (count);
+
+  assert_int_equal (store_pread (st, buf, count, offset), 0);
+  for (uint64_t i = 0; i < count; i++)
+    if (buf[i] != value)
+      fail_msg ("byte %llu is %d, not %d", (unsigned long long)(offset + i),
+                buf[i], value);
+  free (buf);
+}
+
+static void
+fill (struct store *st, uint64_t offset, uint64_t count)
+{
+  char *buf = malloc (count);
+
+  memset (buf, 'x', count);
+  assert_int_equal (store_pwrite (st, buf, count, offset, false), 0);
+  free (buf);
+}
+
+/* Whatever rungs of the ladder are missing, zeros are zeros and neighbours
+ * stay. */
+static void
+zero_works_on_every_rung (void **state)
+{
+  struct store *st = make (8 * MIB);
+
+  (void)state;
+  for (int rungs = 0; rungs < 8; rungs++)
+    for (int punch = 0; punch < 2; punch++) {
+      fill (st, 0, 8 * MIB);
+      st->no_punch = rungs & 1;
+      st->no_zero_range = rungs & 2;
+      st->no_fallocate = rungs & 4;
+      assert_int_equal (store_zero (st, 3 * MIB + 7, 513, punch), 0);
+      expect (st, 0, 513, 'x');
+      expect (st, 513, 3 * MIB + 7, 0);
+      expect (st, 513 + 3 * MIB + 7, 4096, 'x');
+    }
+  store_free (st);
+}
+
+static void
+punch_frees_and_zero_keeps (void **state)
+{
+  struct store *st = make (8 * MIB);
+  uint64_t start, stop;
+  struct stat sb;
+
+  (void)state;
+  fill (st, 0, 8 * MIB);
+  assert_int_equal (store_sync (st), 0);
+  assert_int_equal (store_zero (st, 4 * MIB, 0, true), 0);
+  assert_int_equal (store_next_data (st, 0, 8 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 4 * MIB);
+  assert_int_equal (stop, 8 * MIB);
+  /* Allocated zeros keep their blocks. */
+  assert_int_equal (store_zero (st, 4 * MIB, 4 * MIB, false), 0);
+  assert_int_equal (fstat (st->fd, &sb), 0);
+  assert_true ((uint64_t)sb.st_blocks * 512 >= 4 * MIB);
+  store_free (st);
+}
+
+static void
+preallocate_changes_no_byte (void **state)
+{
+  struct store *st = make (8 * MIB);
+  struct stat sb;
+
+  (void)state;
+  for (int slow = 0; slow < 2; slow++) {
+    store_zero (st, 8 * MIB, 0, true);
+    fill (st, MIB, MIB);
+    st->no_fallocate = slow;
+    assert_int_equal (store_preallocate (st, 8 * MIB, 0), 0);
+    store_sync (st);
+    assert_int_equal (fstat (st->fd, &sb), 0);
+    assert_true ((uint64_t)sb.st_blocks * 512 >= 8 * MIB);
+    expect (st, 0, MIB, 0);
+    expect (st, MIB, MIB, 'x');
+    expect (st, 2 * MIB, 6 * MIB, 0);
+  }
+  store_free (st);
+}
+
+static void
+next_data_walks_holes (void **state)
+{
+  struct store *st = make (8 * MIB);
+  uint64_t start, stop;
+
+  (void)state;
+  assert_int_equal (store_next_data (st, 0, 8 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 8 * MIB);
+  assert_true (store_is_zero (st));
+  fill (st, 2 * MIB, MIB);
+  assert_false (store_is_zero (st));
+  assert_int_equal (store_next_data (st, 0, 8 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 2 * MIB);
+  assert_int_equal (stop, 3 * MIB);
+  assert_int_equal (store_next_data (st, 0, 2 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 2 * MIB);
+  assert_int_equal (store_next_data (st, 2 * MIB + 5, 2 * MIB + 9, &start,
+                                     &stop),
+                    0);
+  assert_int_equal (start, 2 * MIB + 5);
+  assert_int_equal (stop, 2 * MIB + 9);
+  assert_int_equal (store_next_data (st, 3 * MIB, 8 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 8 * MIB);
+  store_free (st);
+}
+
+static void
+second_opener_is_refused (void **state)
+{
+  struct store *st = make (MIB);
+  char *error = NULL;
+
+  (void)state;
+  errno = 0;
+  assert_null (store_open (path, false, &error));
+  assert_int_equal (errno, EAGAIN);
+  free (error);
+  error = NULL;
+  assert_null (store_open (path, true, &error));
+  free (error);
+  error = NULL;
+  /* The lock goes with the description, not with the first close of it. */
+  if (fork () == 0) {
+    store_close (st);
+    _exit (0);
+  }
+  wait (NULL);
+  assert_null (store_open (path, false, &error));
+  free (error);
+  error = NULL;
+  store_free (st);
+  st = store_open (path, false, &error);
+  assert_non_null (st);
+  store_free (st);
+}
+
+static void
+nameless_until_linked (void **state)
+{
+  char *error = NULL;
+  struct store *st = store_create (path, MIB, &error);
+
+  (void)state;
+  assert_non_null (st);
+  assert_int_equal (access (path, F_OK), -1);
+  /* Somebody else's file comes first: it stays. */
+  assert_true (close (open (path, O_CREAT | O_WRONLY, 0600)) == 0);
+  assert_int_equal (store_link (st, &error), -1);
+  assert_non_null (strstr (error, path));
+  free (error);
+  store_free (st);
+}
+
+static void
+odd_files_are_refused (void **state)
+{
+  char *error = NULL;
+
+  (void)state;
+  assert_null (store_open (dir, false, &error));
+  assert_non_null (strstr (error, dir));
+  free (error);
+  error = NULL;
+  assert_null (store_open ("/dev/null", false, &error));
+  assert_non_null (strstr (error, "neither a regular file"));
+  free (error);
+  error = NULL;
+  errno = 0;
+  assert_null (store_open (path, false, &error));
+  assert_int_equal (errno, ENOENT);
+  free (error);
+}
+
+static void
+a_cut_store_is_an_error_not_zeros (void **state)
+{
+  struct store *st = make (MIB);
+  char buf[4096];
+
+  (void)state;
+  assert_int_equal (truncate (path, 4096), 0);
+  errno = 0;
+  assert_int_equal (store_pread (st, buf, 4096, 8192), -1);
+  assert_int_equal (errno, EIO);
+  store_free (st);
+}
+
+int
+main (void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
+  const struct CMUnitTest tests[] = {
+    TEST (zero_works_on_every_rung),
+    TEST (punch_frees_and_zero_keeps),
+    TEST (preallocate_changes_no_byte),
+    TEST (next_data_walks_holes),
+    TEST (second_opener_is_refused),
+    TEST (nameless_until_linked),
+    TEST (odd_files_are_refused),
+    TEST (a_cut_store_is_an_error_not_zeros),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
