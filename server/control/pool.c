@@ -58,21 +58,12 @@ pool_thread (void *arg)
   struct request *request;
 
   while ((request = take (pool)) != NULL) {
-    struct item *item = calloc (1, sizeof *item);
-
     if (request->text)
       parse (request);
     else
       request->answer = call_run (&request->call, &request->answer_len);
-    /* The command was done.  Without a few bytes to say so its client would
-     * wait for ever, and so would the end of this process. */
-    if (item == NULL)
-      abort ();
-    item->request = request;
-    if (!inbox_put (c, item)) {
-      free (item);
+    if (!inbox_put (c, &request->item))
       request_free (request);
-    }
   }
 
   LOCK_SCOPE (&c->lock);
@@ -109,19 +100,22 @@ pool_start (struct pool *pool, struct control *c, unsigned nr_threads)
   return r == 0 ? 0 : -1;
 }
 
-void
+bool
 pool_put (struct pool *pool, struct request *request)
 {
   LOCK_SCOPE (&pool->lock);
 
+  if (pool->stop)
+    return false;
   request->next = NULL;
   *pool->tail = request;
   pool->tail = &request->next;
   pthread_cond_signal (&pool->cond);
+  return true;
 }
 
 void
-pool_stop (struct pool *pool, void (*drop) (struct request *request))
+pool_stop (struct pool *pool)
 {
   struct request *request;
 
@@ -136,7 +130,7 @@ pool_stop (struct pool *pool, void (*drop) (struct request *request))
   while (request) {
     struct request *next = request->next;
 
-    drop (request);
+    request_free (request);
     request = next;
   }
 }

@@ -30,6 +30,9 @@
 
 #define MAX_SESSIONS   4096u
 #define MAX_EVENTS     (1u << 20)   /* bytes that a client has not read */
+#define MAX_INBOX      (4u << 20)   /* bytes of events not yet queued */
+#define MAX_REPLIES    (64u << 10)  /* no next command while more is unread */
+#define MAX_BATCH      16           /* commands at once, then others' turn */
 #define MAX_HELD       (256u << 20) /* bytes held for all clients together */
 #define MAX_HELD_ONE   (64u << 10)  /* for one, when that is reached */
 #define MAX_INLINE     (16u << 10)  /* longer messages are not parsed here */
@@ -37,11 +40,21 @@
 #define OUTPUT_TIMEOUT 30.0         /* s: an answer is not being read */
 #define STOP_TIMEOUT   5            /* s: for the commands that run */
 
-struct line; /* bytes to send */
 struct session;
+
+struct request;
+
+/* What other threads tell the loop, in order. */
+struct item {
+  struct item *next;
+  struct request *request; /* the one it is a part of, done; or NULL: */
+  char *text;              /* an event's line */
+  size_t len;
+};
 
 /* A command, or a message still to be parsed, on its way through a pool. */
 struct request {
+  struct item item; /* so that giving it back needs no memory */
   struct request *next;
   struct session *session; /* the loop's; not to be looked into */
   struct call call;
@@ -49,14 +62,6 @@ struct request {
   size_t text_len;
   char *answer; /* a line, NULL on ENOMEM */
   size_t answer_len;
-};
-
-/* What other threads tell the loop, in order. */
-struct item {
-  struct item *next;
-  struct request *request; /* done with, or NULL: an event */
-  char *text;              /* the event's line */
-  size_t len;
 };
 
 struct pool {
@@ -83,24 +88,26 @@ struct control {
   struct item *first, **tail;
   size_t event_bytes;
   bool overflow;         /* an event was lost */
-  bool started, listed;  /* the file is there */
-  bool unlisten, finish; /* what the loop is told */
-  unsigned nr_alive;     /* threads of the pools */
-  unsigned nr_negotiated;
-  int stop_result; /* ... to here */
+  bool running;           /* the loop is */
+  bool listed;            /* the file is there */
+  bool unlisten, finish;  /* what the loop is told */
+  unsigned nr_alive;      /* threads of the pools */
+  unsigned nr_negotiated; /* ... to here */
   pthread_mutex_t stop_lock; /* one stop at a time; taken before lock */
-  bool stopped;
+  bool started, stopped;     /* stop_lock */
+  bool abandoned;            /* stop_lock: a command still runs */
 
   struct pool pools[NR_POOLS];
   pthread_t thread;
-  pid_t pid; /* that started the threads */
 
   /* The loop's own. */
   struct ev_loop *loop;
   ev_io accept_io;
   ev_timer accept_timer, sweep_timer;
   ev_async async;
+  ev_prepare bury_prepare;
   struct session *sessions, **last_session; /* oldest first */
+  struct session *dead; /* to be freed when nothing is on the stack */
   unsigned nr_sessions, max_sessions;
   size_t held; /* bytes in all sessions */
 };
@@ -108,6 +115,8 @@ struct control {
 /* listener.c: on the loop. */
 void listener_start (struct control *c);
 void listener_stop (struct control *c);
+/* Any thread: take the file away if it is ours. */
+void listener_unlink (struct control *c);
 
 /* control.c */
 /* Any thread.  False: it is not running, and the item is the caller's. */
@@ -115,22 +124,27 @@ bool inbox_put (struct control *c, struct item *item);
 
 /* pool.c */
 int pool_start (struct pool *pool, struct control *c, unsigned nr_threads);
-void pool_put (struct pool *pool, struct request *request);
-/* Tell the threads to end after what they do now; requests that did not
- * begin are given to drop. */
-void pool_stop (struct pool *pool, void (*drop) (struct request *request));
-void pool_free (struct pool *pool);
+/* False: it is being stopped, and the request is the caller's. */
+bool pool_put (struct pool *pool, struct request *request);
+/* Tell the threads to end after what they do now, and forget the rest. */
+void pool_stop (struct pool *pool);
 
 /* session.c: on the loop. */
+void sessions_init (struct control *c);
 void session_new (struct control *c, int fd);
-void session_close (struct session *s);
-void session_done (struct session *s, struct request *request);
-void session_sweep (struct control *c);
-/* Close the one that will be missed least; false if there is none. */
+void session_close (struct session *s, const char *why);
+/* A pool has done with the request of this session. */
+void session_done (struct request *request);
+/* Queue an event for everyone; text is taken over. */
+void session_events (struct control *c, char *text, size_t len);
+/* Close one to make room: of those that did not negotiate the oldest, else
+ * of those the longest silent.  False if there is none. */
 bool session_evict (struct control *c, bool negotiated);
-/* Take an event over and queue it for all; -1 on ENOMEM. */
-int session_events (struct control *c, char *text, size_t len);
-void session_flush_all (struct control *c);
+void session_sweep (struct control *c);
+/* Close all that negotiated. */
+void sessions_drop (struct control *c, const char *why);
+/* Send what can be sent without waiting, and close all. */
+void sessions_end (struct control *c);
 void request_free (struct request *request);
 
 #endif

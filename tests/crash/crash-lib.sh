@@ -112,8 +112,11 @@ crash_init () {
   backing_uri="nbd+unix:///?socket=$tmp/backing.sock"
   fs_nr=0
   fs_pid='' server_pid='' backing_pid='' load_pid=''
-  mkdir "$mnt" "$tmp/run"
+  mkdir "$mnt" "$tmp/run" "$tmp/hold"
   : > "$tmp/server.err"
+  slowsync=$CRASH_BIN/.libs/slowsync.so
+  [ -e "$slowsync" ] || slowsync=$CRASH_BIN/slowsync.so
+  [ -e "$slowsync" ] || skip "slowsync was not built"
   if [ "$kind" = fuse ]; then
     cat /proc/sys/kernel/random/uuid > "$tmp/boot_id"
     mount --bind "$tmp/boot_id" /proc/sys/kernel/random/boot_id 2>/dev/null \
@@ -226,10 +229,12 @@ power_cut () {
 # server_start [KEY=VALUE ...]: returns 1 if it ended at once.
 server_start () {
   rm -f "$tmp/nbd.sock" "$tmp/nbd.pid"
+  rm -f "$tmp"/hold/*
   : > "$tmp/server.err"
   if [ "$CRASH_SERVER" = backfill ]; then
     # shellcheck disable=SC2086
-    "$NBDKIT_RUN" "$NBDKIT" -f -U "$tmp/nbd.sock" -P "$tmp/nbd.pid" \
+    LD_PRELOAD="${LD_PRELOAD:+$LD_PRELOAD:}$slowsync" \
+      SLOWSYNC_DIR="$tmp/hold" SLOWSYNC_US="${sync_us:-0}" "$NBDKIT_RUN" "$NBDKIT" -f -U "$tmp/nbd.sock" -P "$tmp/nbd.pid" \
       $CRASH_FILTERS backfill "$store" "backing=$backing_uri" \
       "runtime-dir=$tmp/run" "control=$control" "$@" $CRASH_ARGS \
       2> "$tmp/server.err" &

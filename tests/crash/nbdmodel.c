@@ -840,6 +840,7 @@ completed (void *opaque, int *error)
 {
   struct op *op = opaque;
 
+  alarm (120);
   op->err = *error;
   op->done = true;
   model_ack (op, op->err);
@@ -857,6 +858,7 @@ submit (struct op *op)
   uint32_t flags = op->fua ? LIBNBD_CMD_FLAG_FUA : 0;
   int64_t r = -1;
 
+  alarm (120);
   op->id = next_id++;
   if (op->kind == OP_READ || op->kind == OP_WRITE)
     op->buf = xrealloc (NULL, op->length);
@@ -1045,6 +1047,17 @@ asked_to_stop (int sig)
   stop_asked = 1;
 }
 
+static void
+took_too_long (int sig)
+{
+  static const char text[] = "nbdmodel: no answer in 120 s\n";
+
+  (void)sig;
+  if (write (STDERR_FILENO, text, sizeof text - 1) == -1)
+    _exit (EXIT_USAGE);
+  _exit (EXIT_VIOLATION);
+}
+
 static int
 run (void)
 {
@@ -1096,6 +1109,7 @@ run (void)
     }
     poll_once (1000);
   }
+  alarm (0);
   fail_all_inflight ();
   close_all ();
   printf ("nbdmodel: %" PRIu64 " reads, %" PRIu64 " writes, %" PRIu64
@@ -1120,6 +1134,7 @@ verify_pass (int fd, const char *what)
 
     if (!chance (opt_sample))
       continue;
+    alarm (120);
     if (fd >= 0) {
       for (uint64_t got = 0; got < n;) {
         ssize_t r = pread (fd, buf + got, n - got, (off_t)(pos + got));
@@ -1275,6 +1290,7 @@ script (void)
     CLEANUP_FREE char *copy = NULL;
     unsigned n = 0;
 
+    alarm (120);
     p[strcspn (p, "\n")] = '\0';
     if (*p == '\0' || *p == '#')
       continue;
@@ -1509,6 +1525,7 @@ main (int argc, char *argv[])
     usage ();
   uri = argv[optind + 1];
   signal (SIGTERM, asked_to_stop);
+  signal (SIGALRM, took_too_long);
   open_model (argv[optind]);
   rng_state = mix64 (opt_seed) + nr_sessions;
   r = what == RUN ? run () : what == SCRIPT ? script () : verify ();

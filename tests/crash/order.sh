@@ -70,7 +70,7 @@ for ((seed = first; seed < first + ${SEEDS:-3}; seed++)); do
   new_disk $((16 * MiB))
   backing_start
   fs_start
-  fs "sync-delay $((1000 + RANDOM % 10000))"
+  sync_us=$((1000 + RANDOM % 10000))
   server_must_start allocate=on speed=8M
   load_start --ops=2000 --connections=3 --flush=6
   load_wait || fail "the server failed under load: $(cat "$tmp/load.err")"
@@ -83,6 +83,7 @@ for ((seed = first; seed < first + ${SEEDS:-3}; seed++)); do
     || fail "out of order"
   fs_stop
 done
+sync_us=0
 say "load: ok"
 
 # And as a guest sees it: all bits that were written survive, no data that
@@ -93,10 +94,10 @@ for ((seed = first; seed < first + ${SEEDS:-3}; seed++)); do
   new_disk $((8 * MiB))
   backing_start
   fs_start
+  sync_us=$((RANDOM % 5000))
   server_must_start allocate=on speed=4M
   random 1 1500
-  fs "keep *.backfill 100" "keep disk 0" "sync-delay $((RANDOM % 5000))" \
-     "cut-in $r"
+  fs "keep *.backfill 100" "keep disk 0" "cut-in $r"
   load_start --ops=4000 --connections=2
   while load_runs && ! fs_is_dead; do
     sleep 0.05

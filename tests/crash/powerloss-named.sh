@@ -18,6 +18,12 @@ fs_ctl="$mnt/.lossyfs"
 # From within a guest's script: wait until lossyfs holds something up.
 wait_stalled="! n=0; until grep -q '^stalled [1-9]' $fs_ctl; do n=\$((n+1)); [ \$n -lt 1200 ] || exit 1; sleep 0.05; done"
 
+# The next sync of the store does its work, but takes until let_go to say so:
+# what is written meanwhile it does not cover (see slowsync.c).
+hold_sync="! : > $tmp/hold/hold.disk"
+wait_held="! n=0; until [ -e $tmp/hold/held.disk ]; do n=\$((n+1)); [ \$n -lt 1200 ] || exit 1; sleep 0.05; done"
+let_go="! rm $tmp/hold/held.disk"
+
 # A disk of which the first half is random data and holes, the second half
 # a hole; a volume on it that is open.
 begin () {
@@ -124,19 +130,20 @@ between_two_syncs () {
 # The same with SIGKILL instead of a cut: same boot, all that was answered
 # is there; then flushed by the new process, and then the power goes.
 killed_between_two_syncs () {
-  local file
+  local file hold wait go
 
-  for file in disk '*.backfill'; do
+  for file in disk sidecar; do
+    during $file
     begin
     guest <<-END
 	write 0 65536
 	write 100000 3000
-	! echo 'stall fsync $file 1' > $fs_ctl
+	$hold
 	aflush
-	$wait_stalled
+	$wait
 	write 2000000 4096
 	! kill -9 $server_pid
-	! echo release > $fs_ctl
+	$go
 	wait-any
 	END
     server_kill
@@ -151,23 +158,34 @@ killed_between_two_syncs () {
   done
 }
 
+# Set hold, wait and go to what holds up the sync of the store or the sidecar.
+during () {
+  if [ "$1" = disk ]; then
+    hold=$hold_sync wait=$wait_held go=$let_go
+  else
+    hold="! echo 'stall fsync *.backfill 1' > $fs_ctl"
+    wait=$wait_stalled go="! echo release > $fs_ctl"
+  fi
+}
+
 # A flush that comes while a commit runs must not join that one: its
 # snapshot is older than what the flush has to cover.
 flush_during_commit () {
-  local file
+  local file hold wait go
 
-  for file in disk '*.backfill'; do
+  for file in disk sidecar; do
+    during $file
     begin
     guest <<-END
 	write 0 4096
-	! echo 'stall fsync $file 1' > $fs_ctl
+	$hold
 	aflush
-	$wait_stalled
+	$wait
 	write 4096 4096
 	write 100000 3000
 	aflush
 	sleep 300
-	! echo release > $fs_ctl
+	$go
 	wait
 	END
     cut_and_verify 0 0
@@ -182,13 +200,13 @@ written_during_commit () {
   begin
   guest <<-END
 	write 0 4096
-	! echo 'stall fsync disk 1' > $fs_ctl
+	$hold_sync
 	aflush
-	$wait_stalled
+	$wait_held
 	write 4096 4096
 	write 1048576 4096
 	write 100000 3000
-	! echo release > $fs_ctl
+	$let_go
 	wait
 	END
   cut_and_verify 0 100

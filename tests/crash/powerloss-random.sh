@@ -22,8 +22,7 @@ round () {
   # A cut soon is as likely as one late: log-uniform.
   random 3 11
   random 1 $((1 << r))
-  fs "writeback $((RANDOM % 3 * 30))" "sync-delay $((RANDOM % 3 * 1500))" \
-     "cut-in $r"
+  fs "writeback $((RANDOM % 3 * 30))" "cut-in $r"
   if [ "$kills" -gt 0 ]; then
     options=(--reconnect)
   fi
@@ -48,7 +47,7 @@ round () {
 
 for ((seed = first; seed < first + SEEDS; seed++)); do
   RANDOM=$seed
-  keep_run=no extra=() kills=0
+  keep_run=no extra=() kills=0 sync_us=$((RANDOM % 3 * 1500))
   if [ $((RANDOM % 2)) = 0 ]; then
     keep_run=yes
   fi

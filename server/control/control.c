@@ -1,0 +1,280 @@
+/* control.c - the loop thread: its inbox, its start and its end.
+ *
+ * Other threads speak to the loop only through the inbox, a list under a
+ * mutex with an ev_async behind it.  `running` is what allows using the loop
+ * from outside, and goes false under that mutex before the loop ends.
+ *
+ * The end is bounded: the pools forget what did not begin and get 5 s for
+ * what did; the loop, which never blocks, goes on meanwhile, so that their
+ * answers still leave.  If a command hangs beyond that, its thread is left
+ * behind together with the memory it may touch.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "message.h"
+#include "private.h"
+
+static const unsigned pool_threads[NR_POOLS] = {
+  [RUN_LOOP] = 1, /* long messages */
+  [RUN_QUERY] = 2,
+  [RUN_VERB] = 4,
+  [RUN_SLOW] = 4,
+};
+
+bool
+inbox_put (struct control *c, struct item *item)
+{
+  LOCK_SCOPE (&c->lock);
+
+  if (!c->running)
+    return false;
+  if (item->request == NULL) {
+    if (item->len > MAX_INBOX - c->event_bytes) {
+      c->overflow = true;
+      ev_async_send (c->loop, &c->async);
+      return false;
+    }
+    c->event_bytes += item->len;
+  }
+  item->next = NULL;
+  *c->tail = item;
+  c->tail = &item->next;
+  ev_async_send (c->loop, &c->async);
+  return true;
+}
+
+/* --- on the loop ------------------------------------------------------ */
+
+static void
+take_item (struct control *c, struct item *item)
+{
+  if (item->request) {
+    session_done (item->request);
+    return;
+  }
+  session_events (c, item->text, item->len);
+  free (item);
+}
+
+static void
+on_async (struct ev_loop *loop, ev_async *async, int revents)
+{
+  struct control *c = async->data;
+  struct item *item;
+  bool overflow, unlisten, finish;
+
+  (void)revents;
+  {
+    LOCK_SCOPE (&c->lock);
+    item = c->first;
+    c->first = NULL;
+    c->tail = &c->first;
+    c->event_bytes = 0;
+    overflow = c->overflow;
+    c->overflow = false;
+    unlisten = c->unlisten;
+    finish = c->finish;
+    if (finish)
+      c->running = false;
+  }
+  if (overflow)
+    sessions_drop (c, "an event was lost");
+  while (item) {
+    struct item *next = item->next;
+
+    take_item (c, item);
+    item = next;
+  }
+  if (unlisten || finish)
+    listener_stop (c);
+  if (finish) {
+    sessions_end (c);
+    ev_break (loop, EVBREAK_ALL);
+  }
+}
+
+static void
+on_sweep (struct ev_loop *loop, ev_timer *timer, int revents)
+{
+  (void)loop;
+  (void)revents;
+  session_sweep (timer->data);
+}
+
+static void *
+loop_thread (void *arg)
+{
+  struct control *c = arg;
+
+  listener_start (c);
+  /* In case something came before there was a loop to be told. */
+  ev_async_send (c->loop, &c->async);
+  ev_run (c->loop, 0);
+  ev_timer_stop (c->loop, &c->sweep_timer);
+  ev_async_stop (c->loop, &c->async);
+  return NULL;
+}
+
+/* --- start and end ---------------------------------------------------- */
+
+/* False at the end of the time. */
+static bool
+wait_for_pools (struct control *c)
+{
+  struct timespec until;
+  LOCK_SCOPE (&c->lock);
+
+  clock_gettime (CLOCK_MONOTONIC, &until);
+  until.tv_sec += STOP_TIMEOUT;
+  while (c->nr_alive > 0)
+    if (pthread_cond_timedwait (&c->ended, &c->lock, &until) == ETIMEDOUT)
+      return c->nr_alive == 0;
+  return true;
+}
+
+/* The pools' threads have been told to end. */
+static void
+end_pools (struct control *c)
+{
+  c->abandoned = !wait_for_pools (c);
+  for (int i = 0; i < NR_POOLS; i++)
+    for (unsigned j = 0; j < c->pools[i].nr_threads; j++)
+      if (c->abandoned)
+        pthread_detach (c->pools[i].threads[j]);
+      else
+        pthread_join (c->pools[i].threads[j], NULL);
+  if (c->abandoned)
+    log_error ("control socket '%s': a command does not end and is left "
+               "behind",
+               c->path);
+}
+
+static int
+start_threads (struct control *c)
+{
+  pthread_attr_t attr;
+  int r;
+
+  for (int i = 0; i < NR_POOLS; i++)
+    if (pool_start (&c->pools[i], c, pool_threads[i]) == -1)
+      return -1;
+  pthread_attr_init (&attr);
+  pthread_attr_setstacksize (&attr, 1u << 20);
+  r = pthread_create (&c->thread, &attr, loop_thread, c);
+  pthread_attr_destroy (&attr);
+  errno = r;
+  return r == 0 ? 0 : -1;
+}
+
+int
+control_start (struct control *c, char **error)
+{
+  sigset_t all, old;
+  int r, err;
+  LOCK_SCOPE (&c->stop_lock);
+
+  /* Before threads are made: jansson chooses it at first use otherwise. */
+  json_object_seed (0);
+  c->loop = ev_loop_new (EVFLAG_AUTO);
+  if (c->loop == NULL) {
+    message_set (error, "control socket '%s': no event loop can be made",
+                 c->path);
+    return -1;
+  }
+  sessions_init (c);
+  ev_async_init (&c->async, on_async);
+  c->async.data = c;
+  ev_async_start (c->loop, &c->async);
+  ev_timer_init (&c->sweep_timer, on_sweep, 1., 1.);
+  c->sweep_timer.data = c;
+
+  sigfillset (&all);
+  pthread_sigmask (SIG_SETMASK, &all, &old);
+  {
+    LOCK_SCOPE (&c->lock);
+    c->running = true;
+  }
+  r = start_threads (c);
+  err = errno;
+  pthread_sigmask (SIG_SETMASK, &old, NULL);
+  if (r == -1) {
+    {
+      LOCK_SCOPE (&c->lock);
+      c->running = false;
+    }
+    for (int i = 0; i < NR_POOLS; i++)
+      pool_stop (&c->pools[i]);
+    end_pools (c);
+    c->stopped = true;
+    errno = err;
+    message_set (error, "control socket '%s': threads cannot be made: %m",
+                 c->path);
+    return -1;
+  }
+  c->started = true;
+  return 0;
+}
+
+void
+control_unlisten (struct control *c)
+{
+  listener_unlink (c);
+
+  LOCK_SCOPE (&c->lock);
+  c->unlisten = true;
+  if (c->running)
+    ev_async_send (c->loop, &c->async);
+}
+
+int
+control_stop (struct control *c)
+{
+  LOCK_SCOPE (&c->stop_lock);
+
+  control_unlisten (c);
+  if (c->started && !c->stopped) {
+    for (int i = 0; i < NR_POOLS; i++)
+      pool_stop (&c->pools[i]);
+    end_pools (c);
+    {
+      LOCK_SCOPE (&c->lock);
+      c->finish = true;
+      ev_async_send (c->loop, &c->async);
+    }
+    pthread_join (c->thread, NULL);
+  }
+  c->stopped = true;
+  return c->abandoned ? -1 : 0;
+}
+
+void
+control_free (struct control *c)
+{
+  if (c == NULL || control_stop (c) == -1)
+    return;
+  if (c->loop)
+    ev_loop_destroy (c->loop);
+  if (c->fd >= 0)
+    close (c->fd);
+  for (int i = 0; i < NR_POOLS; i++) {
+    pthread_mutex_destroy (&c->pools[i].lock);
+    pthread_cond_destroy (&c->pools[i].cond);
+  }
+  pthread_mutex_destroy (&c->lock);
+  pthread_mutex_destroy (&c->stop_lock);
+  pthread_cond_destroy (&c->ended);
+  free (c->path);
+  free (c->program);
+  free (c);
+}

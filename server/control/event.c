@@ -1,0 +1,52 @@
+/* event.c - the engine's events, on their way to the clients.
+ *
+ * An event is made into a line on the thread that has it, put in the inbox,
+ * and queued for each client by the loop: so it is in order with the answers
+ * that the loop gets the same way.  The caller may hold the engine's locks;
+ * it waits for nothing but the inbox.
+ *
+ * An event that cannot be kept is not left out in silence: everyone who
+ * should have had it is disconnected, and will look at the state anew.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <stdlib.h>
+
+#include "cleanup.h"
+#include "private.h"
+
+static bool
+anyone_listens (struct control *c)
+{
+  LOCK_SCOPE (&c->lock);
+
+  return c->running && c->nr_negotiated > 0;
+}
+
+void
+control_event (struct control *c, const struct disk_event *event)
+{
+  struct item *item;
+  json_t *o;
+
+  if (!anyone_listens (c))
+    return;
+  item = calloc (1, sizeof *item);
+  o = item ? object_event (event) : NULL;
+  if (o)
+    item->text = wire_line (o, &item->len);
+  json_decref (o);
+  if (item && item->text && inbox_put (c, item))
+    return;
+  if (item == NULL || item->text == NULL) {
+    LOCK_SCOPE (&c->lock);
+    c->overflow = true;
+    if (c->running)
+      ev_async_send (c->loop, &c->async);
+  }
+  else
+    free (item->text);
+  free (item);
+}

@@ -1,0 +1,384 @@
+/* listener.c - the control socket's file, and accepting clients.
+ *
+ * The file gets its owner and mode after bind and before listen: until then
+ * nobody can connect, whatever the umask made of it.  It is reached through a
+ * descriptor of its own, so that a name which somebody swaps in a shared
+ * folder is never followed.
+ *
+ * What is found at the path is probed: a socket that refuses is left over
+ * from a dead process and replaced, one that accepts is an error.  A lock on
+ * the folder keeps two processes from doing this at once (a socket between
+ * bind and listen refuses too); it is held for this moment only, and done
+ * without if somebody sits on it.
+ *
+ * Accepting: at the limit a new client takes the place of one that did not
+ * negotiate, else of one that has been silent; so a crowd of idle clients
+ * does not keep one out that has something to say.  The limit is half of the
+ * descriptors that this process may have, because disks are served with them
+ * too.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "message.h"
+#include "private.h"
+
+#define ACCEPT_BATCH 64
+#define ACCEPT_PAUSE 0.1 /* s, without descriptors */
+#define LOCK_TRIES   50  /* of 100 ms */
+
+/* An address for a path of any length: through its folder's descriptor. */
+static int
+make_address (struct sockaddr_un *addr, int dir, const char *name)
+{
+  int n;
+
+  memset (addr, 0, sizeof *addr);
+  addr->sun_family = AF_UNIX;
+  n = snprintf (addr->sun_path, sizeof addr->sun_path, "/proc/self/fd/%d/%s",
+                dir, name);
+  if (n > 0 && (size_t)n < sizeof addr->sun_path)
+    return 0;
+  errno = ENAMETOOLONG;
+  return -1;
+}
+
+static void
+lock_folder (int dir)
+{
+  const struct timespec pause = { .tv_nsec = 100 * 1000 * 1000 };
+
+  for (int i = 0; i < LOCK_TRIES; i++) {
+    if (flock (dir, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+      return;
+    nanosleep (&pause, NULL);
+  }
+}
+
+/* Take away what a dead process left.  -1 with *error if anything else is
+ * there. */
+static int
+clear_path (const struct control *c, int dir, const char *name,
+            const struct sockaddr_un *addr, char **error)
+{
+  CLEANUP_CLOSE int fd = -1;
+  struct ucred cred = { 0 };
+  socklen_t len = sizeof cred;
+  struct stat st;
+
+  if (fstatat (dir, name, &st, AT_SYMLINK_NOFOLLOW) == -1) {
+    if (errno == ENOENT)
+      return 0;
+    message_set (error, "control socket '%s': %m", c->path);
+    return -1;
+  }
+  if (!S_ISSOCK (st.st_mode)) {
+    message_set (error,
+                 "control socket '%s': there is a file of that name which is "
+                 "no socket: remove it, or choose another path",
+                 c->path);
+    return -1;
+  }
+  fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd == -1) {
+    message_set (error, "control socket '%s': socket: %m", c->path);
+    return -1;
+  }
+  if (connect (fd, (const struct sockaddr *)addr, sizeof *addr) == 0
+      || errno == EAGAIN) {
+    if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0
+        && cred.pid > 0)
+      message_set (error,
+                   "control socket '%s' is being served by process %ld: end "
+                   "that, or choose another path",
+                   c->path, (long)cred.pid);
+    else
+      message_set (error,
+                   "control socket '%s' is being served by another process: "
+                   "end that, or choose another path",
+                   c->path);
+    return -1;
+  }
+  if (errno == ENOENT)
+    return 0;
+  if (errno != ECONNREFUSED) {
+    message_set (error,
+                 "control socket '%s' exists, and whether it is in use cannot "
+                 "be told: %m: remove it, or choose another path",
+                 c->path);
+    return -1;
+  }
+  if (unlinkat (dir, name, 0) == -1 && errno != ENOENT) {
+    message_set (error,
+                 "control socket '%s' is left over from another process, and "
+                 "cannot be removed: %m",
+                 c->path);
+    return -1;
+  }
+  return 0;
+}
+
+static bool
+is_ours (const struct control *c, const struct stat *st)
+{
+  return S_ISSOCK (st->st_mode) && st->st_dev == c->dev
+         && st->st_ino == c->ino;
+}
+
+/* Owner and mode of the file that was just made; notes which it is. */
+static int
+set_access (struct control *c, int dir, const char *name)
+{
+  const struct control_config *config = &c->config;
+  CLEANUP_CLOSE int fd
+      = openat (dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  char proc[64];
+  struct stat st;
+
+  if (fd == -1 || fstat (fd, &st) == -1)
+    return -1;
+  if (!S_ISSOCK (st.st_mode) || st.st_uid != geteuid ()) {
+    errno = EEXIST;
+    return -1;
+  }
+  c->dev = st.st_dev;
+  c->ino = st.st_ino;
+  {
+    LOCK_SCOPE (&c->lock);
+    c->listed = true;
+  }
+  if ((config->has_user || config->has_group)
+      && fchownat (fd, "", config->has_user ? config->user : (uid_t)-1,
+                   config->has_group ? config->group : (gid_t)-1,
+                   AT_EMPTY_PATH)
+             == -1)
+    return -1;
+  snprintf (proc, sizeof proc, "/proc/self/fd/%d", fd);
+  return chmod (proc, config->has_mode ? config->mode & 0777 : 0600);
+}
+
+static int
+make_socket (struct control *c, char **error)
+{
+  const char *slash = strrchr (c->path, '/');
+  const char *name = slash ? slash + 1 : c->path;
+  CLEANUP_FREE char *folder
+      = slash ? strndup (c->path, (size_t)(slash - c->path) + 1) : NULL;
+  CLEANUP_CLOSE int dir = -1;
+  struct sockaddr_un addr;
+
+  if (*name == '\0') {
+    message_set (error, "control socket '%s': that is a folder", c->path);
+    return -1;
+  }
+  dir = open (folder ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir == -1 && errno == EACCES)
+    dir = open (folder ? folder : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (dir == -1 || make_address (&addr, dir, name) == -1) {
+    message_set (error, "control socket '%s': %m", c->path);
+    return -1;
+  }
+  lock_folder (dir);
+  if (clear_path (c, dir, name, &addr, error) == -1)
+    return -1;
+
+  c->fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (c->fd == -1
+      || bind (c->fd, (const struct sockaddr *)&addr, sizeof addr) == -1) {
+    message_set (error, "control socket '%s': %m", c->path);
+    return -1;
+  }
+  if (set_access (c, dir, name) == -1) {
+    message_set (error,
+                 "control socket '%s': its owner and mode cannot be set: %m",
+                 c->path);
+    return -1;
+  }
+  if (listen (c->fd, SOMAXCONN) == -1) {
+    message_set (error, "control socket '%s': listen: %m", c->path);
+    return -1;
+  }
+  return 0;
+}
+
+/* As the program may change its folder before the file is to go. */
+static char *
+absolute (const char *path)
+{
+  CLEANUP_FREE char *cwd = NULL;
+  char *whole = NULL;
+
+  if (*path == '/')
+    return strdup (path);
+  cwd = getcwd (NULL, 0);
+  if (cwd == NULL || asprintf (&whole, "%s/%s", cwd, path) == -1)
+    return NULL;
+  return whole;
+}
+
+struct control *
+control_listen (const struct control_config *config, char **error)
+{
+  struct control *c = calloc (1, sizeof *c);
+  pthread_condattr_t attr;
+
+  if (c == NULL) {
+    message_set (error, "control socket '%s': %m", config->path);
+    return NULL;
+  }
+  c->fd = -1;
+  c->config = *config;
+  pthread_mutex_init (&c->lock, NULL);
+  pthread_mutex_init (&c->stop_lock, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&c->ended, &attr);
+  pthread_condattr_destroy (&attr);
+  for (int i = 0; i < NR_POOLS; i++) {
+    pthread_mutex_init (&c->pools[i].lock, NULL);
+    pthread_cond_init (&c->pools[i].cond, NULL);
+    c->pools[i].tail = &c->pools[i].first;
+  }
+  c->tail = &c->first;
+  c->path = absolute (config->path);
+  c->program = strdup (config->program ? config->program : "backfill");
+  if (c->path == NULL || c->program == NULL) {
+    message_set (error, "control socket '%s': %m", config->path);
+    goto err;
+  }
+  c->config.path = c->path;
+  c->config.program = c->program;
+  if (make_socket (c, error) == -1)
+    goto err;
+  return c;
+
+err:
+  control_free (c);
+  return NULL;
+}
+
+void
+listener_unlink (struct control *c)
+{
+  struct stat st;
+  bool listed;
+
+  {
+    LOCK_SCOPE (&c->lock);
+    listed = c->listed;
+    c->listed = false;
+  }
+  if (listed && lstat (c->path, &st) == 0 && is_ours (c, &st)
+      && unlink (c->path) == -1)
+    log_debug ("control socket '%s' cannot be removed: %m", c->path);
+}
+
+/* --- accepting -------------------------------------------------------- */
+
+static bool
+may_connect (const struct control *c, int fd)
+{
+  const struct control_config *config = &c->config;
+  struct ucred cred;
+  socklen_t len = sizeof cred;
+
+  /* The kernel has checked the file's permissions. */
+  if (config->has_mode || config->has_group)
+    return true;
+  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1)
+    return false;
+  return cred.uid == 0 || cred.uid == geteuid ()
+         || (config->has_user && cred.uid == config->user);
+}
+
+static void
+on_accept (struct ev_loop *loop, ev_io *io, int revents)
+{
+  struct control *c = io->data;
+
+  (void)revents;
+  for (int i = 0; i < ACCEPT_BATCH; i++) {
+    int fd = accept4 (c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd == -1) {
+      if (errno == EINTR || errno == ECONNABORTED)
+        continue;
+      if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return;
+      /* No descriptors or no memory: make some room, and look again soon
+       * instead of spinning on a listener that stays readable. */
+      log_debug ("control socket '%s': accept: %m", c->path);
+      session_evict (c, false);
+      ev_io_stop (loop, &c->accept_io);
+      ev_timer_set (&c->accept_timer, ACCEPT_PAUSE, 0.);
+      ev_timer_start (loop, &c->accept_timer);
+      return;
+    }
+    if (!may_connect (c, fd)) {
+      log_debug ("control socket '%s': a client of another user was refused",
+                 c->path);
+      close (fd);
+      continue;
+    }
+    if (c->nr_sessions >= c->max_sessions && !session_evict (c, false)
+        && !session_evict (c, true)) {
+      log_debug ("control socket '%s': a client was refused: there are %u",
+                 c->path, c->nr_sessions);
+      close (fd);
+      continue;
+    }
+    session_new (c, fd);
+  }
+}
+
+static void
+on_accept_timer (struct ev_loop *loop, ev_timer *timer, int revents)
+{
+  struct control *c = timer->data;
+
+  (void)revents;
+  ev_io_start (loop, &c->accept_io);
+}
+
+void
+listener_start (struct control *c)
+{
+  struct rlimit limit;
+
+  c->max_sessions = MAX_SESSIONS;
+  if (getrlimit (RLIMIT_NOFILE, &limit) == 0
+      && limit.rlim_cur / 2 < c->max_sessions)
+    c->max_sessions = (unsigned)(limit.rlim_cur / 2);
+  ev_io_init (&c->accept_io, on_accept, c->fd, EV_READ);
+  c->accept_io.data = c;
+  ev_timer_init (&c->accept_timer, on_accept_timer, ACCEPT_PAUSE, 0.);
+  c->accept_timer.data = c;
+  ev_io_start (c->loop, &c->accept_io);
+}
+
+void
+listener_stop (struct control *c)
+{
+  ev_io_stop (c->loop, &c->accept_io);
+  ev_timer_stop (c->loop, &c->accept_timer);
+  if (c->fd >= 0)
+    close (c->fd);
+  c->fd = -1;
+}
