@@ -481,8 +481,10 @@ parse_disk (struct section *s, struct disk_config *d)
   char *const *value = s->value;
   unsigned n;
 
-  d->name = value[KEY_NAME] ? value[KEY_NAME] : "";
-  if (strchr (d->name, '/') != NULL || strlen (d->name) > 255) {
+  /* Without one the recorded name holds. */
+  d->name = value[KEY_NAME];
+  if (d->name
+      && (strchr (d->name, '/') != NULL || strlen (d->name) > 255)) {
     nbdkit_error ("name=%s: a name has no '/' and at most 255 bytes", d->name);
     return -1;
   }
@@ -569,6 +571,12 @@ parse_disk (struct section *s, struct disk_config *d)
   return 0;
 }
 
+static const char *
+shown_name (size_t i)
+{
+  return config.disks[i].name ? config.disks[i].name : "";
+}
+
 static int
 check_distinct (void)
 {
@@ -576,14 +584,14 @@ check_distinct (void)
 
   for (i = 0; i < nr_sections; i++)
     for (j = 0; j < i; j++) {
-      if (strcmp (config.disks[i].name, config.disks[j].name) == 0) {
+      if (strcmp (shown_name (i), shown_name (j)) == 0) {
         nbdkit_error ("two disks are named '%s': give each its own name=",
-                      config.disks[i].name);
+                      shown_name (i));
         return -1;
       }
       if (strcmp (config.disks[i].store, config.disks[j].store) == 0) {
         nbdkit_error ("disks '%s' and '%s' have the same store, %s",
-                      config.disks[j].name, config.disks[i].name,
+                      shown_name (j), shown_name (i),
                       config.disks[i].store);
         return -1;
       }

@@ -72,6 +72,8 @@ static struct export *exports; /* EXPORTS_PER_DISK for each disk */
 static struct control *control;
 static char *control_path;
 static pthread_t watcher;
+/* A control command did not end in time: what it uses must stay. */
+static bool busy;
 static bool watching;
 
 static void
@@ -305,9 +307,12 @@ watch (void *arg)
   while (nbdkit_nanosleep (24 * 60 * 60, 0) == 0)
     ;
   nbdkit_debug ("quitting: committing all disks");
+  /* First: the volumes' next owner may want the same socket. */
+  if (control)
+    control_unlisten (control);
   gate_all ();
   if (control)
-    control_stop (control);
+    busy = control_stop (control) == -1;
   return arg;
 }
 
@@ -370,10 +375,11 @@ backfill_cleanup (void)
     pthread_join (watcher, NULL);
   watching = false;
 
-  for (i = 0; i < disks.len; i++)
+  /* The threads first: they may still hold a disk. */
+  disk_pools_stop ();
+  for (i = 0; !busy && i < disks.len; i++)
     disk_free (disks.ptr[i]);
   disks.len = 0;
-  disk_pools_stop ();
 }
 
 static void
@@ -386,7 +392,7 @@ backfill_unload (void)
     disk_free (disks.ptr[i]);
   free (disks.ptr);
   free (exports);
-  if (control)
+  if (control && !busy)
     control_free (control);
   free (control_path);
   config_free ();

@@ -173,7 +173,7 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
       e = fetch_settle (d, &ps.ptr[i], deadline);
     /* Another's fetch failed, perhaps for bytes that are not ours; or the
      * guest has written there meanwhile. */
-    if (e == EAGAIN
+    if ((e == EAGAIN && now_ms () < deadline)
         || (e && map_is_live (d->map, granule_floor (d, start),
                               granule_ceil (d, stop))))
       e = read_range (d, buf ? buf + (start - offset) : NULL, start, stop,
@@ -282,7 +282,6 @@ parked_finish (struct disk *d, struct parked *p, int err, bool behind)
     p->behind = behind;
     /* After this the owner may be gone. */
     __atomic_store_n (&p->done, true, __ATOMIC_RELEASE);
-    pthread_cond_broadcast (&d->park_done);
   }
   fetch_kick (d, offset);
 }
@@ -456,6 +455,10 @@ change (struct disk *d, enum change_kind kind, const char *buf,
     nr_edges++;
   }
 
+  /* Durable at once is not to be had any more (G24). */
+  if (fua && commit_failed (d))
+    return commit_failed (d);
+
   claim_take (&d->claims, &c, g, last);
   for (unsigned i = 0; i < nr_edges && err == 0; i++) {
     struct edge *e = &edge[i];
@@ -478,8 +481,13 @@ change (struct disk *d, enum change_kind kind, const char *buf,
     if (kind == CHANGE_WRITE
             ? store_pwrite (d->store, buf + (lo - offset), hi - lo, lo,
                             fua && stable)
-            : store_zero (d->store, hi - lo, lo, punch))
+            : store_zero (d->store, hi - lo, lo, punch)) {
       err = errno;
+      /* Part of it may have been written and not be durable; an error that
+       * a sync is told of is told once. */
+      if (kind == CHANGE_WRITE && fua && stable && err == EIO)
+        commit_set_failed (d, err);
+    }
     else if (!stable) {
       int r = map_mark (d->map, granule_floor (d, lo), granule_ceil (d, hi),
                         MAP_GUEST);
@@ -774,11 +782,7 @@ disk_get_info (struct disk *d, struct disk_info *info)
   info->absent = d->size - info->local;
   info->complete = map_is_complete (d->map);
   info->read_only = d->read_only;
-  {
-    LOCK_SCOPE (&d->gate_lock);
-    info->detached = !d->closed && d->sc
-                     && (d->sc->h.state & SIDECAR_DETACHED) != 0;
-  }
+  info->detached = __atomic_load_n (&d->detached, __ATOMIC_ACQUIRE);
   if (d->src && !__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)) {
     info->source = source_get_state (d->src);
     source_get_reason (d->src, info->source_reason,

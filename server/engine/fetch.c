@@ -29,6 +29,8 @@
 #define AHEAD_REQUEST (UINT64_C (1) << 20)
 /* A demand read of known zeros makes this much of the run local at once. */
 #define ZERO_LIMIT (UINT64_C (256) << 20)
+/* The same where zeros have to be written. */
+#define BLOCK_ZERO_LIMIT (UINT64_C (16) << 20)
 #define WRITEBACK_WINDOW (UINT64_C (48) << 20)
 #define POOL_CLASSES 3u
 #define POOL_KEEP 24u
@@ -317,7 +319,7 @@ writeback (struct disk *d, uint64_t offset, uint64_t length)
       wb->nr--;
     }
   }
-  if (sync_file_range (d->store->fd, (off_t)offset, (off_t)length,
+  if (sync_file_range (d->store->aux_fd, (off_t)offset, (off_t)length,
                        SYNC_FILE_RANGE_WRITE)
       == -1) {
     if (errno == EIO || errno == ENOSPC)
@@ -329,13 +331,11 @@ writeback (struct disk *d, uint64_t offset, uint64_t length)
     return;
   }
   if (old_length > 0
-      && sync_file_range (d->store->fd, (off_t)old_offset, (off_t)old_length,
+      && sync_file_range (d->store->aux_fd, (off_t)old_offset, (off_t)old_length,
                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
                               | SYNC_FILE_RANGE_WAIT_AFTER)
              == -1
       && (errno == EIO || errno == ENOSPC))
-    /* Waiting takes the error from the file: the next fdatasync would not
-     * see it any more. */
     commit_set_failed (d, errno);
 }
 
@@ -392,7 +392,7 @@ fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
 {
   /* Zeros may have to be written: then in steps, so that a guest's write
    * never waits long for the claim. */
-  uint64_t step = d->store->is_block || full ? 16u << 20 : ZERO_LIMIT;
+  uint64_t step = d->store->is_block || full ? BLOCK_ZERO_LIMIT : ZERO_LIMIT;
   int err = 0;
 
   while (offset < end && err == 0) {
@@ -667,11 +667,12 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       kind = extents_run (d->ext, start, end, &end, &flags);
       if (kind == EXTENTS_ZERO) {
         uint64_t wide_start, wide_end;
+        uint64_t most = d->store->is_block ? BLOCK_ZERO_LIMIT : ZERO_LIMIT;
         bool zero;
 
         /* The whole run, or what of it is near, becomes local at once. */
-        if (next_gap (d, start, min_u64 (d->size, start + ZERO_LIMIT),
-                      ZERO_LIMIT, &wide_start, &wide_end, &zero)
+        if (next_gap (d, start, min_u64 (d->size, start + most), most,
+                      &wide_start, &wide_end, &zero)
             && wide_start == start && zero)
           end = wide_end;
       }

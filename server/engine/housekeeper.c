@@ -2,9 +2,9 @@
  * checkpoints (every 5 s or 1 GiB copied), letting go of a source that is no
  * longer needed, and the jobs' clocks.
  *
- * Locking: its lock guards the list of disks and is held while one disk is
- * served, so that housekeeper_remove returns only when nothing here uses the
- * disk any more.
+ * Locking: its lock guards the list of disks and each one's `served` mark; it
+ * is not held while a disk is served, as that may wait for the store.
+ * housekeeper_remove waits until nothing here uses the disk any more.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -22,7 +22,7 @@
 
 static struct {
   pthread_mutex_t lock;
-  pthread_cond_t wake;
+  pthread_cond_t wake, done;
   pthread_t thread;
   struct disk *disks;
   bool running;
@@ -99,8 +99,15 @@ keep (void *arg)
     uint64_t now = now_ms ();
     struct timespec until = ms_to_timespec (now + TICK_MS);
 
-    for (struct disk *d = keeper.disks; d; d = d->next)
+    for (struct disk *d = keeper.disks; d; d = d->next) {
+      d->served = true;
+      pthread_mutex_unlock (&keeper.lock);
       serve (d, now);
+      pthread_mutex_lock (&keeper.lock);
+      /* Still listed: its remover waits for this. */
+      d->served = false;
+      pthread_cond_broadcast (&keeper.done);
+    }
     while (keeper.running)
       if (pthread_cond_timedwait (&keeper.wake, &keeper.lock, &until) != 0)
         break;
@@ -113,6 +120,7 @@ housekeeper_start (void)
 {
   LOCK_SCOPE (&keeper.lock);
   cond_init (&keeper.wake);
+  cond_init (&keeper.done);
   keeper.running = true;
   if (thread_start (&keeper.thread, keep, NULL) == 0)
     return 0;
@@ -146,6 +154,8 @@ void
 housekeeper_remove (struct disk *d)
 {
   LOCK_SCOPE (&keeper.lock);
+  while (d->served)
+    pthread_cond_wait (&keeper.done, &keeper.lock);
   for (struct disk **p = &keeper.disks; *p; p = &(*p)->next)
     if (*p == d) {
       *p = d->next;

@@ -100,7 +100,6 @@ struct disk {
 
   /* Partial writes to absent granules that wait for a fetch, oldest first. */
   pthread_mutex_t park_lock;
-  pthread_cond_t park_done;
   struct parked *parked, **parked_tail;
   unsigned nr_parked; /* atomic */
 
@@ -116,6 +115,8 @@ struct disk {
   bool let_go;    /* atomic: complete, the source is to be stopped */
   bool local_event;
   bool started;
+  bool detached; /* atomic */
+  bool served;   /* housekeeper's lock: it is at work on this disk */
 
   /* Since the last checkpoint. */
   uint64_t copied;        /* atomic, bytes */

@@ -38,6 +38,7 @@
 #define POLITE_REQUEST (UINT64_C (256) << 10)
 #define BACKLOG (UINT64_C (28) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
+#define ZERO_STEP (UINT64_C (16) << 20)
 #define SLOTS_AHEAD 8u
 #define SLOT ((UINT64_C (1) << 32) - 65536)
 /* A guest that did something this recently is served before the job. */
@@ -51,6 +52,7 @@ struct job {
   pthread_t pump;
   bool has_pump; /* to be joined */
   bool pumping;  /* its thread is at work */
+  bool closed;   /* verb_lock: nothing is recorded any more */
 
   unsigned number; /* of the latest in this process, from 1 */
   enum job_status status;
@@ -177,7 +179,17 @@ fill_info (struct disk *d, struct job_info *info)
 void
 job_get_info (struct disk *d, struct job_info *info)
 {
-  LOCK_SCOPE (&d->job->lock);
+  struct job *j = d->job;
+  uint64_t offset, end;
+
+  {
+    LOCK_SCOPE (&j->lock);
+    offset = j->offset;
+    end = j->end;
+  }
+  /* The first look may read the sidecar: not with the lock held. */
+  map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
+  LOCK_SCOPE (&j->lock);
   fill_info (d, info);
 }
 
@@ -213,8 +225,8 @@ write_record (struct disk *d)
   struct job *j = d->job;
   struct sidecar_job *r = &j->record;
 
-  if (d->read_only)
-    return 0;
+  if (d->read_only || j->closed)
+    return d->read_only ? EROFS : ESHUTDOWN;
   {
     LOCK_SCOPE (&j->lock);
     r->status = j->status;
@@ -474,9 +486,10 @@ handle_failure (struct disk *d, struct walk *w)
   unsigned most = w->gave_up ? 2 : ATTEMPTS;
 
   /* All of this walk's requests, so that the lowest failure is known. */
-  while (j->in_flight > 0 && !j->stop && !j->abort)
+  while (j->in_flight > 0 && !j->stop && !j->abort && source_is_up (d))
     sleep_until (j, now_ns () + 100000000);
-  if (!j->failing || j->stop || j->abort)
+  /* A source that has gone is waited for first. */
+  if (!j->failing || j->stop || j->abort || j->in_flight > 0)
     return GO;
   j->failing = false;
   offset = j->fail_offset;
@@ -522,8 +535,13 @@ static enum turn
 make_zeros (struct disk *d, struct walk *w, uint64_t end)
 {
   struct job *j = d->job;
-  int err = fetch_zero_range (d, w->at, end, j->options.full);
+  int err;
 
+  /* In steps, as an abort waits for what is being written. */
+  end = min_u64 (end, w->at + (d->store->is_block || j->options.full
+                                   ? ZERO_STEP
+                                   : SLOT));
+  err = fetch_zero_range (d, w->at, end, j->options.full);
   if (err == 0) {
     w->at = end;
     return GO;
@@ -684,9 +702,10 @@ walk_range (struct disk *d)
     {
       LOCK_SCOPE (&j->lock);
       /* The last requests; or those of guests, or of nobody. */
-      while (j->in_flight > 0 && !j->failing && !j->stop && !j->abort)
+      while (j->in_flight > 0 && !j->failing && !j->stop && !j->abort
+             && source_is_up (d))
         sleep_until (j, now_ns () + 100000000);
-      if (j->failing)
+      if (j->failing || j->in_flight > 0)
         continue;
     }
     if (is_done (d, &w))
@@ -756,6 +775,10 @@ pump (void *arg)
   struct job *j = d->job;
   bool stop;
 
+  /* Reads what of the map is not in memory yet, so that nobody who holds the
+   * lock has to. */
+  map_live_bytes (d->map, granule_floor (d, j->offset),
+                  granule_ceil (d, j->end));
   if (j->options.full)
     preallocate (d);
   walk_range (d);
@@ -832,6 +855,9 @@ jobs_open (struct disk *d, char **error)
   j->offset = round_down (j->options.offset, d->granule);
   j->end = granule_offset (
       d, granule_ceil (d, j->options.offset + j->options.length));
+  /* Read-only it does not go on; whoever may write goes on with it. */
+  if (d->read_only && in_progress (j))
+    j->status = JOB_PAUSED;
   return 0;
 }
 
@@ -916,8 +942,9 @@ jobs_stop (struct disk *d)
   pthread_mutex_unlock (&j->verb_lock);
   pump_join (j);
   pthread_mutex_lock (&j->verb_lock);
-  if (j->status != JOB_NONE && d->sc && d->sc->fd >= 0)
+  if (j->status != JOB_NONE)
     write_record (d);
+  j->closed = true;
 }
 
 void
@@ -992,6 +1019,7 @@ job_tick (struct disk *d, uint64_t now)
 
 /* Verbs. */
 
+/* For the verbs. */
 static int
 refuse (char **error, int err, const char *text, struct disk *d)
 {
@@ -1033,6 +1061,7 @@ job_start (struct disk *d, const struct job_options *options, char **error)
     }
   }
   pump_join (j);
+  map_live_bytes (d->map, 0, map_nr (d->map));
   {
     LOCK_SCOPE (&j->lock);
     j->options = *options;
@@ -1077,6 +1106,8 @@ job_abort (struct disk *d, char **error)
   struct job *j = d->job;
   uint64_t deadline = now_ns () + ABORT_MS * UINT64_C (1000000);
 
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->verb_lock);
     {
@@ -1104,6 +1135,8 @@ job_pause (struct disk *d, char **error)
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
 
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->lock);
     if (!in_progress (j) || j->abort)
@@ -1128,6 +1161,8 @@ job_resume (struct disk *d, char **error)
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
 
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->lock);
     if (!in_progress (j) || j->abort)
@@ -1152,6 +1187,8 @@ job_set_speed (struct disk *d, uint64_t speed, char **error)
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
 
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->lock);
     if (!in_progress (j))
@@ -1173,6 +1210,8 @@ job_dismiss (struct disk *d, char **error)
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
 
+  if (d->read_only)
+    return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->lock);
     if (j->status == JOB_NONE)

@@ -91,7 +91,6 @@ disk_open (const struct disk_config *cfg, char **error)
   pthread_mutex_init (&d->header_lock, NULL);
   pthread_mutex_init (&d->park_lock, NULL);
   pthread_mutex_init (&d->gate_lock, NULL);
-  cond_init (&d->park_done);
   claims_init (&d->claims);
   d->parked_tail = &d->parked;
   d->event = cfg->event;
@@ -134,7 +133,7 @@ fail:
     int err = errno;
 
     /* Nothing was served: what is not committed is nothing. */
-    if (d->sc && d->store && d->map && d->sc->h.session_open && d->work)
+    if (d->sc && d->store && d->sc->h.session_open && d->work)
       volume_close (d, true);
     disk_free (d);
     errno = err;
@@ -241,7 +240,6 @@ disk_free (struct disk *d)
   pthread_mutex_destroy (&d->header_lock);
   pthread_mutex_destroy (&d->park_lock);
   pthread_mutex_destroy (&d->gate_lock);
-  pthread_cond_destroy (&d->park_done);
   if (d->argv)
     for (char **p = d->argv; *p; p++)
       free (*p);

@@ -752,6 +752,47 @@ map_mark (struct map *m, uint64_t g, uint64_t end, enum map_mark how)
   return -1;
 }
 
+/* Bits [a, b) of a sector are pending, whatever S shows: it may show from the
+ * page cache what a failed sync never wrote. */
+static int
+recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
+{
+  LOCK_SCOPE (stripe_of (m, index));
+  uintptr_t e = entry_get (m, index);
+  struct page *p = (struct page *)e;
+
+  if (e == UNLOADED) {
+    if (load_locked (m, index) == -1) {
+      errno = EIO;
+      return -1;
+    }
+    e = entry_get (m, index);
+    p = (struct page *)e;
+  }
+  if (e == DAMAGED) {
+    errno = EIO;
+    return -1;
+  }
+  if (e < FIRST_PAGE) {
+    p = page_new (m, index);
+    if (!p)
+      return -1;
+    for (unsigned w = 0; e == STABLE && w < WORDS; w++) {
+      word_set (&p->live[w], ~UINT64_C (0));
+      word_set (&p->stable[w], ~UINT64_C (0));
+    }
+    entry_set (m, index, (uintptr_t)p);
+  }
+  for (unsigned w = a / 64; w < (b + 63) / 64; w++) {
+    uint64_t mask = mask_of (w, a, b);
+
+    word_set (&p->stable[w], p->stable[w] & ~mask);
+    p->guest[w] |= mask;
+    word_set (&p->live[w], p->live[w] | mask);
+  }
+  return page_pending (m, p);
+}
+
 int
 map_recover (struct map *m, struct work *old)
 {
@@ -768,7 +809,7 @@ map_recover (struct map *m, struct work *old)
       if (start >= bits)
         break;
       a = run_of (words, start, bits, true);
-      if (mark_sector (m, i, start, a, MAP_GUEST) == -1) {
+      if (recover_bits (m, i, start, a) == -1) {
         if (errno != EIO)
           return -1;
         /* Its sector of S is damaged: the range is refused anyway. */

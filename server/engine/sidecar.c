@@ -92,15 +92,27 @@ write_all (int fd, const void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
-int
-sidecar_sync (struct sidecar *sc)
+static int
+sync_fd (int fd)
 {
   int r;
 
   do
-    r = fdatasync (sc->fd);
+    r = fdatasync (fd);
   while (r == -1 && errno == EINTR);
   return r;
+}
+
+int
+sidecar_sync (struct sidecar *sc)
+{
+  return sync_fd (sc->fd);
+}
+
+void
+sidecar_unlock (struct sidecar *sc)
+{
+  store_unlock_fd (sc->fd);
 }
 
 int
@@ -131,6 +143,8 @@ sidecar_free (struct sidecar *sc)
 {
   if (!sc)
     return;
+  if (sc->job_fd >= 0)
+    close (sc->job_fd);
   if (sc->fd >= 0)
     close (sc->fd);
   sidecar_header_clear (&sc->h);
@@ -372,7 +386,7 @@ unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
   memcpy (h->boot_id, buf + 160, SIDECAR_BOOT_ID_SIZE);
 
   if (!is_power_of_2 (h->granule) || h->granule < 512 || h->granule > 65536
-      || h->size > INT64_MAX || h->identity_mode > SIDECAR_IDENTITY_SIZE
+      || h->size > SIDECAR_MAX_SIZE (h->granule) || h->identity_mode > SIDECAR_IDENTITY_SIZE
       || areas > MAX_AREAS || (end - pos) / AREA_SIZE < areas)
     goto nonsense;
 
@@ -528,7 +542,7 @@ sidecar_alloc (const char *path, bool read_only, char **error)
   struct sidecar *sc = calloc (1, sizeof *sc);
 
   if (sc) {
-    sc->fd = -1;
+    sc->fd = sc->job_fd = -1;
     sc->read_only = read_only;
     sc->path = strdup (path);
     if (sc->path)
@@ -864,11 +878,13 @@ sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
   }
   job->sequence++;
   pack_job (job, buf);
-  if (write_all (sc->fd, buf, sizeof buf,
+  if (sc->job_fd == -1 && (sc->job_fd = store_reopen_fd (sc->fd)) == -1)
+    return -1;
+  if (write_all (sc->job_fd, buf, sizeof buf,
                  sc->h.job_offset + (job->sequence & 1) * SIDECAR_JOB_SIZE)
       == -1)
     return -1;
-  return sidecar_sync (sc);
+  return sync_fd (sc->job_fd);
 }
 
 int

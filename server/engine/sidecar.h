@@ -40,6 +40,12 @@
 #define SIDECAR_SECTOR 512u
 #define SIDECAR_BITS 3968u /* granules in a sector */
 #define SIDECAR_WORDS 62u  /* 64-bit words of bits in a sector */
+/* Largest disk: the map's index in memory stays under 1 GiB of address
+ * space, and offsets within off_t. */
+#define SIDECAR_MAX_SIZE(granule)                                             \
+  ((UINT64_C (1) << 27) * SIDECAR_BITS * (granule) < (UINT64_C (1) << 62)     \
+       ? (UINT64_C (1) << 27) * SIDECAR_BITS * (granule)                      \
+       : (UINT64_C (1) << 62))
 #define SIDECAR_UUID_SIZE 16
 #define SIDECAR_BOOT_ID_SIZE 16
 #define SIDECAR_DIGEST_SIZE 32
@@ -81,6 +87,9 @@ struct sidecar_header {
 
 struct sidecar {
   int fd;
+  /* Another description, for the job record: its sync must not take a failed
+   * write's error away from a commit's (each description is told once). */
+  int job_fd;
   char *path;
   bool read_only;
   struct sidecar_header h;
@@ -145,6 +154,7 @@ int sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 void sidecar_free (struct sidecar *sc);
+void sidecar_unlock (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 void sidecar_header_clear (struct sidecar_header *h)
     __attribute__ ((nonnull (1)));

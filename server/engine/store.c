@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "bytes.h"
@@ -84,6 +85,11 @@ describe (struct store *st, char **error)
     message_set (error, "%s: %m", st->path);
     return -1;
   }
+  if (!st->read_only) {
+    st->aux_fd = store_reopen_fd (st->fd);
+    if (st->aux_fd == -1)
+      st->aux_fd = st->fd;
+  }
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
   st->block_size = 1;
@@ -125,7 +131,7 @@ store_alloc (const char *path, bool read_only, char **error)
   struct store *st = calloc (1, sizeof *st);
 
   if (st) {
-    st->fd = -1;
+    st->fd = st->aux_fd = -1;
     st->read_only = read_only;
     st->path = strdup (path);
     if (st->path)
@@ -291,12 +297,45 @@ store_grow (struct store *st, uint64_t size)
   return 0;
 }
 
-void
-store_close (struct store *st)
+int
+store_reopen_fd (int fd)
 {
-  if (st->fd >= 0)
-    close (st->fd);
-  st->fd = -1;
+  char self[64];
+
+  snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
+  return open (self, O_RDWR | O_CLOEXEC);
+}
+
+void
+store_unlock_fd (int fd)
+{
+  struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+
+  fcntl (fd, F_OFD_SETLK, &fl);
+}
+
+void
+store_unlock (struct store *st)
+{
+  store_unlock_fd (st->fd);
+}
+
+#define UUID_ATTRIBUTE "user.backfill.uuid"
+
+int
+store_get_uuid (struct store *st, uint8_t uuid[16])
+{
+  return fgetxattr (st->fd, UUID_ATTRIBUTE, uuid, 16) == 16;
+}
+
+void
+store_set_uuid (struct store *st, const uint8_t *uuid)
+{
+  /* Where there are no attributes the inode and the name have to do. */
+  if (!uuid)
+    fremovexattr (st->fd, UUID_ATTRIBUTE);
+  else if (fsetxattr (st->fd, UUID_ATTRIBUTE, uuid, 16, 0) == -1)
+    return;
 }
 
 void
@@ -304,7 +343,10 @@ store_free (struct store *st)
 {
   if (!st)
     return;
-  store_close (st);
+  if (st->aux_fd >= 0 && st->aux_fd != st->fd)
+    close (st->aux_fd);
+  if (st->fd >= 0)
+    close (st->fd);
   if (st->temp)
     unlink (st->temp);
   free (st->temp);
@@ -349,7 +391,7 @@ store_pwrite (struct store *st, const void *buf, uint64_t count,
     if (dsync && !flag (&st->no_dsync)) {
       struct iovec iov = { .iov_base = (void *)p, .iov_len = count };
 
-      r = pwritev2 (st->fd, &iov, 1, (off_t)offset, RWF_DSYNC);
+      r = pwritev2 (st->aux_fd, &iov, 1, (off_t)offset, RWF_DSYNC);
       if (r == -1 && is_unsupported (errno)) {
         set_flag (&st->no_dsync);
         continue;

@@ -22,6 +22,10 @@
 
 struct store {
   int fd;
+  /* Another description of the same file, for what must not take a failed
+   * write's error away from the next store_sync: each description is told
+   * of it once.  The same as fd where there can be none. */
+  int aux_fd;
   char *path;
   char *temp;          /* its name until store_link, where it needs one */
   uint64_t size;       /* of the file or device */
@@ -47,8 +51,18 @@ struct store *store_create (const char *path, uint64_t size, char **error)
 int store_link (struct store *st, char **error)
     __attribute__ ((nonnull (1, 2)));
 
-/* Unlock and close; what is known of it stays. */
-void store_close (struct store *st) __attribute__ ((nonnull (1)));
+/* Let others have it.  The descriptors stay open until store_free, so that a
+ * late user of one never meets another file. */
+void store_unlock (struct store *st) __attribute__ ((nonnull (1)));
+/* A further description of what fd is open on; -1 with errno. */
+int store_reopen_fd (int fd);
+void store_unlock_fd (int fd);
+/* The volume's uuid as an attribute of the file, so that another volume's
+ * sidecar is told apart.  get: 1 and uuid, or 0: there is none. */
+int store_get_uuid (struct store *st, uint8_t uuid[16])
+    __attribute__ ((nonnull (1, 2)));
+void store_set_uuid (struct store *st, const uint8_t *uuid)
+    __attribute__ ((nonnull (1)));
 void store_free (struct store *st);
 /* Make a regular file larger, durably. */
 int store_grow (struct store *st, uint64_t size) __attribute__ ((nonnull (1)));

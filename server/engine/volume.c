@@ -13,8 +13,9 @@
  *
  * Does a sidecar belong to the store beside it?  On the boot of an open
  * session, device, inode and birth time must match, as W's bits are believed.
- * Otherwise either the inode or the file's name must: a volume may be copied,
- * restored or renamed, but another volume's sidecar is refused.
+ * Otherwise the volume's uuid, an attribute of the store's file, tells; where
+ * there is none either the inode or the file's name must match: a volume may
+ * be copied, restored or renamed, but another volume's sidecar is refused.
  *
  * Locking: single-threaded but for volume_set_complete and disk_detach, which
  * take header_lock.
@@ -277,7 +278,10 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   h.store = d->store_path;
   record_identity (d, &h);
   d->sc = sidecar_create (d->metadata, &h, error);
-  return d->sc ? 0 : -1;
+  if (!d->sc)
+    return -1;
+  store_set_uuid (st, d->sc->h.uuid);
+  return 0;
 }
 
 static int
@@ -300,10 +304,13 @@ settle_size (struct disk *d, const struct disk_config *cfg, char **error)
 static int
 check_size (struct disk *d, char **error)
 {
-  if (d->size <= (uint64_t)INT64_MAX - 65536)
+  if (d->size <= SIDECAR_MAX_SIZE (d->granule))
     return 0;
-  message_set (error, "a disk of %llu bytes is too large",
-               (unsigned long long)d->size);
+  message_set (error,
+               "a disk of %llu bytes is too large: %llu is the most with "
+               "granule=%u",
+               (unsigned long long)d->size,
+               (unsigned long long)SIDECAR_MAX_SIZE (d->granule), d->granule);
   errno = EINVAL;
   return -1;
 }
@@ -337,6 +344,7 @@ finish_volume (struct disk *d, char **error)
   d->store = store_create (d->store_path, d->sc->h.size, error);
   if (!d->store)
     return -1;
+  store_set_uuid (d->store, d->sc->h.uuid);
   d->sc->h.store_ino = d->store->ino;
   d->sc->h.store_btime = d->store->btime;
   if (sidecar_write_header (d->sc) == -1) {
@@ -413,6 +421,7 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
   struct sidecar_header *h = &d->sc->h;
   struct store *st = d->store;
   bool same_file, same_name;
+  uint8_t uuid[SIDECAR_UUID_SIZE];
   CLEANUP_FREE char *was = h->store ? file_name (h->store) : NULL;
   CLEANUP_FREE char *is = file_name (d->store_path);
 
@@ -430,12 +439,19 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
                   && (!st->btime || !h->store_btime
                       || st->btime == h->store_btime));
   same_name = was && is && strcmp (was, is) == 0;
-  if (cfg->adopt == DISK_ADOPT_MOVED)
-    same_file = same_name = true;
+  if (store_get_uuid (st, uuid)) {
+    /* The file itself says whose it is. */
+    bool ours = memcmp (uuid, h->uuid, sizeof uuid) == 0;
+
+    same_file = same_file && ours;
+    same_name = ours;
+  }
   /* Of one that was just being made nothing is local: only a file that is
    * somebody else's must not be taken for it. */
   if (h->state & SIDECAR_CREATING)
     same_file = same_file || (same_name && store_is_zero (st));
+  else if (cfg->adopt == DISK_ADOPT_MOVED)
+    same_name = true;
   if (!same_file && ((h->state & SIDECAR_CREATING) || !same_name)) {
     message_set (error,
                  "the sidecar %s is of another store (%s), not of %s: name "
@@ -759,6 +775,13 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
+/* A file that may be read but not written: a read-only export (G25). */
+static bool
+cannot_write (int err)
+{
+  return err == EACCES || err == EROFS || err == EPERM;
+}
+
 static int
 open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
             char **error)
@@ -767,6 +790,11 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
 
   *fresh = false;
   d->store = store_open (d->store_path, d->read_only, error);
+  if (!d->store && !d->read_only && cannot_write (errno)) {
+    log_error ("%s; going on read-only", *error);
+    d->read_only = true;
+    d->store = store_open (d->store_path, true, error);
+  }
   if (!d->store && errno == EAGAIN) {
     name_owner (d, error);
     return -1;
@@ -782,6 +810,15 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     return -1;
   }
   d->sc = sidecar_open (d->metadata, d->read_only, error);
+  if (!d->sc && !d->read_only && d->store && cannot_write (errno)) {
+    log_error ("%s; going on read-only", *error);
+    d->read_only = true;
+    store_free (d->store);
+    d->store = store_open (d->store_path, true, error);
+    if (!d->store)
+      return -1;
+    d->sc = sidecar_open (d->metadata, true, error);
+  }
   err = errno;
   if (!d->sc && err == EAGAIN) {
     name_owner (d, error);
@@ -827,6 +864,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   *error = NULL;
 
   complete = d->sc->h.state & SIDECAR_COMPLETE;
+  d->detached = d->sc->h.state & SIDECAR_DETACHED;
   d->shift = (uint32_t)__builtin_ctz (d->granule);
   d->no_source = !d->backing || complete;
   if (!d->argv && d->backing && d->backing[0] == '['
@@ -904,11 +942,13 @@ disk_detach (struct disk *d, char **error)
   }
   LOCK_SCOPE (&d->header_lock);
   d->sc->h.state |= SIDECAR_DETACHED;
-  sidecar_set (&d->sc->h.backing, NULL);
   if (sidecar_strip (d->sc) == -1) {
+    d->sc->h.state &= ~SIDECAR_DETACHED;
     message_set (error, "cannot write the sidecar %s: %m", d->metadata);
     return -1;
   }
+  store_set_uuid (d->store, NULL);
+  __atomic_store_n (&d->detached, true, __ATOMIC_RELEASE);
   return 0;
 }
 
@@ -940,12 +980,9 @@ volume_close (struct disk *d, bool clean)
   }
   if (d->started && !d->read_only)
     runtime_unregister (d->runtime_dir, d->store->dev, d->store->ino);
-  if (d->work) {
-    close (d->work->fd);
-    d->work->fd = -1;
-  }
-  close (d->sc->fd);
-  d->sc->fd = -1;
-  store_close (d->store);
+  if (d->work)
+    store_unlock_fd (d->work->fd);
+  sidecar_unlock (d->sc);
+  store_unlock (d->store);
   return r;
 }

@@ -112,7 +112,7 @@ crash_init () {
   backing_uri="nbd+unix:///?socket=$tmp/backing.sock"
   fs_nr=0
   fs_pid='' server_pid='' backing_pid='' load_pid=''
-  mkdir "$mnt" "$tmp/run" "$tmp/hold"
+  mkdir "$mnt" "$tmp/run"
   : > "$tmp/server.err"
   slowsync=$CRASH_BIN/.libs/slowsync.so
   [ -e "$slowsync" ] || slowsync=$CRASH_BIN/slowsync.so
@@ -229,12 +229,13 @@ power_cut () {
 # server_start [KEY=VALUE ...]: returns 1 if it ended at once.
 server_start () {
   rm -f "$tmp/nbd.sock" "$tmp/nbd.pid"
-  rm -f "$tmp"/hold/*
+  rm -f "$tmp/hold" "$tmp/hold.held"
   : > "$tmp/server.err"
   if [ "$CRASH_SERVER" = backfill ]; then
     # shellcheck disable=SC2086
     LD_PRELOAD="${LD_PRELOAD:+$LD_PRELOAD:}$slowsync" \
-      SLOWSYNC_DIR="$tmp/hold" SLOWSYNC_US="${sync_us:-0}" "$NBDKIT_RUN" "$NBDKIT" -f -U "$tmp/nbd.sock" -P "$tmp/nbd.pid" \
+      SLOWSYNC_FILE="$store" SLOWSYNC_HOLD="$tmp/hold" \
+      SLOWSYNC_US="${sync_us:-0}" "$NBDKIT_RUN" "$NBDKIT" -f -U "$tmp/nbd.sock" -P "$tmp/nbd.pid" \
       $CRASH_FILTERS backfill "$store" "backing=$backing_uri" \
       "runtime-dir=$tmp/run" "control=$control" "$@" $CRASH_ARGS \
       2> "$tmp/server.err" &

@@ -20,9 +20,9 @@ wait_stalled="! n=0; until grep -q '^stalled [1-9]' $fs_ctl; do n=\$((n+1)); [ \
 
 # The next sync of the store does its work, but takes until let_go to say so:
 # what is written meanwhile it does not cover (see slowsync.c).
-hold_sync="! : > $tmp/hold/hold.disk"
-wait_held="! n=0; until [ -e $tmp/hold/held.disk ]; do n=\$((n+1)); [ \$n -lt 1200 ] || exit 1; sleep 0.05; done"
-let_go="! rm $tmp/hold/held.disk"
+hold_sync="! : > $tmp/hold"
+wait_held="! n=0; until [ -e $tmp/hold.held ]; do n=\$((n+1)); [ \$n -lt 1200 ] || exit 1; sleep 0.05; done"
+let_go="! rm $tmp/hold.held"
 
 # A disk of which the first half is random data and holes, the second half
 # a hole; a volume on it that is open.

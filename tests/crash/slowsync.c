@@ -6,9 +6,11 @@
  * take long to return: what is written meanwhile is not covered.
  *
  *   SLOWSYNC_US=N     each takes N microseconds more
- *   SLOWSYNC_DIR=DIR  if DIR/hold.NAME exists when the sync of a file with
- *                     that base name is done, it becomes DIR/held.NAME and
- *                     the sync returns when that is removed
+ *   SLOWSYNC_FILE=FILE SLOWSYNC_HOLD=PATH
+ *                     if PATH exists when a sync of FILE is done, it becomes
+ *                     PATH.held, and the sync returns when that is removed
+ *
+ * FILE is known by its inode: it may have been opened by another name.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -18,7 +20,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int fsync (int fd);
@@ -27,21 +29,18 @@ int fdatasync (int fd);
 static void
 take_long (int fd)
 {
-  const char *us = getenv ("SLOWSYNC_US"), *dir = getenv ("SLOWSYNC_DIR");
-  char self[64], path[1024], hold[2048], held[2048], *base;
-  ssize_t n;
+  const char *us = getenv ("SLOWSYNC_US"), *file = getenv ("SLOWSYNC_FILE"),
+             *hold = getenv ("SLOWSYNC_HOLD");
+  struct stat is, want;
+  char held[4096];
   int err = errno;
 
   if (us)
     usleep ((useconds_t)atoi (us));
-  snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
-  n = readlink (self, path, sizeof path - 1);
-  if (dir && n > 0) {
-    path[n] = '\0';
-    base = strrchr (path, '/');
-    base = base ? base + 1 : path;
-    snprintf (hold, sizeof hold, "%s/hold.%s", dir, base);
-    snprintf (held, sizeof held, "%s/held.%s", dir, base);
+  if (file && hold && access (hold, F_OK) == 0 && fstat (fd, &is) == 0
+      && stat (file, &want) == 0 && is.st_dev == want.st_dev
+      && is.st_ino == want.st_ino) {
+    snprintf (held, sizeof held, "%s.held", hold);
     if (rename (hold, held) == 0)
       while (access (held, F_OK) == 0)
         usleep (10000);
