@@ -42,7 +42,7 @@
 #include "ahead.h"
 
 /* Bytes that may be planned for each byte read. */
-#define EARN 3
+#define EARN 2
 #define CREDIT_UNITS 64
 /* Below 1/FULL of the credit, plans shrink. */
 #define FULL 4
@@ -220,7 +220,9 @@ ask (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
   plan->range[plan->nr].length
       = min64 ((last + 1) << a->shift, a->size) - (first << a->shift);
   plan->nr++;
-  a->credit -= (int64_t)(nr << a->shift);
+  a->credit = a->credit > (int64_t)(nr << a->shift)
+                  ? a->credit - (int64_t)(nr << a->shift)
+                  : 0;
 }
 
 /* Streams. */
@@ -310,9 +312,8 @@ widen (struct ahead *a, uint64_t offset, uint64_t end,
   if (density (a, offset, a->unit + a->unit / 2)
       >= a->unit / a->block * 3 / 4)
     width = DENSE_UNITS * a->unit;
-  while (width >= a->block
-         && (uint64_t)a->credit < full / (a->unit / 2) * width
-         && width > a->unit / 32)
+  /* With little credit left: less, and at last nothing but what was asked. */
+  for (uint64_t c = (uint64_t)a->credit | 1; c < full && width >= a->block; c *= 2)
     width /= 2;
   if (width < a->block || (uint64_t)a->credit < width)
     return;

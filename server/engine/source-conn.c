@@ -6,8 +6,13 @@
  * what is finished, and sets the watchers for the next event.
  *
  * libnbd calls back with its handle locked, in the middle of a notify or of
- * sending another request.  So its callbacks only take notes (struct
- * source_req, c->answered, c->dead).
+ * sending another request.  So its callbacks only take notes: in the struct
+ * source_req, c->answered and c->dead.
+ *
+ * A read goes straight into the caller's buffer, which libnbd does not zero
+ * first: the chunks are counted instead, and an answer that lacks some is an
+ * error.  Where the server's block sizes do not allow a request as it is, it
+ * is widened into a buffer of ours, or asked in parts, one after the other.
  *
  * A handle is lost when it is dead or closed, when it is silent for
  * c->patience with something sent, or when a sent request is past its
@@ -26,6 +31,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,30 +55,8 @@
 #define EXTRA_BACKOFF_MAX 60000
 #define PROBE_SIZE 512
 
-struct verify {
-  struct source_conn *conn;
-  uint64_t size;
-  unsigned left;
-  bool failed;
-  uint64_t failed_at;
-  char *buf[SAMPLES];
-  struct source_req req[SAMPLES];
-  char data[SAMPLES][SAMPLE_SIZE];
-};
-
 static void on_io (struct ev_loop *loop, ev_io *w, int revents);
 static void on_timer (struct ev_loop *loop, ev_timer *w, int revents);
-static void conn_settle (struct source_conn *c);
-static void sample_done (struct source_req *req, int error);
-static void probe_done (struct source_req *req, int error);
-
-/* Not asked for by anybody outside: not in the counters, and never asked
- * again on another connection. */
-static bool
-is_internal (const struct source_req *req)
-{
-  return req->done == sample_done || req->done == probe_done;
-}
 
 /* How long a handshake may take: short at first, so that a server which
  * came back is reached soon, though an attempt made before hangs. */
@@ -232,7 +216,7 @@ answer_now (struct source_conn *c, struct source_req *req, int error)
 
 /* Send it, or the next part of it.  It is in c->sent until it is answered;
  * where the handle turns out dead it stays there. */
-static void
+void
 conn_send (struct source_conn *c, struct source_req *req, uint64_t now)
 {
   uint64_t min = max_u64 (c->block_min, 1), end = req->offset + req->length;
@@ -318,7 +302,7 @@ take_answers (struct source_conn *c, uint64_t now)
   c->answered = (struct req_list){ NULL, NULL };
   for (req = answered.head; req; req = next) {
     next = req->next;
-    if (!is_internal (req))
+    if (!req->internal)
       c->patience = max_u64 (src->silence,
                              min_u64 (c->patience, 2 * (now - req->sent_at)));
     if (req->error == 0 && req->buf && check_part (c, req)) {
@@ -341,7 +325,7 @@ take_answers (struct source_conn *c, uint64_t now)
     LOCK_SCOPE (&src->lock);
 
     while ((req = req_pop (&answered))) {
-      if (!is_internal (req)) {
+      if (!req->internal) {
         c->nr_sent[req->queue]--;
         c->bytes_sent[req->queue] -= req->length;
         if (req->error == 0 && req->buf)
@@ -357,20 +341,20 @@ take_answers (struct source_conn *c, uint64_t now)
 
 /* Losing a connection. */
 
-static void
-verify_free (struct source_conn *c)
-{
-  free (c->verify);
-  c->verify = NULL;
-}
-
 /* Let go of the handle; requests stay in the lists. */
 static void
 drop_handle (struct source_conn *c)
 {
+  int fd = -1;
+
   ev_io_stop (c->thread->loop, &c->io);
+  /* The server may be about to answer. */
+  if (c->h && c->sent.head && nbd_aio_get_fd (c->h) >= 0)
+    fd = fcntl (nbd_aio_get_fd (c->h), F_DUPFD_CLOEXEC, 3);
   nbd_close (c->h);
   c->h = NULL;
+  if (fd >= 0)
+    io_thread_linger (c->thread, fd);
   resolve_end (c->resolve);
   c->resolve = NULL;
   c->dead = false;
@@ -387,7 +371,7 @@ requeue (struct source_conn *c, uint64_t now)
 
   while ((req = c->sent.tail)) {
     req_remove (&c->sent, req);
-    if (is_internal (req)) {
+    if (req->internal) {
       req->state = REQ_IDLE;
       free (req->bounce);
       req->bounce = NULL;
@@ -590,57 +574,16 @@ conn_up (struct source_conn *c)
     source_set_state (src, SOURCE_CONNECTED, "");
 }
 
-static void
-sample_done (struct source_req *req, int error)
-{
-  struct verify *v = req->opaque;
-
-  if (error && !v->failed) {
-    v->failed = true;
-    v->failed_at = req->offset;
-  }
-  v->left--;
-}
-
 /* All samples were answered. */
 static void
 conn_verified (struct source_conn *c)
 {
-  struct source *src = c->src;
-  struct verify *v = c->verify;
-  uint8_t digest[SOURCE_DIGEST_SIZE];
-  bool same = true;
+  int err = verify_result (c);
 
-  if (v->failed) {
-    snprintf (c->why, sizeof c->why,
-              "a sample of its content, at offset %" PRIu64
-              ", cannot be read (identity=size does without them)",
-              v->failed_at);
-    conn_lost (c, false, SOURCE_LOST);
-    return;
-  }
-  if (!identity_digest (v->size, v->buf, digest)) {
-    snprintf (c->why, sizeof c->why, "libcrypto failed to make a digest");
-    conn_lost (c, false, SOURCE_LOST);
-    return;
-  }
-  {
-    LOCK_SCOPE (&src->lock);
-
-    if (identity_has_digest (&src->identity))
-      same = memcmp (digest, src->identity.digest, sizeof digest) == 0;
-    else
-      memcpy (src->identity.digest, digest, sizeof digest);
-    src->known = true;
-  }
-  if (same)
+  if (err == 0)
     conn_up (c);
-  else {
-    snprintf (c->why, sizeof c->why,
-              "it is not the backing store this volume knows: its size is "
-              "the same, but its content differs");
-    conn_lost (c, false, SOURCE_REFUSED);
-  }
+  else
+    conn_lost (c, false, err == EPERM ? SOURCE_REFUSED : SOURCE_LOST);
 }
 
 /* The handshake is done: is it the source we know? */
@@ -649,7 +592,6 @@ conn_negotiated (struct source_conn *c, uint64_t now)
 {
   struct source *src = c->src;
   int64_t size = nbd_get_size (c->h), n;
-  struct verify *v;
   uint64_t known;
 
   if (size < 0) {
@@ -687,29 +629,10 @@ conn_negotiated (struct source_conn *c, uint64_t now)
     conn_up (c);
     return;
   }
-  v = calloc (1, sizeof *v);
-  if (!v) {
+  set_conn_state (c, CONN_VERIFYING);
+  if (!verify_begin (c, (uint64_t)size, now)) {
     snprintf (c->why, sizeof c->why, "out of memory");
     conn_lost (c, false, SOURCE_LOST);
-    return;
-  }
-  c->verify = v;
-  set_conn_state (c, CONN_VERIFYING);
-  v->conn = c;
-  v->size = (uint64_t)size;
-  for (unsigned i = 0; i < SAMPLES; i++) {
-    struct source_req *req = &v->req[i];
-
-    if (!identity_sample (v->size, i, &req->offset, &req->length))
-      break;
-    v->buf[i] = v->data[i];
-    req->buf = v->data[i];
-    req->at = req->offset;
-    req->queue = SOURCE_BACKGROUND; /* so that it is not counted as demand */
-    req->done = sample_done;
-    req->opaque = v;
-    v->left++;
-    conn_send (c, req, now);
   }
 }
 
@@ -734,7 +657,7 @@ send_probe (struct source_conn *c, uint64_t now)
   memset (&c->probe, 0, sizeof c->probe);
   c->probe.length = (uint32_t)length;
   c->probe.buf = c->probe_buf;
-  c->probe.queue = SOURCE_BACKGROUND;
+  c->probe.internal = true;
   c->probe.done = probe_done;
   conn_send (c, &c->probe, now);
 }
@@ -882,7 +805,7 @@ conn_settle (struct source_conn *c)
       conn_negotiated (c, now);
       again = true;
     }
-    if (c->state == CONN_VERIFYING && c->verify->left == 0) {
+    if (c->state == CONN_VERIFYING && verify_is_answered (c)) {
       conn_verified (c);
       again = true;
     }
@@ -1055,7 +978,7 @@ conn_stop (struct source_conn *c)
     while ((req = req_pop (&c->sent)) || (req = req_pop (&c->answered))) {
       req->state = REQ_IDLE;
       req->error = ESHUTDOWN;
-      if (is_internal (req))
+      if (req->internal)
         free (req->bounce);
       else
         req_append (&c->finished, req);

@@ -1,4 +1,4 @@
-/* source-identity.c - what makes a backing store the one we know.
+/* source-identity.c - what makes a backing store the one we know (I9).
  *
  * The digest is SHA-256 over the size (64 bits, little-endian) and up to 16
  * samples of 4 KiB.  A disk of up to 64 KiB is taken whole.  On a larger one
@@ -10,12 +10,27 @@
  */
 #include "config.h"
 
+#include <errno.h>
 #include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "bytes.h"
+#include "cleanup.h"
 #include "source-internal.h"
 
-bool
+struct verify {
+  uint64_t size;
+  unsigned left; /* samples that are not answered */
+  bool failed;
+  uint64_t failed_at;
+  struct source_req req[SAMPLES];
+  char data[SAMPLES][SAMPLE_SIZE];
+};
+
+/* The place of a sample; false if there are fewer than that. */
+static bool
 identity_sample (uint64_t size, unsigned i, uint64_t *offset, uint32_t *length)
 {
   if (size <= SAMPLES * SAMPLE_SIZE)
@@ -30,9 +45,8 @@ identity_sample (uint64_t size, unsigned i, uint64_t *offset, uint32_t *length)
   return true;
 }
 
-bool
-identity_digest (uint64_t size, char *const sample[SAMPLES],
-                 uint8_t digest[SOURCE_DIGEST_SIZE])
+static bool
+identity_digest (const struct verify *v, uint8_t digest[SOURCE_DIGEST_SIZE])
 {
   EVP_MD_CTX *ctx = EVP_MD_CTX_new ();
   uint8_t head[8];
@@ -42,21 +56,102 @@ identity_digest (uint64_t size, char *const sample[SAMPLES],
 
   if (!ctx)
     return false;
-  put_le64 (head, size);
+  put_le64 (head, v->size);
   ok = EVP_DigestInit_ex (ctx, EVP_sha256 (), NULL) == 1
        && EVP_DigestUpdate (ctx, head, sizeof head) == 1;
-  for (unsigned i = 0; ok && identity_sample (size, i, &offset, &length); i++)
-    ok = EVP_DigestUpdate (ctx, sample[i], length) == 1;
+  for (unsigned i = 0; ok && identity_sample (v->size, i, &offset, &length);
+       i++)
+    ok = EVP_DigestUpdate (ctx, v->data[i], length) == 1;
   ok = ok && EVP_DigestFinal_ex (ctx, digest, NULL) == 1;
   EVP_MD_CTX_free (ctx);
   return ok;
 }
 
-bool
+static bool
 identity_has_digest (const struct source_identity *identity)
 {
   for (unsigned i = 0; i < SOURCE_DIGEST_SIZE; i++)
     if (identity->digest[i])
       return true;
   return false;
+}
+
+static void
+sample_done (struct source_req *req, int error)
+{
+  struct verify *v = req->opaque;
+
+  if (error && !v->failed) {
+    v->failed = true;
+    v->failed_at = req->offset;
+  }
+  v->left--;
+}
+
+bool
+verify_begin (struct source_conn *c, uint64_t size, uint64_t now)
+{
+  struct verify *v = calloc (1, sizeof *v);
+
+  if (!v)
+    return false;
+  c->verify = v;
+  v->size = size;
+  for (unsigned i = 0; i < SAMPLES; i++) {
+    struct source_req *req = &v->req[i];
+
+    if (!identity_sample (size, i, &req->offset, &req->length))
+      break;
+    req->buf = v->data[i];
+    req->at = req->offset;
+    req->internal = true;
+    req->done = sample_done;
+    req->opaque = v;
+    v->left++;
+    conn_send (c, req, now);
+  }
+  return true;
+}
+
+bool
+verify_is_answered (const struct source_conn *c)
+{
+  return c->verify->left == 0;
+}
+
+int
+verify_result (struct source_conn *c)
+{
+  struct source *src = c->src;
+  struct verify *v = c->verify;
+  uint8_t digest[SOURCE_DIGEST_SIZE];
+
+  if (v->failed) {
+    snprintf (c->why, sizeof c->why,
+              "a sample of its content, at offset %" PRIu64
+              ", cannot be read (identity=size does without them)",
+              v->failed_at);
+    return EAGAIN;
+  }
+  if (!identity_digest (v, digest)) {
+    snprintf (c->why, sizeof c->why, "libcrypto failed to make a digest");
+    return EAGAIN;
+  }
+  LOCK_SCOPE (&src->lock);
+  if (!identity_has_digest (&src->identity))
+    memcpy (src->identity.digest, digest, sizeof digest);
+  src->known = true;
+  if (memcmp (digest, src->identity.digest, sizeof digest) == 0)
+    return 0;
+  snprintf (c->why, sizeof c->why,
+            "it is not the backing store this volume knows: its size is the "
+            "same, but its content differs");
+  return EPERM;
+}
+
+void
+verify_free (struct source_conn *c)
+{
+  free (c->verify);
+  c->verify = NULL;
 }

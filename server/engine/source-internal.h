@@ -3,7 +3,7 @@
  *   source.c           the API: queues, states, start and stop
  *   source-pool.c      the I/O threads
  *   source-conn.c      one connection: its life, and the requests on it
- *   source-identity.c  which bytes make the identity, and their digest
+ *   source-identity.c  what makes the identity, and its check
  *   source-command.c   the command of the bracket form
  *   source-resolve.c   host names, looked up without blocking a thread
  *
@@ -74,6 +74,12 @@ struct io_thread {
   /* under lock: connections that have something to look at */
   struct source_conn *kicked, **kicked_end;
   bool quit;
+
+  /* the thread's own */
+  struct lingering *lingering;
+  unsigned nr_lingering;
+  bool quitting;
+  ev_timer last_wait;
 };
 
 struct io_pool {
@@ -83,6 +89,9 @@ struct io_pool {
 
 struct io_pool *io_pool_new (unsigned nr_threads);
 void io_pool_free (struct io_pool *pool);
+/* On that thread: take over a socket whose handle is closed, and close it
+ * once the server has sent what it still had to answer. */
+void io_thread_linger (struct io_thread *t, int fd);
 
 /* source-conn.c */
 
@@ -146,14 +155,18 @@ void conn_kick (struct source_conn *c);
 /* On its thread: it was kicked. */
 void conn_look (struct source_conn *c);
 
+/* Send it, or the next part of it. */
+void conn_send (struct source_conn *c, struct source_req *req, uint64_t now);
+
 /* source-identity.c */
 
-/* The sample's bytes; false if there are fewer samples than that. */
-bool identity_sample (uint64_t size, unsigned i, uint64_t *offset,
-                      uint32_t *length);
-bool identity_digest (uint64_t size, char *const sample[SAMPLES],
-                      uint8_t digest[SOURCE_DIGEST_SIZE]);
-bool identity_has_digest (const struct source_identity *identity);
+/* Ask for the samples of a source of that size.  False: out of memory. */
+bool verify_begin (struct source_conn *c, uint64_t size, uint64_t now);
+bool verify_is_answered (const struct source_conn *c);
+/* Once answered: 0 if it is the source we know; EAGAIN if that could not be
+ * told, or EPERM if it is not, with c->why. */
+int verify_result (struct source_conn *c);
+void verify_free (struct source_conn *c);
 
 /* source-command.c */
 

@@ -5,6 +5,12 @@
  * connections and one ev_async; a thread that kicks a connection of its own
  * pays no system call, because the list is looked at again before it sleeps.
  *
+ * Sockets of closed connections linger here: a server that finds its client
+ * gone while it still answers has a hard time, and nbdkit 1.32 may even end
+ * with a failed assertion, for all its clients.  So the server is told that
+ * no more requests come, and what it sends is read and dropped, until it
+ * closes its side or a minute has passed.
+ *
  * The loops do not touch signals and the threads block all of them.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -14,11 +20,86 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "cleanup.h"
 #include "source-internal.h"
 
+#define LINGER_TIME 60.   /* seconds */
+#define LINGER_AT_END 0.5 /* of the thread */
+#define LINGER_MOST 64
+#define LINGER_CHUNK 65536
+
+struct lingering {
+  struct lingering *next, **prev;
+  struct io_thread *thread;
+  ev_io io;
+  ev_timer timer;
+};
+
 static __thread struct io_thread *this_thread;
+
+static void
+linger_end (struct lingering *l)
+{
+  struct io_thread *t = l->thread;
+
+  ev_io_stop (t->loop, &l->io);
+  ev_timer_stop (t->loop, &l->timer);
+  close (l->io.fd);
+  *l->prev = l->next;
+  if (l->next)
+    l->next->prev = l->prev;
+  free (l);
+  if (--t->nr_lingering == 0 && t->quitting)
+    ev_break (t->loop, EVBREAK_ALL);
+}
+
+static void
+linger_readable (struct ev_loop *loop, ev_io *w, int revents)
+{
+  char dropped[LINGER_CHUNK];
+  ssize_t n = recv (w->fd, dropped, sizeof dropped, MSG_DONTWAIT);
+
+  (void)loop;
+  (void)revents;
+  if (n == 0 || (n == -1 && errno != EAGAIN && errno != EINTR))
+    linger_end (w->data);
+}
+
+static void
+linger_timed_out (struct ev_loop *loop, ev_timer *w, int revents)
+{
+  (void)loop;
+  (void)revents;
+  linger_end (w->data);
+}
+
+void
+io_thread_linger (struct io_thread *t, int fd)
+{
+  struct lingering *l
+      = t->nr_lingering < LINGER_MOST ? calloc (1, sizeof *l) : NULL;
+
+  if (!l || shutdown (fd, SHUT_WR) == -1) {
+    free (l);
+    close (fd);
+    return;
+  }
+  l->thread = t;
+  l->next = t->lingering;
+  l->prev = &t->lingering;
+  if (l->next)
+    l->next->prev = &l->next;
+  t->lingering = l;
+  t->nr_lingering++;
+  ev_io_init (&l->io, linger_readable, fd, EV_READ);
+  l->io.data = l;
+  ev_io_start (t->loop, &l->io);
+  ev_timer_init (&l->timer, linger_timed_out, LINGER_TIME, 0.);
+  l->timer.data = l;
+  ev_timer_start (t->loop, &l->timer);
+}
 
 static struct source_conn *
 next_kicked (struct io_thread *t)
@@ -71,8 +152,21 @@ woken (struct ev_loop *loop, ev_async *w, int revents)
     LOCK_SCOPE (&t->lock);
     quit = t->quit;
   }
-  if (quit)
+  if (!quit || t->quitting)
+    return;
+  t->quitting = true;
+  if (t->nr_lingering == 0)
     ev_break (t->loop, EVBREAK_ALL);
+  else
+    ev_timer_start (t->loop, &t->last_wait);
+}
+
+static void
+waited_enough (struct ev_loop *loop, ev_timer *w, int revents)
+{
+  (void)w;
+  (void)revents;
+  ev_break (loop, EVBREAK_ALL);
 }
 
 static void
@@ -90,6 +184,8 @@ serve (void *arg)
 
   this_thread = t;
   ev_run (t->loop, 0);
+  while (t->lingering)
+    linger_end (t->lingering);
   return NULL;
 }
 
@@ -131,6 +227,7 @@ thread_start (struct io_thread *t)
     ev_prepare_init (&t->before_sleep, before_sleep);
     t->before_sleep.data = t;
     ev_prepare_start (t->loop, &t->before_sleep);
+    ev_timer_init (&t->last_wait, waited_enough, LINGER_AT_END, 0.);
     sigfillset (&all);
     pthread_sigmask (SIG_SETMASK, &all, &old);
     err = pthread_create (&t->tid, NULL, serve, t);

@@ -222,7 +222,7 @@ source_finish (struct source *src, struct req_list *list)
   while ((req = req_pop (list))) {
     struct source_extent *answer = req->answer;
 
-    if (req->queue == SOURCE_DEMAND)
+    if (!req->internal && req->queue == SOURCE_DEMAND)
       __atomic_sub_fetch (&src->demand, 1, __ATOMIC_RELAXED);
     free (req->bounce);
     req->bounce = NULL;
@@ -385,6 +385,7 @@ source_submit (struct source *src, struct source_req *req)
       req->answer_size = 0;
       req->bounce = NULL;
       req->at = req->offset;
+      req->internal = false;
       req->queue = req->prio;
       req->state = REQ_WAITING;
       req_append (&src->waiting[req->queue], req);

@@ -105,6 +105,7 @@ struct source_req {
   struct source_req *next, *prev;
   struct source_conn *conn; /* where it was sent */
   int state, error;
+  bool internal;          /* not asked for by anybody outside */
   enum source_prio queue; /* prio, as it was when it was submitted */
   uint64_t sent_at;
   bool disorder;               /* the answer's chunks were not in order */

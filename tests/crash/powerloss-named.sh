@@ -346,6 +346,7 @@ creation () {
       fs "cut-at $n"
       if server_start && ! fs_is_dead; then
         # Creation is complete: one whole volume, then no more to try.
+        fs "cut-at 0"
         guest <<-END
 	write 0 100
 	flush

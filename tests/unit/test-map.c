@@ -225,6 +225,36 @@ sigkill_keeps_all_marks (void **state)
   drop (&b);
 }
 
+/* A commit whose sidecar sync failed: S shows the bits, from the page cache,
+ * but they may never have been written.  Whoever opens the volume next must
+ * write them again, not take them for durable. */
+static void
+recovery_distrusts_s (void **state)
+{
+  struct box b;
+  struct map_snapshot *s;
+
+  (void)state;
+  make (&b, 1u << 30);
+  map_mark (b.m, 0, SIDECAR_BITS, MAP_GUEST);
+  map_mark (b.m, 5000, 5001, MAP_GUEST);
+  s = map_snapshot (b.m, false);
+  assert_int_equal (map_snapshot_write (b.m, s), 0);
+  map_snapshot_return (b.m, s);
+  reopen (&b, true);
+  assert_true (map_is_live (b.m, 0, SIDECAR_BITS));
+  assert_true (live (&b, 5000));
+  assert_false (stable (&b, 0));
+  assert_false (stable (&b, 5000));
+  s = map_snapshot (b.m, false);
+  assert_true (map_snapshot_has_guest (s));
+  assert_int_equal (map_snapshot_write (b.m, s), 0);
+  map_snapshot_publish (b.m, s);
+  assert_true (map_is_stable (b.m, 0, SIDECAR_BITS));
+  assert_true (stable (&b, 5000));
+  drop (&b);
+}
+
 /* A copied granule that the guest overwrites before it is in S. */
 static void
 overwritten_copy_is_the_guests (void **state)
@@ -473,6 +503,7 @@ main (void)
     cmocka_unit_test (last_granule_is_short),
     cmocka_unit_test (commit_is_two_phase),
     cmocka_unit_test (sigkill_keeps_all_marks),
+    cmocka_unit_test (recovery_distrusts_s),
     cmocka_unit_test (overwritten_copy_is_the_guests),
     cmocka_unit_test (holes_wait_for_a_checkpoint),
     cmocka_unit_test (committed_pages_leave_w),

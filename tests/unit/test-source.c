@@ -56,20 +56,19 @@ now_in_ms (void)
 static void
 nap (unsigned ms)
 {
-  struct timespec ts = { .tv_sec = ms / 1000,
-                         .tv_nsec = ms % 1000 * 1000000L };
+  struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
 
   nanosleep (&ts, NULL);
 }
 
-#define WAIT_FOR(condition)                                                   \
-  do {                                                                        \
-    uint64_t wait_until = now_in_ms () + LIMIT_MS;                            \
-    while (!(condition)) {                                                    \
-      if (now_in_ms () > wait_until)                                          \
-        fail_msg ("waited too long for " #condition);                         \
-      nap (5);                                                                \
-    }                                                                         \
+#define WAIT_FOR(condition)                           \
+  do {                                                \
+    uint64_t wait_until = now_in_ms () + LIMIT_MS;    \
+    while (!(condition)) {                            \
+      if (now_in_ms () > wait_until)                  \
+        fail_msg ("waited too long for " #condition); \
+      nap (5);                                        \
+    }                                                 \
   } while (0)
 
 /* Servers. */
@@ -129,6 +128,17 @@ end_server (pid_t pid)
 {
   kill (pid, SIGKILL);
   assert_int_equal (waitpid (pid, NULL, 0), pid);
+}
+
+/* SIGSTOP, and it is known to have stopped. */
+static void
+stop_server (pid_t pid)
+{
+  int status;
+
+  kill (pid, SIGSTOP);
+  assert_int_equal (waitpid (pid, &status, WUNTRACED), pid);
+  assert_true (WIFSTOPPED (status));
 }
 
 /* A source, and what its callback was told. */
@@ -445,10 +455,10 @@ test_status (void **arg)
 static void
 test_block_sizes (void **arg)
 {
-  pid_t pid = serve ("--filter=blocksize-policy", "pattern", "8M",
-                     "blocksize-error-policy=error", "blocksize-minimum=4096",
-                     "blocksize-preferred=4096", "blocksize-maximum=65536",
-                     NULL);
+  pid_t pid
+      = serve ("--filter=blocksize-policy", "pattern", "8M",
+               "blocksize-error-policy=error", "blocksize-minimum=4096",
+               "blocksize-preferred=4096", "blocksize-maximum=65536", NULL);
   struct source *src = SOURCE (.uri = uri);
   struct wait *w;
 
@@ -549,7 +559,7 @@ test_hung (void **arg)
   assert_int_equal (source_start (src, NULL), 0);
   check_read (src, 0, 4096, SOURCE_DEMAND);
   check_read (src, 0, 4096, SOURCE_BACKGROUND);
-  kill (pid, SIGSTOP);
+  stop_server (pid);
   /* Only the background connections have anything to wait for: it is
    * noticed all the same. */
   background = new_wait (4096, 4096, SOURCE_BACKGROUND, true);
@@ -581,8 +591,8 @@ static void
 test_slow (void **arg)
 {
   pid_t pid = serve ("--filter=delay", "pattern", "1M", "rdelay=700ms", NULL);
-  struct source *src = SOURCE (.timeout = 1500,
-                               .identity_mode = SOURCE_IDENTITY_SIZE);
+  struct source *src
+      = SOURCE (.timeout = 1500, .identity_mode = SOURCE_IDENTITY_SIZE);
 
   (void)arg;
   assert_int_equal (source_start (src, NULL), 0);
@@ -813,8 +823,7 @@ test_single_connection (void **arg)
 static void
 test_demand_first (void **arg)
 {
-  pid_t pid = serve ("--filter=delay", "pattern", "64M", "rdelay=100ms",
-                     NULL);
+  pid_t pid = serve ("--filter=delay", "pattern", "64M", "rdelay=100ms", NULL);
   struct source *src = SOURCE (.connections = 1);
   struct wait *w[100], *demand;
   unsigned ended = 0;
@@ -1070,7 +1079,7 @@ test_stop (void **arg)
   assert_int_equal (source_start (src, NULL), 0);
   check_read (src, 0, 4096, SOURCE_DEMAND);
   check_read (src, 0, 4096, SOURCE_BACKGROUND);
-  kill (pid, SIGSTOP);
+  stop_server (pid);
   check_stop (src);
   end_server (pid);
 }
@@ -1098,8 +1107,8 @@ test_tcp_name (void **arg)
 {
   struct sockaddr_storage addr;
   struct source *src;
-  const char *argv[] = { nbdkit, "-f", "-i", "127.0.0.1", "-p", NULL,
-                         "pattern", "1M", NULL };
+  const char *argv[]
+      = { nbdkit, "-f", "-i", "127.0.0.1", "-p", NULL, "pattern", "1M", NULL };
   char port[16], *name;
   unsigned number = 20000 + (unsigned)getpid () % 10000;
   pid_t pid;
@@ -1196,8 +1205,7 @@ hammer_thread (void *arg)
         abort ();
       __atomic_add_fetch (&hammer.reads, 1, __ATOMIC_RELAXED);
     }
-    else if (err != 0
-             && !(err == ECANCELED && dice == 13)
+    else if (err != 0 && !(err == ECANCELED && dice == 13)
              && !(err == ETIMEDOUT && dice == 14) && err != ESHUTDOWN)
       abort ();
     free_wait (w);

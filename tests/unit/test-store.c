@@ -187,16 +187,39 @@ second_opener_is_refused (void **state)
   error = NULL;
   /* The lock goes with the description, not with the first close of it. */
   if (fork () == 0) {
-    store_close (st);
+    close (st->fd);
     _exit (0);
   }
   wait (NULL);
   assert_null (store_open (path, false, &error));
   free (error);
   error = NULL;
+  /* An unlocked one may be opened although the descriptor is still there. */
+  store_unlock (st);
+  {
+    struct store *other = store_open (path, false, &error);
+
+    assert_non_null (other);
+    store_free (other);
+  }
   store_free (st);
-  st = store_open (path, false, &error);
-  assert_non_null (st);
+}
+
+static void
+uuid_is_of_the_file (void **state)
+{
+  static const uint8_t uuid[16] = "0123456789abcde";
+  struct store *st = make (MIB);
+  uint8_t got[16];
+
+  (void)state;
+  assert_int_equal (store_get_uuid (st, got), 0);
+  store_set_uuid (st, uuid);
+  /* A file system without attributes is served all the same. */
+  if (store_get_uuid (st, got))
+    assert_memory_equal (got, uuid, 16);
+  store_set_uuid (st, NULL);
+  assert_int_equal (store_get_uuid (st, got), 0);
   store_free (st);
 }
 
@@ -261,6 +284,7 @@ main (void)
     TEST (preallocate_changes_no_byte),
     TEST (next_data_walks_holes),
     TEST (second_opener_is_refused),
+    TEST (uuid_is_of_the_file),
     TEST (nameless_until_linked),
     TEST (odd_files_are_refused),
     TEST (a_cut_store_is_an_error_not_zeros),
