@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -183,8 +184,13 @@ json_t *
 wire_parse (const char *frame, size_t len, json_error_t *err)
 {
   json_t *message = json_loadb (frame, len, JSON_REJECT_DUPLICATES, err);
+  char why[sizeof err->text - sizeof "JSON parse error: " + 1];
 
-  if (message != NULL && !json_is_object (message)) {
+  if (message == NULL) {
+    snprintf (why, sizeof why, "%.*s", (int)sizeof why - 1, err->text);
+    snprintf (err->text, sizeof err->text, "JSON parse error: %s", why);
+  }
+  else if (!json_is_object (message)) {
     json_decref (message);
     message = NULL;
     memset (err, 0, sizeof *err);

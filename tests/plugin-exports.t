@@ -50,7 +50,8 @@ which there are:
   nbdkit: backfill[*]: error: no disk '': there are 'vda', 'vdb'; the export NAME is a disk, NAME/map its allocation map (glob)
 
 The disk named "" has the map /map, which a URI may also call map; -r makes
-exports read-only:
+exports read-only.  Without a backing store zeros are local once they were
+read, as nbdinfo does:
 
   $ nbdkit -r -U - backfill c.img size=64K control=off runtime-dir=run --run '
   >     u () { echo "nbd+unix:///$1?socket=$unixsocket"; }
@@ -58,5 +59,5 @@ exports read-only:
   >     nbdinfo --map "$(u map)"
   >     nbdinfo --map "$(u /map)"' 2>/dev/null
   \tis_read_only: true (esc)
-           0       65536    1  hole
-           0       65536    1  hole
+           0       65536    0  data
+           0       65536    0  data

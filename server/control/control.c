@@ -192,6 +192,7 @@ control_start (struct control *c, char **error)
                  c->path);
     return -1;
   }
+  listener_limit (c);
   sessions_init (c);
   ev_async_init (&c->async, on_async);
   c->async.data = c;

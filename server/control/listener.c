@@ -358,7 +358,7 @@ on_accept_timer (struct ev_loop *loop, ev_timer *timer, int revents)
 }
 
 void
-listener_start (struct control *c)
+listener_limit (struct control *c)
 {
   struct rlimit limit;
 
@@ -366,6 +366,11 @@ listener_start (struct control *c)
   if (getrlimit (RLIMIT_NOFILE, &limit) == 0
       && limit.rlim_cur / 2 < c->max_sessions)
     c->max_sessions = (unsigned)(limit.rlim_cur / 2);
+}
+
+void
+listener_start (struct control *c)
+{
   ev_io_init (&c->accept_io, on_accept, c->fd, EV_READ);
   c->accept_io.data = c;
   ev_timer_init (&c->accept_timer, on_accept_timer, ACCEPT_PAUSE, 0.);

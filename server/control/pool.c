@@ -58,7 +58,7 @@ pool_thread (void *arg)
   struct request *request;
 
   while ((request = take (pool)) != NULL) {
-    if (request->text)
+    if (request->parsing)
       parse (request);
     else
       request->answer = call_run (&request->call, &request->answer_len);

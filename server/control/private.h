@@ -41,7 +41,6 @@
 #define STOP_TIMEOUT   5            /* s: for the commands that run */
 
 struct session;
-
 struct request;
 
 /* What other threads tell the loop, in order. */
@@ -58,7 +57,8 @@ struct request {
   struct request *next;
   struct session *session; /* the loop's; not to be looked into */
   struct call call;
-  char *text; /* not parsed yet */
+  bool parsing; /* not a command yet: text is to be parsed */
+  char *text;
   size_t text_len;
   char *answer; /* a line, NULL on ENOMEM */
   size_t answer_len;
@@ -87,7 +87,7 @@ struct control {
   pthread_cond_t ended; /* a thread has ended */
   struct item *first, **tail;
   size_t event_bytes;
-  bool overflow;         /* an event was lost */
+  bool overflow;          /* an event was lost */
   bool running;           /* the loop is */
   bool listed;            /* the file is there */
   bool unlisten, finish;  /* what the loop is told */
@@ -107,12 +107,14 @@ struct control {
   ev_async async;
   ev_prepare bury_prepare;
   struct session *sessions, **last_session; /* oldest first */
+  struct session *gone; /* closed, but a pool has their request */
   struct session *dead; /* to be freed when nothing is on the stack */
   unsigned nr_sessions, max_sessions;
   size_t held; /* bytes in all sessions */
 };
 
-/* listener.c: on the loop. */
+/* listener.c: on the loop, but listener_limit, which comes before it. */
+void listener_limit (struct control *c);
 void listener_start (struct control *c);
 void listener_stop (struct control *c);
 /* Any thread: take the file away if it is ours. */

@@ -48,7 +48,7 @@ struct out {
 
 struct session {
   struct control *control;
-  struct session *next, **link; /* in the list; next also in dead */
+  struct session *next, **link; /* in control's sessions, gone or dead */
   int fd;
   ev_io io;
   ev_timer kick; /* more messages wait in the buffer */
@@ -130,6 +130,24 @@ out_drop (struct session *s)
 }
 
 static void
+list_add (struct session **list, struct session *s)
+{
+  s->next = *list;
+  s->link = list;
+  if (s->next)
+    s->next->link = &s->next;
+  *list = s;
+}
+
+static void
+list_remove (struct session *s)
+{
+  *s->link = s->next;
+  if (s->next)
+    s->next->link = s->link;
+}
+
+static void
 bury (struct ev_loop *loop, ev_prepare *prepare, int revents)
 {
   struct control *c = prepare->data;
@@ -139,16 +157,9 @@ bury (struct ev_loop *loop, ev_prepare *prepare, int revents)
   while (c->dead) {
     struct session *s = c->dead;
 
-    c->dead = s->next;
+    list_remove (s);
     free (s);
   }
-}
-
-static void
-to_dead (struct session *s)
-{
-  s->next = s->control->dead;
-  s->control->dead = s;
 }
 
 void
@@ -166,11 +177,9 @@ session_close (struct session *s, const char *why)
   ev_timer_stop (c->loop, &s->kick);
   close (s->fd);
   s->fd = -1;
-  *s->link = s->next;
-  if (s->next)
-    s->next->link = s->link;
-  else
+  if (s->next == NULL)
     c->last_session = s->link;
+  list_remove (s);
   c->nr_sessions--;
   c->held -= s->held;
   if (s->negotiated) {
@@ -183,8 +192,7 @@ session_close (struct session *s, const char *why)
   while (s->first)
     out_drop (s);
   /* It may be in use further up the stack, or come back from a pool. */
-  if (!s->busy)
-    to_dead (s);
+  list_add (s->busy ? &c->gone : &c->dead, s);
 }
 
 /* --- sending ---------------------------------------------------------- */
@@ -376,6 +384,7 @@ take_message (struct session *s, const char *text, size_t len,
     }
     memcpy (request->text, text, len);
     request->text_len = len;
+    request->parsing = true;
     to_pool (s, request, RUN_LOOP);
     return;
   }
@@ -424,24 +433,22 @@ void
 session_done (struct request *request)
 {
   struct session *s = request->session;
-  bool parsed = request->answer == NULL && request->call.message != NULL;
+  bool gone = s->closed;
 
   s->busy = false;
-  /* Of a long message only the parsing was done, but not if it is none. */
-  if (parsed || request->call.error) {
-    if (!s->closed) {
-      dispatch (s, request, request->call.error ? NULL : request->call.command);
-      process (s);
-      return;
-    }
-    request_free (request);
+  if (gone) {
+    list_remove (s);
+    list_add (&s->control->dead, s);
   }
-  else
+  if (!request->parsing)
     finish (s, request);
-  if (s->closed)
-    to_dead (s);
-  else
-    process (s);
+  else if (gone)
+    request_free (request);
+  else {
+    request->parsing = false;
+    dispatch (s, request, request->call.error ? NULL : request->call.command);
+  }
+  process (s);
 }
 
 /* --- the socket ------------------------------------------------------- */
@@ -626,14 +633,16 @@ sessions_end (struct control *c)
 {
   while (c->sessions) {
     struct session *s = c->sessions;
-    bool busy;
 
     flush (s);
-    busy = s->busy;
     session_close (s, NULL);
-    /* Its request was forgotten, or hangs and will not look at it. */
-    if (busy)
-      to_dead (s);
+  }
+  /* Their requests were forgotten, or hang and will not look at them. */
+  while (c->gone) {
+    struct session *s = c->gone;
+
+    list_remove (s);
+    list_add (&c->dead, s);
   }
   bury (c->loop, &c->bury_prepare, 0);
   ev_prepare_stop (c->loop, &c->bury_prepare);

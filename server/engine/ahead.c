@@ -50,6 +50,8 @@
 #define LONG_WINDOW_UNITS 16u
 #define DENSE_UNITS 4u
 #define SPAN_UNITS 6u
+/* A plan that did not come within this many reads is taken for lost. */
+#define PLAN_READS 64u
 #define NOWHERE (UINT64_MAX / 2)
 
 static inline uint64_t
@@ -157,6 +159,11 @@ touch (struct ahead *a, uint64_t offset, uint64_t end, bool miss)
     struct ahead_region *r
         = miss ? region_get (a, b / 64) : region_find (a, b / 64);
 
+    /* Planned long ago and still absent: it failed, or the caller had no room
+     * for it.  Then it may be planned again. */
+    if (r && miss && (r->asked & bit_of (b))
+        && a->tick - r->planned > PLAN_READS)
+      r->asked = 0;
     if (r && !(r->touched & bit_of (b))) {
       r->touched |= bit_of (b);
       first = true;
@@ -178,8 +185,8 @@ density (struct ahead *a, uint64_t offset, uint64_t distance)
     struct ahead_region *r = region_find (a, b / 64);
 
     if (r)
-      n += (unsigned)__builtin_popcountll (
-          (r->touched >> (b % 64)) << (63 - (stop - b)));
+      n += (unsigned)__builtin_popcountll ((r->touched >> (b % 64))
+                                           << (63 - (stop - b)));
     b = stop + 1;
   }
   return n;
@@ -198,31 +205,31 @@ was_asked (struct ahead *a, uint64_t offset)
 static void
 ask (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
-  uint64_t first = UINT64_MAX, last = 0, nr = 0;
+  uint64_t first = UINT64_MAX, last = 0;
 
   end = min64 (end, a->size);
-  if (offset >= end || plan->nr == AHEAD_RANGES || a->credit <= 0)
+  if (offset >= end || plan->nr == AHEAD_RANGES)
     return;
   for (uint64_t b = offset >> a->shift; b <= (end - 1) >> a->shift; b++) {
     struct ahead_region *r = region_get (a, b / 64);
 
     if (!(r->asked & bit_of (b))) {
+      if (a->credit < (int64_t)a->block)
+        break;
+      a->credit -= (int64_t)a->block;
       r->asked |= bit_of (b);
+      r->planned = a->tick;
       if (first == UINT64_MAX)
         first = b;
       last = b;
-      nr++;
     }
   }
-  if (nr == 0)
+  if (first == UINT64_MAX)
     return;
   plan->range[plan->nr].offset = first << a->shift;
   plan->range[plan->nr].length
       = min64 ((last + 1) << a->shift, a->size) - (first << a->shift);
   plan->nr++;
-  a->credit = a->credit > (int64_t)(nr << a->shift)
-                  ? a->credit - (int64_t)(nr << a->shift)
-                  : 0;
 }
 
 /* Streams. */
@@ -303,17 +310,16 @@ stream_advance (struct ahead *a, unsigned i, uint64_t end, uint32_t length,
 }
 
 static void
-widen (struct ahead *a, uint64_t offset, uint64_t end,
-       struct ahead_plan *plan)
+widen (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
   uint64_t width = a->unit / 2, full = (uint64_t)a->most_credit / FULL;
   uint64_t start, stop, near;
 
-  if (density (a, offset, a->unit + a->unit / 2)
-      >= a->unit / a->block * 3 / 4)
+  if (density (a, offset, a->unit + a->unit / 2) >= a->unit / a->block * 3 / 4)
     width = DENSE_UNITS * a->unit;
   /* With little credit left: less, and at last nothing but what was asked. */
-  for (uint64_t c = (uint64_t)a->credit | 1; c < full && width >= a->block; c *= 2)
+  for (uint64_t c = (uint64_t)a->credit | 1; c < full && width >= a->block;
+       c *= 2)
     width /= 2;
   if (width < a->block || (uint64_t)a->credit < width)
     return;
@@ -338,8 +344,7 @@ fill_span (struct ahead *a, uint64_t offset, struct ahead_plan *plan)
 }
 
 static void
-extend (struct ahead *a, uint64_t offset, uint64_t end,
-        struct ahead_plan *plan)
+extend (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
   uint64_t piece = a->unit / 4, edge = end + a->unit / 16 * 3;
 

@@ -22,9 +22,10 @@
 /* What is remembered of 64 consecutive blocks; bit i is block i of it. */
 struct ahead_region {
   uint64_t number;  /* offset / (64 * block) */
-  uint64_t asked;   /* was in a plan, or is where a guest missed */
+  uint64_t asked;   /* was in a plan */
   uint64_t touched; /* a guest read there */
   uint32_t tick;    /* when it was last used */
+  uint32_t planned; /* when something in it was last planned */
 };
 
 struct ahead_stream {
@@ -36,14 +37,14 @@ struct ahead_stream {
 
 struct ahead {
   uint64_t size;
-  uint64_t unit;      /* 0: exact, nothing is ever planned */
-  uint64_t block;     /* what a region's bit stands for */
-  unsigned shift;     /* log2 of block */
+  uint64_t unit;  /* 0: exact, nothing is ever planned */
+  uint64_t block; /* what a region's bit stands for */
+  unsigned shift; /* log2 of block */
   int64_t credit, most_credit;
   uint32_t tick;
-  unsigned recent;                /* stream that matched last */
-  uint64_t last[AHEAD_LAST];      /* ends of the last reads, newest first */
-  uint64_t next[AHEAD_STREAMS];   /* where each stream goes on */
+  unsigned recent;              /* stream that matched last */
+  uint64_t last[AHEAD_LAST];    /* ends of the last reads, newest first */
+  uint64_t next[AHEAD_STREAMS]; /* where each stream goes on */
   struct ahead_stream stream[AHEAD_STREAMS];
   struct ahead_region region[AHEAD_SETS][AHEAD_WAYS];
 };

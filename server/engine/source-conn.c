@@ -39,6 +39,8 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "bytes.h"
 #include "cleanup.h"
@@ -345,16 +347,17 @@ take_answers (struct source_conn *c, uint64_t now)
 static void
 drop_handle (struct source_conn *c)
 {
-  int fd = -1;
+  int fd = c->io.fd;
 
   ev_io_stop (c->thread->loop, &c->io);
-  /* The server may be about to answer. */
-  if (c->h && c->sent.head && nbd_aio_get_fd (c->h) >= 0)
-    fd = fcntl (nbd_aio_get_fd (c->h), F_DUPFD_CLOEXEC, 3);
   nbd_close (c->h);
   c->h = NULL;
-  if (fd >= 0)
+  ev_io_set (&c->io, -1, 0);
+  /* The server may be about to answer. */
+  if (fd >= 0 && c->sent.head)
     io_thread_linger (c->thread, fd);
+  else if (fd >= 0)
+    close (fd);
   resolve_end (c->resolve);
   c->resolve = NULL;
   c->dead = false;
@@ -709,14 +712,27 @@ refuse_waiting (struct source_conn *c)
     }
 }
 
+/* Are they descriptors of one socket? */
+static bool
+is_same_socket (int fd1, int fd2)
+{
+  struct stat sb1, sb2;
+
+  return fstat (fd1, &sb1) == 0 && fstat (fd2, &sb2) == 0
+         && sb1.st_dev == sb2.st_dev && sb1.st_ino == sb2.st_ino;
+}
+
+/* What is watched is a duplicate of the handle's descriptor: it outlives the
+ * handle (which closes its own when it likes), and epoll forgets a socket by
+ * itself only when all its descriptors are closed. */
 static void
 set_watcher (struct source_conn *c)
 {
   struct ev_loop *loop = c->thread->loop;
-  int fd, events = 0;
+  int fd = c->io.fd, theirs, events = 0;
   unsigned dir;
 
-  if (!c->h || (fd = nbd_aio_get_fd (c->h)) == -1) {
+  if (!c->h || (theirs = nbd_aio_get_fd (c->h)) == -1) {
     ev_io_stop (loop, &c->io);
     return;
   }
@@ -725,11 +741,22 @@ set_watcher (struct source_conn *c)
     events |= EV_READ;
   if (dir & LIBNBD_AIO_DIRECTION_WRITE)
     events |= EV_WRITE;
-  /* While it connects it may close a socket and get the same number for the
-   * next, which the loop must hear of. */
-  if (ev_is_active (&c->io) && c->io.fd == fd
-      && (c->io.events & (EV_READ | EV_WRITE)) == events
-      && c->state != CONN_CONNECTING)
+  /* While it connects it goes from one address to the next. */
+  if (fd >= 0 && c->state == CONN_CONNECTING && !is_same_socket (fd, theirs)) {
+    ev_io_stop (loop, &c->io);
+    close (fd);
+    fd = -1;
+  }
+  if (fd == -1) {
+    fd = fcntl (theirs, F_DUPFD_CLOEXEC, 3);
+    if (fd == -1) {
+      snprintf (c->why, sizeof c->why, "%s", strerror (errno));
+      c->dead = true;
+      return;
+    }
+  }
+  else if (ev_is_active (&c->io)
+           && (c->io.events & (EV_READ | EV_WRITE)) == events)
     return;
   ev_io_stop (loop, &c->io);
   ev_io_set (&c->io, fd, events);
@@ -809,8 +836,11 @@ conn_settle (struct source_conn *c)
       conn_verified (c);
       again = true;
     }
+    if (!again) {
+      set_watcher (c);
+      again = c->dead;
+    }
   } while (again);
-  set_watcher (c);
   set_timer (c, now_in_ms ());
 }
 

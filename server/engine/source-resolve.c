@@ -1,62 +1,74 @@
-/* source-resolve.c - host names, looked up without blocking a thread.
+/* source-resolve.c - host names, looked up without blocking an I/O thread.
  *
  * libnbd looks up the host of a TCP URI with getaddrinfo, which may block for
  * as long as a name server is silent, and one I/O thread serves many disks.
- * So the name is looked up first by getaddrinfo_a, in a thread of libc's.
- * Only when that has an answer does libnbd look it up again, which is then
- * quick.  A URI with a numeric address or a unix socket needs none of it.
+ * So the name is looked up first in a thread of its own.  Only when that has
+ * an answer does libnbd look it up again, which is then quick.  A URI with a
+ * numeric address or a unix socket needs none of it.  (getaddrinfo_a would do
+ * the same, but in threads of libc's that no sanitizer can follow.)
  *
- * A look-up that cannot be cancelled is left to end by itself: its memory is
- * freed when a later one finds it ended.
+ * The thread and whoever waits share a struct resolve; the last one frees it.
+ * A thread that nobody waits for any more cannot be ended: it may even
+ * outlive the plugin, so the code it returns to is pinned in memory.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "cleanup.h"
 #include "source-internal.h"
 
 struct resolve {
-  struct gaicb cb;
-  struct gaicb *list[1];
+  pthread_mutex_t lock;
   char *host;
-  struct resolve *next;
+  unsigned refs;
+  bool ended;
+  int err; /* of getaddrinfo */
+  int errnum;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct resolve *abandoned;
-
 static void
-resolve_free (struct resolve *r)
+resolve_unref (struct resolve *r)
 {
-  if (r->cb.ar_result)
-    freeaddrinfo (r->cb.ar_result);
-  free (r->host);
-  free (r);
+  bool last;
+
+  {
+    LOCK_SCOPE (&r->lock);
+    last = --r->refs == 0;
+  }
+  if (last) {
+    pthread_mutex_destroy (&r->lock);
+    free (r->host);
+    free (r);
+  }
 }
 
-static void
-free_ended (void)
+static void *
+look_up (void *arg)
 {
-  LOCK_SCOPE (&lock);
-  struct resolve **p = &abandoned;
+  struct resolve *r = arg;
+  struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
+  int err = getaddrinfo (r->host, NULL, &hints, &list), errnum = errno;
 
-  while (*p) {
-    struct resolve *r = *p;
-
-    if (gai_error (&r->cb) == EAI_INPROGRESS)
-      p = &r->next;
-    else {
-      *p = r->next;
-      resolve_free (r);
-    }
+  if (err == 0)
+    freeaddrinfo (list);
+  {
+    LOCK_SCOPE (&r->lock);
+    r->ended = true;
+    r->err = err;
+    r->errnum = errnum;
   }
+  resolve_unref (r);
+  return NULL;
 }
 
 /* The host name of nbd://[user@]host[:port]/..., or NULL if there is none or
@@ -94,11 +106,13 @@ host_name (const char *uri)
 struct resolve *
 resolve_begin (const char *uri)
 {
+  char *host = host_name (uri);
   struct resolve *r;
-  char *host;
+  pthread_attr_t attr;
+  sigset_t all, old;
+  pthread_t tid;
+  int err;
 
-  free_ended ();
-  host = host_name (uri);
   if (!host)
     return NULL;
   r = calloc (1, sizeof *r);
@@ -107,10 +121,18 @@ resolve_begin (const char *uri)
     return NULL;
   }
   r->host = host;
-  r->cb.ar_name = host;
-  r->list[0] = &r->cb;
-  if (getaddrinfo_a (GAI_NOWAIT, r->list, 1, NULL) != 0) {
-    resolve_free (r);
+  r->refs = 2;
+  pthread_mutex_init (&r->lock, NULL);
+  pthread_attr_init (&attr);
+  pthread_attr_setdetachstate (&attr, PTHREAD_CREATE_DETACHED);
+  sigfillset (&all);
+  pthread_sigmask (SIG_SETMASK, &all, &old);
+  err = pthread_create (&tid, &attr, look_up, r);
+  pthread_sigmask (SIG_SETMASK, &old, NULL);
+  pthread_attr_destroy (&attr);
+  if (err) {
+    r->refs = 1;
+    resolve_unref (r);
     return NULL;
   }
   return r;
@@ -119,27 +141,35 @@ resolve_begin (const char *uri)
 int
 resolve_poll (struct resolve *r, char *why, size_t len)
 {
-  int err = gai_error (&r->cb);
-
-  if (err == EAI_INPROGRESS)
+  LOCK_SCOPE (&r->lock);
+  if (!r->ended)
     return EINPROGRESS;
-  if (err == 0)
+  if (r->err == 0)
     return 0;
-  snprintf (why, len, "host \"%s\": %s", r->host, gai_strerror (err));
+  snprintf (why, len, "host \"%s\": %s", r->host,
+            r->err == EAI_SYSTEM ? strerror (r->errnum)
+                                 : gai_strerror (r->err));
   return EIO;
+}
+
+/* Also while the last few instructions of an ended thread may still run. */
+static void
+pin_code (void)
+{
+  Dl_info info;
+
+  /* The handle is never closed, which is the point. */
+  if (dladdr ((void *)look_up, &info) && info.dli_fname)
+    dlopen (info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
 void
 resolve_end (struct resolve *r)
 {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+
   if (!r)
     return;
-  if (gai_error (&r->cb) == EAI_INPROGRESS
-      && gai_cancel (&r->cb) == EAI_NOTCANCELED) {
-    LOCK_SCOPE (&lock);
-    r->next = abandoned;
-    abandoned = r;
-    return;
-  }
-  resolve_free (r);
+  pthread_once (&once, pin_code);
+  resolve_unref (r);
 }

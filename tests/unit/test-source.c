@@ -860,7 +860,6 @@ child_of_ours (void)
   FILE *f;
 
   for (unsigned i = 0; i < 16 && !pid; i++) {
-    /* Children are listed by the thread that made them. */
     snprintf (path, sizeof path, "pgrep -P %ld nbdkit", (long)getpid ());
     f = popen (path, "r");
     assert_non_null (f);
@@ -1105,7 +1104,6 @@ test_mute (void **arg)
 static void
 test_tcp_name (void **arg)
 {
-  struct sockaddr_storage addr;
   struct source *src;
   const char *argv[]
       = { nbdkit, "-f", "-i", "127.0.0.1", "-p", NULL, "pattern", "1M", NULL };
@@ -1114,7 +1112,6 @@ test_tcp_name (void **arg)
   pid_t pid;
 
   (void)arg;
-  (void)addr;
   snprintf (port, sizeof port, "%u", number);
   argv[5] = port;
   pid = spawn (argv);
