@@ -23,7 +23,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -243,7 +243,7 @@ control_listen (const struct control_config *config, char **error)
     message_set (error, "control socket '%s': %m", config->path);
     return NULL;
   }
-  c->fd = -1;
+  c->fd = c->standing = -1;
   c->config = *config;
   pthread_mutex_init (&c->lock, NULL);
   pthread_mutex_init (&c->stop_lock, NULL);
@@ -308,11 +308,50 @@ may_connect (const struct control *c, int fd)
          || (config->has_user && cred.uid == config->user);
 }
 
+/* Accept no more for a moment, instead of spinning on a listener that stays
+ * readable. */
+static void
+pause_accepting (struct control *c)
+{
+  ev_io_stop (c->loop, &c->accept_io);
+  ev_timer_set (&c->accept_timer, ACCEPT_PAUSE, 0.);
+  ev_timer_start (c->loop, &c->accept_timer);
+}
+
+/* The client that was accepted gets a session, at once or once there is
+ * room: in a second at most some other one will have been silent for one. */
+static bool
+seat (struct control *c)
+{
+  int fd = c->standing;
+
+  if (c->nr_sessions >= c->max_sessions && !session_evict (c, false)
+      && !session_evict (c, true)) {
+    pause_accepting (c);
+    return false;
+  }
+  c->standing = -1;
+  session_new (c, fd);
+  return true;
+}
+
+static bool
+someone_waits (const struct control *c)
+{
+  struct pollfd p = { .fd = c->fd, .events = POLLIN };
+  int err = errno;
+  bool waits = poll (&p, 1, 0) == 1;
+
+  errno = err;
+  return waits;
+}
+
 static void
 on_accept (struct ev_loop *loop, ev_io *io, int revents)
 {
   struct control *c = io->data;
 
+  (void)loop;
   (void)revents;
   for (int i = 0; i < ACCEPT_BATCH; i++) {
     int fd = accept4 (c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -322,13 +361,15 @@ on_accept (struct ev_loop *loop, ev_io *io, int revents)
         continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK)
         return;
-      /* No descriptors or no memory: make some room, and look again soon
-       * instead of spinning on a listener that stays readable. */
+      /* No descriptors, which accept says even if nobody waits; or no
+       * memory.  Make room; if there is none to be had, look again soon. */
+      if (!someone_waits (c))
+        return;
       log_debug ("control socket '%s': accept: %m", c->path);
-      session_evict (c, false);
-      ev_io_stop (loop, &c->accept_io);
-      ev_timer_set (&c->accept_timer, ACCEPT_PAUSE, 0.);
-      ev_timer_start (loop, &c->accept_timer);
+      if ((errno == EMFILE || errno == ENFILE)
+          && (session_evict (c, false) || session_evict (c, true)))
+        continue;
+      pause_accepting (c);
       return;
     }
     if (!may_connect (c, fd)) {
@@ -337,14 +378,9 @@ on_accept (struct ev_loop *loop, ev_io *io, int revents)
       close (fd);
       continue;
     }
-    if (c->nr_sessions >= c->max_sessions && !session_evict (c, false)
-        && !session_evict (c, true)) {
-      log_debug ("control socket '%s': a client was refused: there are %u",
-                 c->path, c->nr_sessions);
-      close (fd);
-      continue;
-    }
-    session_new (c, fd);
+    c->standing = fd;
+    if (!seat (c))
+      return;
   }
 }
 
@@ -354,7 +390,8 @@ on_accept_timer (struct ev_loop *loop, ev_timer *timer, int revents)
   struct control *c = timer->data;
 
   (void)revents;
-  ev_io_start (loop, &c->accept_io);
+  if (c->standing == -1 || seat (c))
+    ev_io_start (loop, &c->accept_io);
 }
 
 void
@@ -383,7 +420,9 @@ listener_stop (struct control *c)
 {
   ev_io_stop (c->loop, &c->accept_io);
   ev_timer_stop (c->loop, &c->accept_timer);
+  if (c->standing >= 0)
+    close (c->standing);
   if (c->fd >= 0)
     close (c->fd);
-  c->fd = -1;
+  c->standing = c->fd = -1;
 }

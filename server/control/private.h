@@ -104,6 +104,7 @@ struct control {
   struct ev_loop *loop;
   ev_io accept_io;
   ev_timer accept_timer, sweep_timer;
+  int standing; /* a client accepted, for whom there is no room yet */
   ev_async async;
   ev_prepare bury_prepare;
   struct session *sessions, **last_session; /* oldest first */

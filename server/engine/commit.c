@@ -42,6 +42,9 @@ commit_set_failed (struct disk *d, int err)
 
   if (__atomic_compare_exchange_n (&d->commit.sticky, &none, err, false,
                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    /* So that the next open does not take the pending for written. */
+    if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
+      log_error ("cannot write the working map %s: %m", d->work->path);
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
                "volume is opened again, reads go on",
@@ -99,8 +102,11 @@ commit_once (struct disk *d, unsigned flags)
     snap = map_snapshot (d->map, flags & COMMIT_HOLES);
     if (!snap)
       return ENOMEM;
-    /* Asked before the sync, so that the sync covers every granule. */
-    all_live = map_all_live (d->map);
+    /* Asked before the sync, so that the sync covers every granule.  With
+     * nothing pending nothing has changed, and asking may read the map: only
+     * at a job's end or the disk's. */
+    all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
+               && map_all_live (d->map);
   }
   if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
     err = errno;
@@ -112,9 +118,14 @@ commit_once (struct disk *d, unsigned flags)
     else
       map_snapshot_return (d->map, snap);
   }
-  if (!commit_failed (d) && d->work
-      && work_set_state (d->work, WORK_OK) == -1 && err == 0)
-    err = errno;
+  if (!commit_failed (d) && d->work) {
+    if (work_set_state (d->work, WORK_OK) == -1 && err == 0)
+      err = errno;
+    /* One that failed meanwhile said "syncing" before this, or says it
+     * after: either way it must stand. */
+    if (commit_failed (d))
+      work_set_state (d->work, WORK_SYNCING);
+  }
   return err;
 }
 

@@ -419,6 +419,25 @@ edge_look (struct disk *d, struct edge *e)
   }
 }
 
+static int
+write_store (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
+             bool dsync)
+{
+  int err;
+
+  if (store_pwrite (d->store, buf, length, offset, dsync) == 0)
+    return 0;
+  if (!dsync)
+    return -1;
+  /* Was it the write that failed, or the sync of it?  If it can be written
+   * it was the sync, and that is final (G24). */
+  err = errno;
+  if (err == EIO || store_pwrite (d->store, buf, length, offset, false) == 0)
+    commit_set_failed (d, err);
+  errno = err;
+  return -1;
+}
+
 /* 0 or errno. */
 static int
 change (struct disk *d, enum change_kind kind, const char *buf,
@@ -479,15 +498,9 @@ change (struct disk *d, enum change_kind kind, const char *buf,
   }
   if (err == 0 && lo < hi) {
     if (kind == CHANGE_WRITE
-            ? store_pwrite (d->store, buf + (lo - offset), hi - lo, lo,
-                            fua && stable)
-            : store_zero (d->store, hi - lo, lo, punch)) {
+            ? write_store (d, buf + (lo - offset), hi - lo, lo, fua && stable)
+            : store_zero (d->store, hi - lo, lo, punch))
       err = errno;
-      /* Part of it may have been written and not be durable; an error that
-       * a sync is told of is told once. */
-      if (kind == CHANGE_WRITE && fua && stable && err == EIO)
-        commit_set_failed (d, err);
-    }
     else if (!stable) {
       int r = map_mark (d->map, granule_floor (d, lo), granule_ceil (d, hi),
                         MAP_GUEST);

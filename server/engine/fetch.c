@@ -30,7 +30,7 @@
 /* A demand read of known zeros makes this much of the run local at once. */
 #define ZERO_LIMIT (UINT64_C (256) << 20)
 /* The same where zeros have to be written. */
-#define BLOCK_ZERO_LIMIT (UINT64_C (16) << 20)
+#define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
 #define WRITEBACK_WINDOW (UINT64_C (48) << 20)
 #define POOL_CLASSES 3u
 #define POOL_KEEP 24u
@@ -190,12 +190,19 @@ queue_commit (struct fetch *f)
 
 static void arrived (struct source_req *req, int error);
 
-/* req.prio was set under the table's lock. */
 static void
 submit (struct fetch *f)
 {
   struct disk *d = f->disk;
-  enum source_prio prio = f->req.prio;
+  enum source_prio prio;
+
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+    /* A guest may have joined since it was made. */
+    if (f->demand)
+      f->req.prio = SOURCE_DEMAND;
+    prio = f->req.prio;
+  }
 
   f->req.offset = f->offset;
   f->req.length = (uint32_t)(f->end - f->offset);
@@ -392,7 +399,8 @@ fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
 {
   /* Zeros may have to be written: then in steps, so that a guest's write
    * never waits long for the claim. */
-  uint64_t step = d->store->is_block || full ? BLOCK_ZERO_LIMIT : ZERO_LIMIT;
+  uint64_t step = full || store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT
+                                                        : ZERO_LIMIT;
   int err = 0;
 
   while (offset < end && err == 0) {
@@ -508,8 +516,10 @@ settle (struct fetch *f)
                  (unsigned long long)(f->end - f->offset));
     f->error = err;
   }
-  else
+  else {
     d->fetch.commits_failed = 0;
+    f->kept = !(f->discard && !f->demand);
+  }
   table_remove (f);
   f->committed = true;
   f->committing = false;
@@ -667,7 +677,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       kind = extents_run (d->ext, start, end, &end, &flags);
       if (kind == EXTENTS_ZERO) {
         uint64_t wide_start, wide_end;
-        uint64_t most = d->store->is_block ? BLOCK_ZERO_LIMIT : ZERO_LIMIT;
+        uint64_t most = store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT
+                                                      : ZERO_LIMIT;
         bool zero;
 
         /* The whole run, or what of it is near, becomes local at once. */
@@ -799,6 +810,9 @@ fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
   }
   if (err == 0 && f->error)
     err = piece->own ? f->error : EAGAIN;
+  /* Read, but not kept: too much waited for the store, or its job ended. */
+  else if (err == 0 && !f->kept)
+    err = EAGAIN;
   piece_drop (piece);
   return err;
 }

@@ -40,6 +40,7 @@ struct fetch {
   unsigned job;    /* the job's number, 0: none */
   bool in_table;
   bool committed;  /* bits are published, or it was dropped */
+  bool kept;       /* with committed: it is in the store */
   bool committing; /* a copier has begun */
   bool discard;    /* the job was aborted: not to be written */
   bool promote;    /* cancelled only to be asked again as demand */

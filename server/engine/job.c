@@ -39,6 +39,7 @@
 #define BACKLOG (UINT64_C (28) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
 #define ZERO_STEP (UINT64_C (16) << 20)
+#define FAST_ZERO_STEP (UINT64_C (1) << 30)
 #define SLOTS_AHEAD 8u
 #define SLOT ((UINT64_C (1) << 32) - 65536)
 /* A guest that did something this recently is served before the job. */
@@ -538,9 +539,10 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   int err;
 
   /* In steps, as an abort waits for what is being written. */
-  end = min_u64 (end, w->at + (d->store->is_block || j->options.full
+  end = min_u64 (end, w->at + (j->options.full
+                                       || store_zero_is_slow (d->store)
                                    ? ZERO_STEP
-                                   : SLOT));
+                                   : FAST_ZERO_STEP));
   err = fetch_zero_range (d, w->at, end, j->options.full);
   if (err == 0) {
     w->at = end;
@@ -640,6 +642,22 @@ is_done (struct disk *d, const struct walk *w)
   return true;
 }
 
+/* What was skipped may have become local by a guest since (I7). */
+static void
+recount_skipped (struct disk *d, const struct walk *w)
+{
+  struct job *j = d->job;
+  uint64_t nr = 0, first = UINT64_MAX;
+
+  for (size_t i = 0; i < w->skipped.nr; i++)
+    if (!map_is_live (d->map, w->skipped.ptr[i], w->skipped.ptr[i] + 1)
+        && nr++ == 0)
+      first = granule_offset (d, w->skipped.ptr[i]);
+  LOCK_SCOPE (&j->lock);
+  j->nr_failed = nr;
+  j->failed_offset = first;
+}
+
 /* The seed's default: every byte of the range has its block in the store,
  * also where it is local as a hole. */
 static void
@@ -708,8 +726,10 @@ walk_range (struct disk *d)
       if (j->failing || j->in_flight > 0)
         continue;
     }
-    if (is_done (d, &w))
+    if (is_done (d, &w)) {
+      recount_skipped (d, &w);
       break;
+    }
     w.at = j->offset;
     LOCK_SCOPE (&j->lock);
     if (!j->stop && !j->abort)
@@ -987,19 +1007,23 @@ void
 job_tick (struct disk *d, uint64_t now)
 {
   struct job *j = d->job;
+  uint64_t offset, end, local;
   bool record;
 
   {
     LOCK_SCOPE (&j->lock);
-    uint64_t local;
-
     if (!j->pumping)
       return;
     record = now - j->recorded_ms >= RECORD_MS;
     if (j->sample_ms && now - j->sample_ms < 500)
       return;
-    local = map_live_bytes (d->map, granule_floor (d, j->offset),
-                            granule_ceil (d, j->end));
+    offset = j->offset;
+    end = j->end;
+  }
+  local = map_live_bytes (d->map, granule_floor (d, offset),
+                          granule_ceil (d, end));
+  {
+    LOCK_SCOPE (&j->lock);
     if (j->sample_ms) {
       double recent = (double)(local - min_u64 (local, j->sample_bytes))
                       * 1000 / (double)(now - j->sample_ms);

@@ -200,11 +200,13 @@ disk_gate (struct disk *d)
   d->close_result = -1;
   d->closed = true;
   if (!drained (d)) {
-    /* The store does not answer.  The session stays open, so that the next
-     * to open the volume takes what W holds. */
+    /* The store does not answer, or another disk's keeps the copiers.  What
+     * has been acknowledged is made durable all the same; the session stays
+     * open, so that the next to open the volume takes what W holds. */
     log_error ("%s: operations on the store did not end in time; left to be "
                "recovered",
                d->store_path);
+    commit_run (d, COMMIT_CHECKPOINT);
     return -1;
   }
   err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);

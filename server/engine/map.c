@@ -360,6 +360,7 @@ load_locked (struct map *m, uint32_t index)
 
   if (sidecar_read_map (m->sc, first, count, words, bad) == -1) {
     log_error ("cannot read the map in the sidecar %s: %m", m->sc->path);
+    errno = EIO;
     return -1;
   }
   for (unsigned i = 0; i < count; i++) {
@@ -393,8 +394,10 @@ load_locked (struct map *m, uint32_t index)
     if (first + i != index)
       continue;
     p = page_new (m, index);
-    if (!p)
+    if (!p) {
+      errno = ENOMEM;
       return -1;
+    }
     for (unsigned w = 0; w < WORDS; w++) {
       uint64_t v = from[w] | ~mask_of (w, 0, bits);
 
@@ -685,10 +688,8 @@ mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
   struct page *p;
 
   if (e == UNLOADED) {
-    if (load_locked (m, index) == -1) {
-      errno = EIO;
+    if (load_locked (m, index) == -1)
       return -1;
-    }
     e = entry_get (m, index);
   }
   switch (e) {
@@ -762,17 +763,14 @@ recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
   struct page *p = (struct page *)e;
 
   if (e == UNLOADED) {
-    if (load_locked (m, index) == -1) {
-      errno = EIO;
+    if (load_locked (m, index) == -1)
       return -1;
-    }
     e = entry_get (m, index);
     p = (struct page *)e;
   }
-  if (e == DAMAGED) {
-    errno = EIO;
-    return -1;
-  }
+  /* The range is refused anyway, and named. */
+  if (e == DAMAGED)
+    return 0;
   if (e < FIRST_PAGE) {
     p = page_new (m, index);
     if (!p)
@@ -809,12 +807,10 @@ map_recover (struct map *m, struct work *old)
       if (start >= bits)
         break;
       a = run_of (words, start, bits, true);
-      if (recover_bits (m, i, start, a) == -1) {
-        if (errno != EIO)
-          return -1;
-        /* Its sector of S is damaged: the range is refused anyway. */
-        break;
-      }
+      /* What cannot be taken over must not be given up: W is all that knows
+       * of it. */
+      if (recover_bits (m, i, start, a) == -1)
+        return -1;
     }
   }
   return 0;

@@ -520,6 +520,12 @@ store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
 }
 
 bool
+store_zero_is_slow (struct store *st)
+{
+  return st->is_block || flag (&st->no_punch) || flag (&st->no_seek);
+}
+
+bool
 store_fast_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
 {
   if (st->is_block)
@@ -573,8 +579,9 @@ store_next_data (struct store *st, uint64_t offset, uint64_t end,
       *start = *stop = end;
       return 0;
     }
+    set_flag (&st->no_seek);
     /* One that cannot tell holes: all of it counts as data. */
-    return errno == EINVAL ? 0 : -1;
+    return errno == EINVAL || is_unsupported (errno) ? 0 : -1;
   }
   if ((uint64_t)r >= end) {
     *start = *stop = end;
@@ -583,7 +590,7 @@ store_next_data (struct store *st, uint64_t offset, uint64_t end,
   *start = (uint64_t)r;
   r = lseek (st->fd, r, SEEK_HOLE);
   if (r == -1)
-    return errno == EINVAL ? 0 : -1;
+    return errno == EINVAL || is_unsupported (errno) ? 0 : -1;
   *stop = min_u64 ((uint64_t)r, end);
   return 0;
 }

@@ -36,7 +36,8 @@ struct store {
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   /* Rungs of the ladder that were found missing are not tried again. */
-  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync;
+  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync,
+      no_seek;
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
@@ -91,6 +92,8 @@ int store_pwrite (struct store *st, const void *buf, uint64_t count,
  * if that can be had; else as allocated zeros if that can be had. */
 int store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
     __attribute__ ((nonnull (1)));
+/* Zeros may have to be written, so a long range may take long. */
+bool store_zero_is_slow (struct store *st) __attribute__ ((nonnull (1)));
 /* True if store_zero can be quick for this range (no zeros written). */
 bool store_fast_zero (struct store *st, uint64_t count, uint64_t offset,
                       bool punch) __attribute__ ((nonnull (1)));

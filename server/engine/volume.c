@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@
 /* A server that is there answers in this time; one that is not must not keep
  * a guest from its local data (G33). */
 #define REOPEN_PROBE_MS 2000u
+#define REWRITE_SIZE (UINT64_C (1) << 20)
 
 static int
 read_boot_id (uint8_t id[SIDECAR_BOOT_ID_SIZE], char **error)
@@ -543,29 +545,56 @@ work_identity (struct disk *d, uint64_t session)
 
 /* A sync failed, or was cut short, with these granules pending: what the page
  * cache shows may never have reached the disk, and the kernel may have marked
- * it clean.  Write it again, so that the sync that follows covers it. */
+ * it clean.  Write it again, so that the sync that follows covers it.  Holes
+ * have no pages to lose. */
+static int
+rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
+{
+  while (offset < end) {
+    uint64_t start, stop;
+
+    if (store_next_data (d->store, offset, end, &start, &stop) == -1)
+      return -1;
+    for (offset = start; offset < stop;) {
+      uint64_t n = min_u64 (stop - offset, REWRITE_SIZE);
+
+      if (store_pread (d->store, buf, n, offset) == -1
+          || store_pwrite (d->store, buf, n, offset, false) == -1)
+        return -1;
+      offset += n;
+    }
+    offset = max_u64 (start, stop);
+  }
+  return 0;
+}
+
 static int
 rewrite_pending (struct disk *d, struct work *old)
 {
-  CLEANUP_FREE char *buf = malloc (d->granule);
+  CLEANUP_FREE char *buf = malloc (REWRITE_SIZE);
   uint64_t words[WORK_WORDS];
   uint64_t nr = map_nr (d->map);
 
   if (!buf)
     return -1;
   for (uint32_t i = 0; work_next (old, i, &i); i++) {
+    uint64_t first = (uint64_t)i * SIDECAR_BITS;
+    uint32_t bits;
+
+    if (first >= nr)
+      break;
+    bits = (uint32_t)min_u64 (SIDECAR_BITS, nr - first);
     if (work_read (old, i, words) == -1)
       return -1;
-    for (uint32_t b = 0; b < SIDECAR_BITS; b++) {
-      uint64_t g = (uint64_t)i * SIDECAR_BITS + b;
-      uint64_t offset = granule_offset (d, g);
-      uint64_t length;
+    for (uint32_t b = 0, e; b < bits; b = e) {
+      bool set = words[b / 64] >> (b % 64) & 1;
 
-      if (g >= nr || !(words[b / 64] >> (b % 64) & 1))
-        continue;
-      length = granule_offset (d, g + 1) - offset;
-      if (store_pread (d->store, buf, length, offset) == -1
-          || store_pwrite (d->store, buf, length, offset, false) == -1)
+      for (e = b; e < bits && (words[e / 64] >> (e % 64) & 1) == set;)
+        e++;
+      if (set
+          && rewrite_range (d, buf, granule_offset (d, first + b),
+                            granule_offset (d, first + e))
+                 == -1)
         return -1;
     }
   }
@@ -624,12 +653,26 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
 {
   int err;
 
-  if (old && state == WORK_SYNCING && !d->read_only
-      && rewrite_pending (d, old) == -1) {
-    message_set (error,
-                 "%s: cannot write again what a failed sync may have lost: %m",
-                 d->store_path);
-    return -1;
+  if (old && !d->read_only) {
+    /* A sync that fails here is told of once; whoever opens the volume after
+     * that must know. */
+    if (work_set_state (old, WORK_SYNCING) == -1) {
+      message_set (error, "cannot write the working map %s: %m", old->path);
+      return -1;
+    }
+    if (state == WORK_SYNCING) {
+      /* S, too, may show what was never written: have it read from the disk.
+       * What W holds is written again anyway. */
+      sidecar_sync (d->sc);
+      posix_fadvise (d->sc->fd, 0, 0, POSIX_FADV_DONTNEED);
+      if (rewrite_pending (d, old) == -1) {
+        message_set (error,
+                     "%s: cannot write again what a failed sync may have "
+                     "lost: %m",
+                     d->store_path);
+        return -1;
+      }
+    }
   }
   if (old && map_recover (d->map, old) == -1) {
     message_set (error, "cannot read the working map %s: %m", old->path);
@@ -649,6 +692,11 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
     message_set (error, "cannot make %s durable: %m", d->store_path);
     return -1;
   }
+  /* Overwritten granules that were in S already are not in W.  What a failed
+   * sync lost of them must not be shown from the page cache, as a later
+   * flush would not bring it to the disk (G14). */
+  if (old && state == WORK_SYNCING)
+    posix_fadvise (d->store->fd, 0, 0, POSIX_FADV_DONTNEED);
   return 0;
 }
 
@@ -667,20 +715,20 @@ new_session (struct disk *d, const struct disk_config *cfg,
   if (!map_is_complete (d->map)) {
     struct work_identity id = work_identity (d, h->session);
 
-    if (asprintf (&path, "%s/%llx-%llx.%llu.work", d->runtime_dir,
+    uint32_t unguessable = 0;
+
+    /* Others may write to the folder: a name that they know beforehand they
+     * could take. */
+    getrandom (&unguessable, sizeof unguessable, 0);
+    if (asprintf (&path, "%s/%llx-%llx.%llu-%08x.work", d->runtime_dir,
                   (unsigned long long)d->store->dev,
                   (unsigned long long)d->store->ino,
-                  (unsigned long long)h->session)
+                  (unsigned long long)h->session, unguessable)
         == -1) {
       path = NULL;
       goto nomem;
     }
     d->work = work_create (path, &id);
-    if (!d->work && errno == EEXIST) {
-      /* We hold the volume: whatever it was, it is nobody's now. */
-      unlink (path);
-      d->work = work_create (path, &id);
-    }
     if (!d->work) {
       message_set (error,
                    "cannot make the working map %s: %m; name another folder, "
@@ -928,7 +976,7 @@ disk_detach (struct disk *d, char **error)
     errno = EBUSY;
     return -1;
   }
-  err = commit_run (d, COMMIT_CHECKPOINT);
+  err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);
   if (err || !map_is_complete (d->map)) {
     errno = err ? err : EBUSY;
     message_set (error, "cannot make %s durable: %m", d->store_path);

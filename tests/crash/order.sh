@@ -39,6 +39,7 @@ want='write disk,fsync disk,write disk.backfill,fsync disk.backfill'
 [ "$steps" = "$want" ] || fail "steps of write and flush: $steps; must be: $want"
 server_stop
 "$CRASH_BIN/ordercheck" "$fs_log" disk disk.backfill 4096 \
+  "$golden" \
   || fail "out of order"
 fs_stop
 
@@ -80,6 +81,7 @@ for ((seed = first; seed < first + ${SEEDS:-3}; seed++)); do
 	END
   server_stop
   "$CRASH_BIN/ordercheck" "$fs_log" disk disk.backfill 4096 \
+  "$golden" \
     || fail "out of order"
   fs_stop
 done

@@ -1,6 +1,6 @@
 /* ordercheck.c - data before bits, checked in lossyfs's log.
  *
- *   ordercheck LOG STORE SIDECAR GRANULE
+ *   ordercheck LOG STORE SIDECAR GRANULE GOLDEN
  *
  * Reads the log that `lossyfs -l LOG -x SIDECAR` wrote.  It keeps which
  * sectors of the store are not durable, and the bits of the stable map as
@@ -14,7 +14,9 @@
  * bit is durable, and any mixture of old and new is permitted.  One that is
  * rewritten between the fsync and the bit (allowed: the bit vouches for the
  * older bytes) shows as volatile and must not be reported, so what counts is
- * the granule's first volatile write.
+ * the granule's first volatile write.  For the same reason a granule that is
+ * zero in GOLDEN, the backing store's image, is not reported: it may have been
+ * local as a hole, which needs no write, before the guest wrote there.
  *
  * Exit code: 0 in order, 1 not, 2 wrong usage or no bit seen at all.
  *
@@ -41,11 +43,26 @@ static struct granule *granules;
 static uint64_t nr_granules;
 static uint64_t granule_size;
 static const char *store, *sidecar;
+static FILE *golden;
 static uint64_t line_nr, bits_seen, violations;
 
 /* fsyncs in progress: where each began. */
 static uint64_t begun[64];
 static unsigned nr_begun;
+
+/* A granule of the golden image is all zero. */
+static bool
+golden_zero (uint64_t g)
+{
+  static char buf[65536];
+
+  if (fseeko (golden, (off_t)(g * granule_size), SEEK_SET) != 0)
+    return false;
+  for (size_t i = 0, n = fread (buf, 1, granule_size, golden); i < n; i++)
+    if (buf[i])
+      return false;
+  return true;
+}
 
 static struct granule *
 get (uint64_t g)
@@ -113,7 +130,8 @@ map_written (uint64_t offset, const char *hex)
         continue;
       gr->bit = true;
       bits_seen++;
-      if (gr->first && !gr->durable_once && ++violations <= 20)
+      if (gr->first && !gr->durable_once && !golden_zero (g)
+          && ++violations <= 20)
         fprintf (stderr,
                  "ordercheck: line %" PRIu64 ": the bit of granule %" PRIu64
                  " (offset %" PRIu64 ") is written, but its data of line "
@@ -131,9 +149,10 @@ main (int argc, char *argv[])
   size_t cap = 0;
   FILE *fp;
 
-  if (argc != 5 || (granule_size = strtoull (argv[4], NULL, 10)) == 0
+  if (argc != 6 || (granule_size = strtoull (argv[4], NULL, 10)) == 0
+      || granule_size > 65536 || !(golden = fopen (argv[5], "r"))
       || !(fp = fopen (argv[1], "r"))) {
-    fprintf (stderr, "usage: ordercheck LOG STORE SIDECAR GRANULE\n");
+    fprintf (stderr, "usage: ordercheck LOG STORE SIDECAR GRANULE GOLDEN\n");
     return 2;
   }
   store = argv[2];

@@ -1195,6 +1195,21 @@ test_full (void **state)
     client_close (&mute[i]);
   }
   client_close (&other);
+
+  /* All have negotiated: the one that was silent the longest goes. */
+  for (int i = 0; i < 39; i++)
+    greet (&mute[i], &b);
+  sleep (2);
+  ok (&cl, "{\"execute\":\"query-version\"}");
+  greet (&other, &b);
+  ok (&cl, "{\"execute\":\"query-version\"}");
+  assert_closed (&mute[0]);
+  for (int i = 0; i < 39; i++) {
+    if (i > 0)
+      ok (&mute[i], "{\"execute\":\"query-version\"}");
+    client_close (&mute[i]);
+  }
+  client_close (&other);
   client_close (&cl);
   box_close (&b);
 }
