@@ -29,15 +29,15 @@
 #define PACKAGE_VERSION "0.1.0"
 #endif
 
-#define MAX_ID    (64u << 10)
-#define MAX_PAGE  (WIRE_MAX_LINE - MAX_ID - 4096) /* regions in one answer */
+#define MAX_ID (64u << 10)
+#define MAX_PAGE (WIRE_MAX_LINE - MAX_ID - 4096) /* regions in one answer */
 #define DUMP_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
 
 /* Set the call's error, unless there is one. */
-#define FAIL(call, ...)                                                       \
-  do {                                                                        \
-    if ((call)->error == NULL)                                                \
-      (call)->error = object_error (__VA_ARGS__);                             \
+#define FAIL(call, ...)                           \
+  do {                                            \
+    if ((call)->error == NULL)                    \
+      (call)->error = object_error (__VA_ARGS__); \
   } while (0)
 
 /* --- arguments -------------------------------------------------------- */
@@ -183,8 +183,7 @@ check_args (struct call *call)
   }
   for (const struct arg *a = command->args; a->type != ARG_END; a++)
     if (!a->optional && json_object_get (call->args, a->name) == NULL)
-      FAIL (call, "GenericError", EINVAL, "Parameter '%s' is missing",
-            a->name);
+      FAIL (call, "GenericError", EINVAL, "Parameter '%s' is missing", a->name);
 }
 
 /* The disk that `device` names, or the only one. */
@@ -242,8 +241,8 @@ version (void)
   sscanf (PACKAGE_VERSION, "%d.%d.%d", &major, &minor, &micro);
   /* QEMU's own clients want to see a version of QEMU: one that has these
    * commands. */
-  return json_pack ("{s:{s:i,s:i,s:i},s:s,s:{s:i,s:i,s:i}}", "qemu", "major",
-                    7, "minor", 2, "micro", 0, "package",
+  return json_pack ("{s:{s:i,s:i,s:i},s:s,s:{s:i,s:i,s:i}}", "qemu", "major", 7,
+                    "minor", 2, "micro", 0, "package",
                     "backfill " PACKAGE_VERSION, "backfill", "major", major,
                     "minor", minor, "micro", micro);
 }
@@ -349,8 +348,8 @@ run_allocate (struct call *call)
     .length = arg_size (call, "length"),
     .speed = arg_size (call, "speed"),
     .full = !arg_value (call, "sparse"),
-    .on_error = arg_value (call, "on-error") ? JOB_ON_ERROR_SKIP
-                                             : JOB_ON_ERROR_REPORT,
+    .on_error
+    = arg_value (call, "on-error") ? JOB_ON_ERROR_SKIP : JOB_ON_ERROR_REPORT,
     .retry = arg_size (call, "retry"),
   };
   struct disk *disk = call_disk (call);
@@ -474,8 +473,8 @@ add_region (void *opaque, uint64_t offset, uint64_t length,
 
   if (!page->states && state == DISK_ABSENT)
     return 0;
-  region = json_pack ("{s:o*,s:o*}", "offset", object_number (offset),
-                      "length", object_number (length));
+  region = json_pack ("{s:o*,s:o*}", "offset", object_number (offset), "length",
+                      object_number (length));
   if (page->states && region
       && object_set (region, "state", json_string (names[state])) == -1) {
     json_decref (region);
@@ -532,8 +531,9 @@ run_map (struct call *call)
   if (r == -1) {
     int err = errno;
 
-    FAIL (call, "GenericError", err, "The map of disk '%s' cannot be read: %s%s",
-          disk_name (disk), strerrordesc_np (err),
+    FAIL (call, "GenericError", err,
+          "The map of disk '%s' cannot be read: %s%s", disk_name (disk),
+          strerrordesc_np (err),
           err == EIO ? ": part of its sidecar is damaged, query-disks shows "
                        "which; the map of other ranges can be had"
                      : "");
@@ -557,25 +557,25 @@ run_map (struct call *call)
 
 static const char *const on_error_words[] = { "report", "skip", NULL };
 
-#define DEVICE                                                                \
-  {                                                                           \
-    .type = ARG_DEVICE, .name = "device",                                     \
-    .help = "the disk: its name, or the path of its store"                    \
+#define DEVICE                                             \
+  {                                                        \
+    .type = ARG_DEVICE, .name = "device",                  \
+    .help = "the disk: its name, or the path of its store" \
   }
-#define DEVICE_OR_ONLY                                                        \
-  {                                                                           \
-    .type = ARG_DEVICE, .name = "device", .optional = true,                   \
-    .help = "the disk: its name, or the path of its store; may be left out "  \
-            "if there is only one"                                            \
+#define DEVICE_OR_ONLY                                                       \
+  {                                                                          \
+    .type = ARG_DEVICE, .name = "device", .optional = true,                  \
+    .help = "the disk: its name, or the path of its store; may be left out " \
+            "if there is only one"                                           \
   }
-#define DEVICE_OR_ALL                                                         \
-  {                                                                           \
-    .type = ARG_DEVICE, .name = "device", .optional = true,                   \
-    .help = "only this disk: its name, or the path of its store"              \
+#define DEVICE_OR_ALL                                            \
+  {                                                              \
+    .type = ARG_DEVICE, .name = "device", .optional = true,      \
+    .help = "only this disk: its name, or the path of its store" \
   }
-#define SPEED(text)                                                           \
-  {                                                                           \
-    .type = ARG_INTEGER, .name = "speed", .help = text                        \
+#define SPEED(text)                                    \
+  {                                                    \
+    .type = ARG_INTEGER, .name = "speed", .help = text \
   }
 #define NOTHING "an empty object"
 

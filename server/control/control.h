@@ -21,8 +21,8 @@
 struct control_config {
   const char *path; /* of the socket; absolute if the program changes folder */
   bool has_mode, has_user, has_group;
-  mode_t mode;  /* of the socket's file; 0600 if not given */
-  uid_t user;   /* its owner, who may then connect too */
+  mode_t mode; /* of the socket's file; 0600 if not given */
+  uid_t user;  /* its owner, who may then connect too */
   gid_t group;
   /* With mode or group given, the file's permissions alone say who may
    * connect.  Else it is root, this process's user, and `user`. */

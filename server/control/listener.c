@@ -42,7 +42,7 @@
 
 #define ACCEPT_BATCH 64
 #define ACCEPT_PAUSE 0.1 /* s, without descriptors */
-#define LOCK_TRIES   50  /* of 100 ms */
+#define LOCK_TRIES 50    /* of 100 ms */
 
 /* An address for a path of any length: through its folder's descriptor. */
 static int
@@ -138,8 +138,7 @@ clear_path (const struct control *c, int dir, const char *name,
 static bool
 is_ours (const struct control *c, const struct stat *st)
 {
-  return S_ISSOCK (st->st_mode) && st->st_dev == c->dev
-         && st->st_ino == c->ino;
+  return S_ISSOCK (st->st_mode) && st->st_dev == c->dev && st->st_ino == c->ino;
 }
 
 /* Owner and mode of the file that was just made; notes which it is. */
@@ -147,8 +146,7 @@ static int
 set_access (struct control *c, int dir, const char *name)
 {
   const struct control_config *config = &c->config;
-  CLEANUP_CLOSE int fd
-      = openat (dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  CLEANUP_CLOSE int fd = openat (dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
   char proc[64];
   struct stat st;
 
@@ -166,8 +164,7 @@ set_access (struct control *c, int dir, const char *name)
   }
   if ((config->has_user || config->has_group)
       && fchownat (fd, "", config->has_user ? config->user : (uid_t)-1,
-                   config->has_group ? config->group : (gid_t)-1,
-                   AT_EMPTY_PATH)
+                   config->has_group ? config->group : (gid_t)-1, AT_EMPTY_PATH)
              == -1)
     return -1;
   snprintf (proc, sizeof proc, "/proc/self/fd/%d", fd);

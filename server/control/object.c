@@ -342,8 +342,7 @@ object_event (const struct disk_event *event)
     if (info->error[0] != '\0')
       r |= object_set (data, "error", object_text (info->error));
     else if (info->errnum)
-      r |= object_set (data, "error",
-                       errno_text (info->errnum));
+      r |= object_set (data, "error", errno_text (info->errnum));
     break;
   case DISK_EVENT_JOB_CANCELLED:
     what = "BLOCK_JOB_CANCELLED";

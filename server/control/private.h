@@ -28,17 +28,17 @@
 #include "control.h"
 #include "wire.h"
 
-#define MAX_SESSIONS   4096u
-#define MAX_EVENTS     (1u << 20)   /* bytes that a client has not read */
-#define MAX_INBOX      (4u << 20)   /* bytes of events not yet queued */
-#define MAX_REPLIES    (64u << 10)  /* no next command while more is unread */
-#define MAX_BATCH      16           /* commands at once, then others' turn */
-#define MAX_HELD       (256u << 20) /* bytes held for all clients together */
-#define MAX_HELD_ONE   (64u << 10)  /* for one, when that is reached */
-#define MAX_INLINE     (16u << 10)  /* longer messages are not parsed here */
-#define HALF_TIMEOUT   30.0         /* s: half a message, or no negotiation */
-#define OUTPUT_TIMEOUT 30.0         /* s: an answer is not being read */
-#define STOP_TIMEOUT   5            /* s: for the commands that run */
+#define MAX_SESSIONS 4096u
+#define MAX_EVENTS (1u << 20)    /* bytes that a client has not read */
+#define MAX_INBOX (4u << 20)     /* bytes of events not yet queued */
+#define MAX_REPLIES (64u << 10)  /* no next command while more is unread */
+#define MAX_BATCH 16             /* commands at once, then others' turn */
+#define MAX_HELD (256u << 20)    /* bytes held for all clients together */
+#define MAX_HELD_ONE (64u << 10) /* for one, when that is reached */
+#define MAX_INLINE (16u << 10)   /* longer messages are not parsed here */
+#define HALF_TIMEOUT 30.0        /* s: half a message, or no negotiation */
+#define OUTPUT_TIMEOUT 30.0      /* s: an answer is not being read */
+#define STOP_TIMEOUT 5           /* s: for the commands that run */
 
 struct session;
 struct request;
@@ -87,12 +87,12 @@ struct control {
   pthread_cond_t ended; /* a thread has ended */
   struct item *first, **tail;
   size_t event_bytes;
-  bool overflow;          /* an event was lost */
-  bool running;           /* the loop is */
-  bool listed;            /* the file is there */
-  bool unlisten, finish;  /* what the loop is told */
-  unsigned nr_alive;      /* threads of the pools */
-  unsigned nr_negotiated; /* ... to here */
+  bool overflow;             /* an event was lost */
+  bool running;              /* the loop is */
+  bool listed;               /* the file is there */
+  bool unlisten, finish;     /* what the loop is told */
+  unsigned nr_alive;         /* threads of the pools */
+  unsigned nr_negotiated;    /* ... to here */
   pthread_mutex_t stop_lock; /* one stop at a time; taken before lock */
   bool started, stopped;     /* stop_lock */
   bool abandoned;            /* stop_lock: a command still runs */

@@ -357,8 +357,7 @@ dispatch (struct session *s, struct request *request,
 
 /* One message: text, or why it is none. */
 static void
-take_message (struct session *s, const char *text, size_t len,
-              const char *why)
+take_message (struct session *s, const char *text, size_t len, const char *why)
 {
   struct control *c = s->control;
   struct request *request = calloc (1, sizeof *request);

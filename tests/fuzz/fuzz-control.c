@@ -66,8 +66,8 @@ static bool
 take (const struct disks *disks, bool negotiated, enum wire_status status,
       const char *frame, size_t len)
 {
-  struct call call = { .disks = disks, .negotiated = negotiated,
-                       .can_quit = true };
+  struct call call
+      = { .disks = disks, .negotiated = negotiated, .can_quit = true };
   json_t *message = NULL, *id;
   json_error_t err = { .text = "no frame" };
   size_t line_len = 0;
@@ -113,8 +113,8 @@ run (const struct disks *disks, const uint8_t *data, size_t size, size_t piece,
       if (act)
         negotiated = take (disks, negotiated, status, frame, len);
     }
-    CHECK (in.start <= in.scanned && in.scanned <= in.len
-           && in.len <= in.cap && in.depth <= WIRE_MAX_DEPTH);
+    CHECK (in.start <= in.scanned && in.scanned <= in.len && in.len <= in.cap
+           && in.depth <= WIRE_MAX_DEPTH);
   }
   wire_in_free (&in);
   return hash;

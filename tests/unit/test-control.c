@@ -40,7 +40,7 @@
 #include "wire.h"
 
 #define PATIENCE 60000 /* ms */
-#define MIB      (UINT64_C (1) << 20)
+#define MIB (UINT64_C (1) << 20)
 
 struct box {
   char dir[64], path[128];
@@ -439,9 +439,13 @@ test_negotiation (void **state)
 static void
 test_ids (void **state)
 {
-  static const char *const ids[]
-      = { "1",     "\"x\"", "null", "true", "[1, {\"a\": 2.5}]", "{}",
-          "-9223372036854775808" };
+  static const char *const ids[] = { "1",
+                                     "\"x\"",
+                                     "null",
+                                     "true",
+                                     "[1, {\"a\": 2.5}]",
+                                     "{}",
+                                     "-9223372036854775808" };
   struct box b;
   struct client cl;
   json_t *answer;
@@ -473,7 +477,8 @@ test_ids (void **state)
   json_decref (answer);
 
   /* An id that would leave no room for the answer. */
-  assert_true (asprintf (&big, "{\"execute\":\"query-version\",\"id\":\"%0*d\"}",
+  assert_true (asprintf (&big,
+                         "{\"execute\":\"query-version\",\"id\":\"%0*d\"}",
                          70000, 0)
                > 0);
   fails (&cl, big, "GenericError", "EINVAL", "'id'");
@@ -507,7 +512,7 @@ test_checks (void **state)
        "QMP input member 'now' is unexpected");
   fails (&cl, "{\"execute\":\"block-stream\"}", "CommandNotFound", NULL,
          "The command block-stream has not been found");
-#define ALLOCATE(args)                                                        \
+#define ALLOCATE(args) \
   "{\"execute\":\"block-allocate\",\"arguments\":{" args "}}"
   BAD (ALLOCATE (""), "Parameter 'device' is missing");
   BAD (ALLOCATE ("\"device\":1"),
@@ -607,8 +612,7 @@ test_disks (void **state)
   assert_string_equal (text_of (disk, "backing"), "nbd://nowhere");
   assert_string_equal (text_of (disk, "source"), "connected");
   assert_int_equal (number (disk, "size"), 64 * MIB);
-  assert_int_equal (number (disk, "local") + number (disk, "absent"),
-                    64 * MIB);
+  assert_int_equal (number (disk, "local") + number (disk, "absent"), 64 * MIB);
   assert_true (json_is_null (json_object_get (disk, "job")));
   assert_null (json_object_get (disk, "damaged"));
   number (json_object_get (disk, "stats"), "commits");
@@ -827,9 +831,9 @@ test_map (void **state)
             ",\"states\":true,\"max-regions\":4000},\"id\":\"%065000d\"}", 0);
   walk_map (&cl, options, true);
 
-#define MAP(args)                                                             \
-  "{\"execute\":\"query-allocation-map\",\"arguments\":{\"device\":\"vda\"," \
-  args "}}"
+#define MAP(args)                                                    \
+  "{\"execute\":\"query-allocation-map\",\"arguments\":{\"device\":" \
+  "\"vda\"," args "}}"
   map = returned (&cl, MAP ("\"states\":true"), &answer);
   list = json_object_get (map, "regions");
   assert_int_equal (json_array_size (list), 2);
@@ -859,10 +863,9 @@ test_map (void **state)
 static void
 test_framing (void **state)
 {
-  static const char compact[]
-      = "{\"execute\":\"query-version\",\"id\":1}"
-        "{\"execute\":\"query-disks\",\"id\":2}"
-        "{\"execute\":\"query-version\",\"id\":3}";
+  static const char compact[] = "{\"execute\":\"query-version\",\"id\":1}"
+                                "{\"execute\":\"query-disks\",\"id\":2}"
+                                "{\"execute\":\"query-version\",\"id\":3}";
   struct box b;
   struct client cl;
   char *big;
@@ -896,14 +899,13 @@ test_framing (void **state)
   ok (&cl, "{\"execute\":\"query-version\"}");
 
   /* A message as long as may be, and a longer one. */
-  assert_true (asprintf (&big, "{\"execute\":\"query-version\"%*s}", 1048549,
-                         "")
-               == 1 << 20);
+  assert_true (
+      asprintf (&big, "{\"execute\":\"query-version\"%*s}", 1048549, "")
+      == 1 << 20);
   ok (&cl, big);
   free (big);
-  assert_true (asprintf (&big, "{\"execute\":\"query-version\"%*s}\n", 1048550,
-                         "")
-               > 0);
+  assert_true (
+      asprintf (&big, "{\"execute\":\"query-version\"%*s}\n", 1048550, "") > 0);
   BAD (big, "1 MiB");
   free (big);
   assert_true (asprintf (&big, "{\"execute\":\"%0*d\"}", 100000, 0) > 0);
@@ -1035,8 +1037,8 @@ test_reads_no_answers (void **state)
   greet (&cl, &b);
   for (;;) {
     static const char text[] = "{\"execute\":\"query-commands\"}";
-    ssize_t n = send (rude.fd, text, sizeof text - 1,
-                      MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t n
+        = send (rude.fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     struct pollfd p = { .fd = rude.fd, .events = POLLOUT };
 
     if (n == sizeof text - 1) {

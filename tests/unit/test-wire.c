@@ -243,8 +243,8 @@ test_parse (void **state)
 static void
 test_line (void **state)
 {
-  json_t *message = json_pack ("{s:s,s:i}", "a", "\n\xc3\xa9\xf0\x9f\x98\x80",
-                               "b", 1);
+  json_t *message
+      = json_pack ("{s:s,s:i}", "a", "\n\xc3\xa9\xf0\x9f\x98\x80", "b", 1);
   size_t len;
   char *line = wire_line (message, &len);
 
