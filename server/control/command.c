@@ -854,37 +854,80 @@ call_run (struct call *call, size_t *len)
 
 /* --- the reference ---------------------------------------------------- */
 
+#define LINE_WIDTH 78
+
+/* A paragraph, in lines. */
 static void
-print_arg (FILE *fp, const struct arg *a)
+print_filled (FILE *fp, const char *text)
 {
-  fprintf (fp, "=item C<%s> (%s", a->name, type_name (a->type));
+  size_t column = 0;
+
+  while (*text != '\0') {
+    size_t word, blanks;
+
+    blanks = strspn (text, " ");
+    word = strcspn (text + blanks, " ");
+    if (column > 0 && column + blanks + word > LINE_WIDTH) {
+      fputc ('\n', fp);
+      column = 0;
+    }
+    if (column == 0) {
+      text += blanks;
+      blanks = 0;
+    }
+    fprintf (fp, "%.*s", (int)(blanks + word), text);
+    column += blanks + word;
+    text += blanks + word;
+  }
+  fprintf (fp, "\n\n");
+}
+
+static void
+describe_arg (FILE *fp, const struct arg *a)
+{
+  fprintf (fp, "B<%s> (%s", a->name, type_name (a->type));
   if (a->optional)
     fprintf (fp, ", optional");
-  if (a->optional && a->type == ARG_INTEGER)
-    fprintf (fp, ", default %lld", (long long)a->def);
-  if (a->optional && a->type == ARG_BOOLEAN)
-    fprintf (fp, ", default %s", a->def ? "true" : "false");
   if (a->type == ARG_WORD) {
     for (size_t i = 0; a->words[i] != NULL; i++)
       fprintf (fp, "%s C<%s>", i ? " or" : ":", a->words[i]);
     fprintf (fp, ", default C<%s>", a->words[a->def]);
   }
+  if (a->optional && a->type == ARG_INTEGER)
+    fprintf (fp, ", default %lld", (long long)a->def);
+  if (a->optional && a->type == ARG_BOOLEAN)
+    fprintf (fp, ", default %s", a->def ? "true" : "false");
   if (a->max)
     fprintf (fp, ", %lld to %lld", (long long)a->min, (long long)a->max);
-  fprintf (fp, ")\n\n%c%s.\n\n", a->help[0] & ~0x20, a->help + 1);
+  fprintf (fp, "): %c%s.", a->help[0] & ~0x20, a->help + 1);
 }
 
+/* An argument is a paragraph, not an =item: many have the same name, which
+ * podchecker takes amiss. */
 void
 command_print (FILE *fp)
 {
   for (const struct command *c = command_table; c->name; c++) {
-    fprintf (fp, "=head2 %s\n\n%s\n\n", c->name, c->help);
-    if (c->args[0].type != ARG_END) {
-      fprintf (fp, "=over 4\n\n");
-      for (const struct arg *a = c->args; a->type != ARG_END; a++)
-        print_arg (fp, a);
-      fprintf (fp, "=back\n\n");
+    fprintf (fp, "=head2 %s\n\n", c->name);
+    print_filled (fp, c->help);
+    for (const struct arg *a = c->args; a->type != ARG_END; a++) {
+      CLEANUP_FREE char *text = NULL;
+      size_t size;
+      FILE *mem = open_memstream (&text, &size);
+
+      if (mem == NULL)
+        abort ();
+      describe_arg (mem, a);
+      if (fclose (mem) != 0)
+        abort ();
+      print_filled (fp, text);
     }
-    fprintf (fp, "Returns %s.\n\n", c->returns);
+    {
+      CLEANUP_FREE char *text = NULL;
+
+      if (asprintf (&text, "Returns %s.", c->returns) == -1)
+        abort ();
+      print_filled (fp, text);
+    }
   }
 }

@@ -20,22 +20,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
 #include "fetch.h"
 
 #define NR_COPIERS 2u
-#define BACKLOG_LIMIT (UINT64_C (32) << 20)
+#define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
 #define AHEAD_REQUEST (UINT64_C (1) << 20)
 /* A demand read of known zeros makes this much of the run local at once. */
-#define ZERO_LIMIT (UINT64_C (256) << 20)
+#define ZERO_LIMIT (UINT64_C (1) << 30)
 /* The same where zeros have to be written. */
 #define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
 #define WRITEBACK_WINDOW (UINT64_C (48) << 20)
 #define POOL_CLASSES 3u
-#define POOL_KEEP 24u
+#define POOL_KEEP 12u
 
-/* Buffers, kept for reuse: a fresh megabyte costs 256 page faults. */
+/* Buffers, kept for reuse: a fresh megabyte costs 256 page faults.  They are
+ * mapped, not malloc'd, so that what is not kept goes back to the system. */
 static struct {
   pthread_mutex_t lock;
   void *kept[POOL_CLASSES][POOL_KEEP];
@@ -79,21 +81,30 @@ buffer_get (size_t size, size_t *got)
     if (pool.nr[c] > 0)
       return pool.kept[c][--pool.nr[c]];
   }
+  if (*got == pool_size[c]) {
+    void *p = mmap (NULL, *got, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+  }
   return malloc (*got);
 }
 
 static void
 buffer_put (char *buf, size_t size)
 {
-  if (buf)
-    for (unsigned c = 0; c < POOL_CLASSES; c++)
-      if (size == pool_size[c]) {
+  for (unsigned c = 0; c < POOL_CLASSES; c++)
+    if (size == pool_size[c]) {
+      {
         LOCK_SCOPE (&pool.lock);
         if (pool.nr[c] < POOL_KEEP) {
           pool.kept[c][pool.nr[c]++] = buf;
           return;
         }
       }
+      munmap (buf, size);
+      return;
+    }
   free (buf);
 }
 
@@ -585,7 +596,7 @@ copiers_stop (void)
   LOCK_SCOPE (&pool.lock);
   for (unsigned c = 0; c < POOL_CLASSES; c++)
     while (pool.nr[c] > 0)
-      free (pool.kept[c][--pool.nr[c]]);
+      munmap (pool.kept[c][--pool.nr[c]], pool_size[c]);
 }
 
 /* Asking. */

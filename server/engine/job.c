@@ -36,7 +36,7 @@
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
 #define POLITE_REQUEST (UINT64_C (256) << 10)
-#define BACKLOG (UINT64_C (28) << 20)
+#define BACKLOG (UINT64_C (20) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
 #define ZERO_STEP (UINT64_C (16) << 20)
 #define FAST_ZERO_STEP (UINT64_C (1) << 30)
@@ -567,7 +567,9 @@ step (struct disk *d, struct walk *w)
 {
   struct job *j = d->job;
   uint64_t g = granule_floor (d, w->at), stop, end;
-  uint64_t last = granule_ceil (d, j->end);
+  /* A slot at most: on a huge disk a look at all that is left, for every
+   * step, would be most of the work. */
+  uint64_t last = granule_ceil (d, min_u64 (j->end, w->at + SLOT));
   enum map_state state = map_run (d->map, g, last, &stop);
   unsigned flags;
   int r;
@@ -583,7 +585,7 @@ step (struct disk *d, struct walk *w)
     return LEAVE;
   }
   end = granule_offset (d, stop);
-  ask_extents (d, w->at, end);
+  ask_extents (d, w->at, j->end);
   switch (extents_run (d->ext, w->at, end, &end, &flags)) {
   case EXTENTS_UNKNOWN:
     /* Again when it is known, or the wait turn finds the source gone. */

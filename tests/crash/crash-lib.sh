@@ -206,6 +206,11 @@ fs_is_dead () {
   fs_is dead 1
 }
 
+# The same, also where there is no lossyfs.
+fs_is_gone () {
+  [ -n "$fs_pid" ] && fs_is_dead
+}
+
 # Unmount: after a cut with what survived, else with what is visible.
 fs_stop () {
   wait_for umount "$mnt" 2>/dev/null \
@@ -289,6 +294,24 @@ server_stop () {
 
 cli () {
   "$NBDKIT_RUN" backfill -c "$control" "$@"
+}
+
+# Make the whole disk local: allocate sparse|full.  A job that a restart
+# resumed may be in the way; it is let run to its end first.
+allocate () {
+  local i
+
+  for ((i = 0; i < 240; i++)); do
+    cli allocate "--$1" --wait > "$tmp/cli.out" 2>&1 && return 0
+    grep -q 'job' "$tmp/cli.out" && ! fs_is_gone || break
+    cli speed 0 > /dev/null 2>&1
+    sleep 0.25
+  done
+  return 1
+}
+
+must_allocate () {
+  allocate "$1" || fail "allocate --$1 --wait failed: $(cat "$tmp/cli.out")"
 }
 
 # --- the guest ---

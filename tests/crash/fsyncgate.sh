@@ -34,7 +34,9 @@ for scenario in ${SCENARIO:-store-killed store-ended sidecar-killed \
     if [ "$scenario" = fua ]; then
       how="write 600000 4096 fua"
     fi
-    new_disk $((4 * MiB + 1536))
+    # Two sectors of S: what is written after the failure must not bring the
+    # bits of before along.
+    new_disk $((20 * MiB + 1536))
     backing_start
     fs_start
     server_must_start
@@ -51,7 +53,7 @@ for scenario in ${SCENARIO:-store-killed store-ended sidecar-killed \
 	fail $how
 	! grep -q '^failed 1' $fs_ctl
 	fail flush
-	write 400000 5000
+	write $((17 * MiB)) 5000
 	fail flush
 	verify
 	fail flush

@@ -54,9 +54,7 @@ for scenario in ${SCENARIO:-read job}; do
 	verify
 	END
   if [ "$CRASH_SERVER" = backfill ]; then
-    cli allocate --wait > "$tmp/cli.out" 2>&1 \
-      || wait_for eval "cli info --json | tr -d ' ' | grep -q '\"absent\":0'" \
-      || fail "allocate --wait failed: $(cat "$tmp/cli.out")"
+    must_allocate sparse
   fi
   verify same
   server_stop

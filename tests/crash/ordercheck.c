@@ -45,6 +45,7 @@ static uint64_t granule_size;
 static const char *store, *sidecar;
 static FILE *golden;
 static uint64_t line_nr, bits_seen, violations;
+static uint64_t unsynced_map; /* the line of such a write, 0: none */
 
 /* fsyncs in progress: where each began. */
 static uint64_t begun[64];
@@ -141,10 +142,21 @@ map_written (uint64_t offset, const char *hex)
   }
 }
 
+static void
+must_be_synced (const char *when)
+{
+  if (!unsynced_map)
+    return;
+  violations++;
+  fprintf (stderr,
+           "ordercheck: line %" PRIu64 ": %s, but the map of line %" PRIu64
+           " was not synced\n",
+           line_nr, when, unsynced_map);
+}
+
 int
 main (int argc, char *argv[])
 {
-  uint64_t unsynced_map = 0;
   char *line = NULL;
   size_t cap = 0;
   FILE *fp;
@@ -171,14 +183,8 @@ main (int argc, char *argv[])
                 name, &offset, &length, &err, &hex_at)
         < 5)
       continue;
-    if (strcmp (what, "mark") == 0 && strcmp (name, "synced") == 0
-        && unsynced_map) {
-      violations++;
-      fprintf (stderr,
-               "ordercheck: line %" PRIu64 ": the flush was answered, but the "
-               "map of line %" PRIu64 " was not synced\n",
-               line_nr, unsynced_map);
-    }
+    if (strcmp (what, "mark") == 0 && strcmp (name, "synced") == 0)
+      must_be_synced ("the flush was answered");
     if (err)
       continue;
     if (strcmp (name, store) == 0) {
@@ -205,6 +211,7 @@ main (int argc, char *argv[])
         unsynced_map = 0;
     }
   }
+  must_be_synced ("the log has ended");
   free (line);
   fclose (fp);
   if (violations) {

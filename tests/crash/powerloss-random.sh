@@ -81,8 +81,11 @@ for ((seed = first; seed < first + SEEDS; seed++)); do
   server_must_start
   verify same
   if [ "$CRASH_SERVER" = backfill ]; then
-    cli allocate --wait > "$tmp/cli.out" 2>&1 \
-      || fail "allocate --wait failed: $(cat "$tmp/cli.out")"
+    if [ $((RANDOM % 2)) = 0 ]; then
+      must_allocate sparse
+    else
+      must_allocate full
+    fi
     # All is local: the backing store is not needed any more.
     backing_stop
     verify same

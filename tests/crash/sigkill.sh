@@ -71,8 +71,7 @@ for ((seed = first; seed < first + SEEDS; seed++)); do
       wait_for eval '[ "$(local_bytes)" = "$size" ]' \
         || fail "the job did not go on to its end: $(local_bytes) bytes local"
     else
-      cli allocate --wait > "$tmp/cli.out" 2>&1 \
-        || fail "allocate --wait failed: $(cat "$tmp/cli.out")"
+      must_allocate sparse
     fi
   fi
   server_stop

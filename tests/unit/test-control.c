@@ -552,6 +552,42 @@ test_checks (void **state)
   box_close (&b);
 }
 
+/* Wherever lines are broken, it is the same text. */
+static void
+squeeze (char *text)
+{
+  char *to = text;
+
+  for (; *text != '\0'; text++)
+    if (*text != '\n' && *text != ' ')
+      *to++ = *text;
+  *to = '\0';
+}
+
+/* The manual page has the reference as the table prints it. */
+static void
+check_page (char *reference)
+{
+  static char page[1 << 20];
+  const char *top = getenv ("TOP_SRCDIR");
+  char path[4096];
+  FILE *fp;
+
+  if (top == NULL) /* not run by make */
+    return;
+  snprintf (path, sizeof path, "%s/docs/backfill-protocol.pod", top);
+  fp = fopen (path, "r");
+  assert_non_null (fp);
+  assert_true (fread (page, 1, sizeof page - 1, fp) > 0);
+  fclose (fp);
+  squeeze (page);
+  squeeze (reference);
+  if (strstr (page, reference) == NULL)
+    fail_msg ("%s: the commands' reference is not what "
+              "server/control/print-commands prints: put that in its place",
+              path);
+}
+
 static void
 test_table (void **state)
 {
@@ -589,6 +625,7 @@ test_table (void **state)
     snprintf (head, sizeof head, "=head2 %s\n", c->name);
     assert_non_null (strstr (text, head));
   }
+  check_page (text);
   free (text);
   client_close (&cl);
   box_close (&b);
