@@ -49,15 +49,13 @@ add_damage (struct sidecar *sc, struct damage *damage, uint32_t index)
 {
   const uint64_t span = (uint64_t)SIDECAR_BITS * sc->h.granule;
   uint64_t offset = index * span;
-  uint64_t length
-      = offset + span > sc->h.size ? sc->h.size - offset : span;
+  uint64_t length = offset + span > sc->h.size ? sc->h.size - offset : span;
 
   damage->sectors++;
-  json_array_append_new (damage->list,
-                         json_pack ("{s:I, s:I, s:I}", "sector",
-                                    (json_int_t)index, "offset",
-                                    (json_int_t)offset, "length",
-                                    (json_int_t)length));
+  json_array_append_new (damage->list, json_pack ("{s:I, s:I, s:I}", "sector",
+                                                  (json_int_t)index, "offset",
+                                                  (json_int_t)offset, "length",
+                                                  (json_int_t)length));
 }
 
 static int
@@ -84,8 +82,7 @@ scan (struct sidecar *sc, struct damage *damage)
       }
       for (unsigned b = 0; b < SIDECAR_BITS; b++)
         if ((uint64_t)(at + i) * SIDECAR_BITS + b < granules)
-          damage->local
-              += words[i * SIDECAR_WORDS + b / 64] >> (b % 64) & 1;
+          damage->local += words[i * SIDECAR_WORDS + b / 64] >> (b % 64) & 1;
     }
   }
   return 0;
@@ -173,8 +170,8 @@ cmd_check (int argc, char **argv)
   }
   else {
     json_t *value = json_pack (
-        "{s:s, s:I, s:I, s:b, s:[b, b], s:b, s:O}", "sidecar", sc->path,
-        "size", (json_int_t)sc->h.size, "granule", (json_int_t)sc->h.granule,
+        "{s:s, s:I, s:I, s:b, s:[b, b], s:b, s:O}", "sidecar", sc->path, "size",
+        (json_int_t)sc->h.size, "granule", (json_int_t)sc->h.granule,
         "complete", (sc->h.state & SIDECAR_COMPLETE) != 0, "header-copies",
         copies[0], copies[1], "job-damaged", job_damaged, "damaged",
         damage.list);

@@ -18,13 +18,13 @@
 
 #include <jansson.h>
 
-#define WIRE_MAX_FRAME (1u << 20)  /* bytes a peer may send in one message */
+#define WIRE_MAX_FRAME (1u << 20) /* bytes a peer may send in one message */
 #define WIRE_MAX_DEPTH 32u
 #define WIRE_MAX_LINE (256u << 10) /* bytes in one message that we send */
 
 enum wire_status {
-  WIRE_MORE,   /* no whole frame yet */
-  WIRE_FRAME,  /* frame and length are set */
+  WIRE_MORE,  /* no whole frame yet */
+  WIRE_FRAME, /* frame and length are set */
   WIRE_TOO_BIG,
   WIRE_TOO_DEEP,
   WIRE_GARBAGE, /* a byte that cannot begin a message */
@@ -33,12 +33,12 @@ enum wire_status {
 /* Input buffer and scanner in one. */
 struct wire_in {
   char *ptr;
-  size_t len, cap;   /* bytes held, allocated */
-  size_t start;      /* where the frame that is being read begins */
-  size_t scanned;    /* bytes already looked at */
+  size_t len, cap; /* bytes held, allocated */
+  size_t start;    /* where the frame that is being read begins */
+  size_t scanned;  /* bytes already looked at */
   unsigned depth;
   bool in_string, escaped;
-  bool skipping;     /* after an error: dropping input to the next resync */
+  bool skipping; /* after an error: dropping input to the next resync */
 };
 
 void wire_in_init (struct wire_in *in) __attribute__ ((nonnull (1)));

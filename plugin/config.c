@@ -483,8 +483,7 @@ parse_disk (struct section *s, struct disk_config *d)
 
   /* Without one the recorded name holds. */
   d->name = value[KEY_NAME];
-  if (d->name
-      && (strchr (d->name, '/') != NULL || strlen (d->name) > 255)) {
+  if (d->name && (strchr (d->name, '/') != NULL || strlen (d->name) > 255)) {
     nbdkit_error ("name=%s: a name has no '/' and at most 255 bytes", d->name);
     return -1;
   }
@@ -591,8 +590,7 @@ check_distinct (void)
       }
       if (strcmp (config.disks[i].store, config.disks[j].store) == 0) {
         nbdkit_error ("disks '%s' and '%s' have the same store, %s",
-                      shown_name (j), shown_name (i),
-                      config.disks[i].store);
+                      shown_name (j), shown_name (i), config.disks[i].store);
         return -1;
       }
     }

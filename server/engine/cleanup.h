@@ -47,9 +47,9 @@ cleanup_lock (pthread_mutex_t *lock)
 
 #define CLEANUP_FREE __attribute__ ((cleanup (cleanup_free)))
 #define CLEANUP_CLOSE __attribute__ ((cleanup (cleanup_close)))
-#define LOCK_SCOPE(lock)                                                      \
-  __attribute__ ((cleanup (cleanup_unlock), unused))                          \
-  pthread_mutex_t *CLEANUP_JOIN (lock_scope_, __LINE__)                       \
+#define LOCK_SCOPE(lock)                                               \
+  __attribute__ ((cleanup (cleanup_unlock), unused)) pthread_mutex_t * \
+  CLEANUP_JOIN (lock_scope_, __LINE__)                                 \
       = cleanup_lock (lock)
 
 #endif

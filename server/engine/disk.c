@@ -125,8 +125,8 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
   ps.ptr = ps.small;
   while (at < end && err == 0) {
     uint64_t stop, run;
-    enum map_state state = map_run (d->map, granule_floor (d, at),
-                                    granule_ceil (d, end), &stop);
+    enum map_state state
+        = map_run (d->map, granule_floor (d, at), granule_ceil (d, end), &stop);
 
     run = min_u64 (stop << d->shift, end);
     switch (state) {
@@ -174,8 +174,9 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
     /* Another's fetch failed, perhaps for bytes that are not ours; or the
      * guest has written there meanwhile. */
     if ((e == EAGAIN && now_ms () < deadline)
-        || (e && map_is_live (d->map, granule_floor (d, start),
-                              granule_ceil (d, stop))))
+        || (e
+            && map_is_live (d->map, granule_floor (d, start),
+                            granule_ceil (d, stop))))
       e = read_range (d, buf ? buf + (start - offset) : NULL, start, stop,
                       deadline, false);
     err = e;
@@ -440,8 +441,8 @@ write_store (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
 
 /* 0 or errno. */
 static int
-change (struct disk *d, enum change_kind kind, const char *buf,
-        uint64_t offset, uint64_t end, unsigned flags)
+change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
+        uint64_t end, unsigned flags)
 {
   const uint64_t mask = d->granule - 1;
   uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end);
@@ -530,11 +531,11 @@ change (struct disk *d, enum change_kind kind, const char *buf,
     /* Both are asked for before either is waited for. */
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits)
-        edge[i].have
-            = bytes ? fetch_get (d, edge[i].part.g << d->shift,
-                                 granule_offset (d, edge[i].part.g + 1),
-                                 SOURCE_DEMAND, &edge[i].piece)
-                    : -1;
+        edge[i].have = bytes
+                           ? fetch_get (d, edge[i].part.g << d->shift,
+                                        granule_offset (d, edge[i].part.g + 1),
+                                        SOURCE_DEMAND, &edge[i].piece)
+                           : -1;
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits) {
         int e = parked_wait (d, &edge[i].part, &edge[i].piece, edge[i].have,
@@ -545,8 +546,7 @@ change (struct disk *d, enum change_kind kind, const char *buf,
       }
     stable = false;
   }
-  if (err == 0
-      && (behind || (fua && !(stable && kind == CHANGE_WRITE))))
+  if (err == 0 && (behind || (fua && !(stable && kind == CHANGE_WRITE))))
     err = commit_run (d, 0);
   return err;
 }
@@ -573,7 +573,7 @@ guest_change (struct disk *d, enum change_kind kind, const void *buf,
 
 int
 disk_pwrite (struct disk *d, const void *buf, uint64_t count_, uint64_t offset,
-            unsigned flags)
+             unsigned flags)
 {
   return guest_change (d, CHANGE_WRITE, buf, count_, offset, flags);
 }
@@ -587,8 +587,7 @@ disk_zero (struct disk *d, uint64_t count_, uint64_t offset, unsigned flags)
 
     /* Fast means: no zeros are written, and nothing is fetched. */
     if (!in_range (d, count_, offset) || count_ == 0
-        || !store_fast_zero (d->store, count_, offset,
-                             flags & DISK_MAY_TRIM)
+        || !store_fast_zero (d->store, count_, offset, flags & DISK_MAY_TRIM)
         || ((offset & (d->granule - 1)) && !map_is_live (d->map, g, g + 1))
         || ((end & (d->granule - 1)) && end != d->size
             && !map_is_live (d->map, last - 1, last))) {
@@ -626,8 +625,7 @@ struct extent_run {
 
 /* Hand on the run before, if this one is of another kind. */
 static void
-extent_add (struct extent_run *x, uint64_t offset, uint64_t end,
-            unsigned flags)
+extent_add (struct extent_run *x, uint64_t offset, uint64_t end, unsigned flags)
 {
   if (x->any && x->flags == flags) {
     x->length += end - offset;
@@ -659,8 +657,8 @@ extents_local (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end)
 }
 
 static void
-extents_absent (struct disk *d, struct extent_run *x, uint64_t at,
-                uint64_t end, uint64_t deadline)
+extents_absent (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
+                uint64_t deadline)
 {
   while (at < end && !x->stop) {
     enum extents_kind kind;
@@ -693,8 +691,8 @@ disk_extents (struct disk *d, uint64_t count_, uint64_t offset,
     return leave (d, EINVAL);
   while (at < end && !x.stop && err == 0) {
     uint64_t stop;
-    enum map_state state = map_run (d->map, granule_floor (d, at),
-                                    granule_ceil (d, end), &stop);
+    enum map_state state
+        = map_run (d->map, granule_floor (d, at), granule_ceil (d, end), &stop);
 
     stop = min_u64 (stop << d->shift, end);
     if (state == MAP_LIVE)
@@ -762,8 +760,8 @@ disk_regions (struct disk *d, uint64_t count_, uint64_t offset, bool want_zero,
     return leave (d, EINVAL);
   while (at < end && !x.stop && err == 0) {
     uint64_t stop;
-    enum map_state state = map_run (d->map, granule_floor (d, at),
-                                    granule_ceil (d, end), &stop);
+    enum map_state state
+        = map_run (d->map, granule_floor (d, at), granule_ceil (d, end), &stop);
 
     stop = min_u64 (stop << d->shift, end);
     if (state == MAP_LIVE)
@@ -798,8 +796,7 @@ disk_get_info (struct disk *d, struct disk_info *info)
   info->detached = __atomic_load_n (&d->detached, __ATOMIC_ACQUIRE);
   if (d->src && !__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)) {
     info->source = source_get_state (d->src);
-    source_get_reason (d->src, info->source_reason,
-                       sizeof info->source_reason);
+    source_get_reason (d->src, info->source_reason, sizeof info->source_reason);
   }
   info->nr_damaged = map_damaged (d->map, &g, &end);
   if (info->nr_damaged) {

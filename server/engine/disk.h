@@ -50,8 +50,8 @@ enum disk_event_type {
   DISK_EVENT_JOB_STATUS,    /* JOB_STATUS_CHANGE: status */
   DISK_EVENT_JOB_COMPLETED, /* BLOCK_JOB_COMPLETED; info.error if it failed */
   DISK_EVENT_JOB_CANCELLED,
-  DISK_EVENT_JOB_ERROR,     /* BLOCK_JOB_ERROR: operation, action */
-  DISK_EVENT_LOCAL,         /* all of the disk is local, durably */
+  DISK_EVENT_JOB_ERROR, /* BLOCK_JOB_ERROR: operation, action */
+  DISK_EVENT_LOCAL,     /* all of the disk is local, durably */
   DISK_EVENT_SOURCE_LOST,
   DISK_EVENT_SOURCE_BACK,
 };
@@ -59,37 +59,37 @@ enum disk_event_type {
 struct disk_event {
   enum disk_event_type type;
   struct disk *disk;
-  enum job_status status;   /* JOB_STATUS */
-  struct job_info job;      /* JOB_COMPLETED, JOB_CANCELLED, JOB_ERROR */
-  const char *operation;    /* JOB_ERROR: "read" or "write" */
-  const char *action;       /* JOB_ERROR: "report", "ignore" or "stop" */
-  const char *reason;       /* SOURCE_LOST */
+  enum job_status status; /* JOB_STATUS */
+  struct job_info job;    /* JOB_COMPLETED, JOB_CANCELLED, JOB_ERROR */
+  const char *operation;  /* JOB_ERROR: "read" or "write" */
+  const char *action;     /* JOB_ERROR: "report", "ignore" or "stop" */
+  const char *reason;     /* SOURCE_LOST */
 };
 typedef void (*disk_event_fn) (void *opaque, const struct disk_event *ev);
 
 /* All strings are copied.  NULL, 0 or false mean "not given": then the
  * sidecar's value holds, else the default. */
 struct disk_config {
-  const char *name;            /* "" if NULL; no '/' */
-  const char *store;           /* absolute path */
-  const char *metadata;        /* sidecar; NULL: STORE.backfill */
-  const char *backing;         /* NBD URI, or "[ CMD ARG ... ]" */
+  const char *name;     /* "" if NULL; no '/' */
+  const char *store;    /* absolute path */
+  const char *metadata; /* sidecar; NULL: STORE.backfill */
+  const char *backing;  /* NBD URI, or "[ CMD ARG ... ]" */
   bool has_size;
   uint64_t size;
   uint32_t granule;
   enum disk_adopt adopt;
-  bool read_only;              /* nbdkit -r: nothing is written */
+  bool read_only; /* nbdkit -r: nothing is written */
   bool discard_unflushed;
-  bool identity_size;          /* identity=size */
+  bool identity_size; /* identity=size */
   bool has_identity;
-  const char *runtime_dir;     /* NULL: runtime_default_dir () */
-  const char *control;         /* control socket's path, for the record */
-  unsigned connections;        /* 0: 4 */
-  uint64_t timeout;            /* ms; 0: 30,000 */
-  uint32_t fetch_unit;         /* bytes; 0: 1 MiB */
-  bool has_allocate;           /* start a job, if none is being resumed */
+  const char *runtime_dir; /* NULL: runtime_default_dir () */
+  const char *control;     /* control socket's path, for the record */
+  unsigned connections;    /* 0: 4 */
+  uint64_t timeout;        /* ms; 0: 30,000 */
+  uint32_t fetch_unit;     /* bytes; 0: 1 MiB */
+  bool has_allocate;       /* start a job, if none is being resumed */
   struct job_options allocate;
-  disk_event_fn event;         /* may be NULL */
+  disk_event_fn event; /* may be NULL */
   void *event_opaque;
 };
 
@@ -114,8 +114,8 @@ uint64_t disk_get_total_speed (void);
 /* Guest operations.  0, or -1 with errno: EIO, ENOSPC, EROFS, ESHUTDOWN,
  * ENOTSUP (fast zero only).  Ranges are within the disk (the caller checked)
  * and count is not 0. */
-#define DISK_FUA       1u
-#define DISK_MAY_TRIM  2u
+#define DISK_FUA 1u
+#define DISK_MAY_TRIM 2u
 #define DISK_FAST_ZERO 4u
 int disk_pread (struct disk *disk, void *buf, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1, 2)));
@@ -155,19 +155,19 @@ int disk_regions (struct disk *disk, uint64_t count, uint64_t offset,
 
 struct disk_info {
   const char *name, *store, *metadata;
-  const char *backing;         /* NULL: none */
+  const char *backing; /* NULL: none */
   uint64_t size;
   uint32_t granule;
-  uint64_t local, absent;      /* bytes; local + absent = size */
-  bool complete;               /* durably: needs no backing store again */
+  uint64_t local, absent; /* bytes; local + absent = size */
+  bool complete;          /* durably: needs no backing store again */
   bool detached;
   bool read_only;
   enum source_state source;
   char source_reason[256];
-  uint64_t nr_damaged;         /* damaged sidecar sectors seen so far */
-  uint64_t damaged_offset;     /* first of them, as disk bytes */
+  uint64_t nr_damaged;     /* damaged sidecar sectors seen so far */
+  uint64_t damaged_offset; /* first of them, as disk bytes */
   uint64_t damaged_length;
-  int sync_error;              /* errno of the failed sync, 0 = none (G24) */
+  int sync_error; /* errno of the failed sync, 0 = none (G24) */
   /* counters since start */
   uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
   uint64_t guest_reads, guest_writes, flushes, commits;

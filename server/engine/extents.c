@@ -251,8 +251,8 @@ extents_want (struct extents *e, uint64_t offset)
 }
 
 enum extents_kind
-extents_run (struct extents *e, uint64_t offset, uint64_t limit,
-             uint64_t *end, unsigned *flags)
+extents_run (struct extents *e, uint64_t offset, uint64_t limit, uint64_t *end,
+             unsigned *flags)
 {
   struct disk *d = e->d;
   size_t lo = 0, hi;
@@ -329,8 +329,8 @@ extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
         return ETIMEDOUT;
       /* Not asked when the source is away: look again now and then. */
       if (!s || s->state == SLOT_NONE) {
-        struct timespec soon = ms_to_timespec (min_u64 (deadline,
-                                                        now_ms () + 20));
+        struct timespec soon
+            = ms_to_timespec (min_u64 (deadline, now_ms () + 20));
 
         pthread_cond_timedwait (&e->changed, &e->lock, &soon);
       }

@@ -315,8 +315,7 @@ writeback (struct disk *d, uint64_t offset, uint64_t length)
 
     if (wb->unsupported)
       return;
-    if (wb->nr > 0
-        && wb->piece[last].offset + wb->piece[last].length == offset
+    if (wb->nr > 0 && wb->piece[last].offset + wb->piece[last].length == offset
         && wb->piece[last].length + length <= 4u << 20)
       wb->piece[last].length += length;
     else if (wb->nr < WRITEBACK_PIECES) {
@@ -349,7 +348,8 @@ writeback (struct disk *d, uint64_t offset, uint64_t length)
     return;
   }
   if (old_length > 0
-      && sync_file_range (d->store->aux_fd, (off_t)old_offset, (off_t)old_length,
+      && sync_file_range (d->store->aux_fd, (off_t)old_offset,
+                          (off_t)old_length,
                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
                               | SYNC_FILE_RANGE_WAIT_AFTER)
              == -1
@@ -410,8 +410,8 @@ fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
 {
   /* Zeros may have to be written: then in steps, so that a guest's write
    * never waits long for the claim. */
-  uint64_t step = full || store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT
-                                                        : ZERO_LIMIT;
+  uint64_t step
+      = full || store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
   int err = 0;
 
   while (offset < end && err == 0) {
@@ -655,8 +655,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
     if (f && f->offset <= offset) {
       f->refs++;
       f->demand |= prio == SOURCE_DEMAND;
-      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, f->end),
-                                     false, NULL };
+      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, f->end), false,
+                                     NULL };
       if (prio == SOURCE_DEMAND && f->state == FETCH_ASKED && !f->promote
           && f->req.prio != SOURCE_DEMAND) {
         /* It may still wait behind other background work. */
@@ -666,8 +666,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       }
     }
     else {
-      enum map_state state = map_run (d->map, g, granule_ceil (d, limit),
-                                      &stop);
+      enum map_state state
+          = map_run (d->map, g, granule_ceil (d, limit), &stop);
       enum extents_kind kind;
       unsigned flags;
       uint64_t start = granule_offset (d, g), end;
@@ -688,8 +688,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       kind = extents_run (d->ext, start, end, &end, &flags);
       if (kind == EXTENTS_ZERO) {
         uint64_t wide_start, wide_end;
-        uint64_t most = store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT
-                                                      : ZERO_LIMIT;
+        uint64_t most
+            = store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
         bool zero;
 
         /* The whole run, or what of it is near, becomes local at once. */
@@ -706,8 +706,9 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
         return -1;
       }
       f->demand = prio == SOURCE_DEMAND;
-      f->passing = d->read_only
-                   || (prio == SOURCE_DEMAND && fetch_backlog () > DEMAND_LIMIT);
+      f->passing
+          = d->read_only
+            || (prio == SOURCE_DEMAND && fetch_backlog () > DEMAND_LIMIT);
       f->refs++;
       /* A zero one is there already, and settles on its own. */
       if (f->zero && f->passing) {
@@ -717,8 +718,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       }
       else
         made = f;
-      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, end), true,
-                                     NULL };
+      *piece
+          = (struct fetch_piece){ f, offset, min_u64 (limit, end), true, NULL };
       f->req.prio = prio;
     }
   }

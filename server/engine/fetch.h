@@ -28,16 +28,16 @@ enum fetch_state {
 };
 
 struct fetch {
-  struct fetch *next, *prev;  /* table, by offset */
-  struct fetch *queued;       /* copier's queue */
+  struct fetch *next, *prev; /* table, by offset */
+  struct fetch *queued;      /* copier's queue */
   struct disk *disk;
-  uint64_t offset, end;       /* bytes; granules but for the disk's end */
+  uint64_t offset, end; /* bytes; granules but for the disk's end */
   enum fetch_state state;
   int error;
   unsigned refs;
-  bool zero;       /* known to be zero: no buf, never asked */
-  bool demand;     /* a guest waits or waited */
-  unsigned job;    /* the job's number, 0: none */
+  bool zero;    /* known to be zero: no buf, never asked */
+  bool demand;  /* a guest waits or waited */
+  unsigned job; /* the job's number, 0: none */
   bool in_table;
   bool committed;  /* bits are published, or it was dropped */
   bool kept;       /* with committed: it is in the store */
@@ -75,8 +75,7 @@ void fetch_drop (struct disk *d, struct fetch_piece *piece);
 /* Have those who wait for the fetch at offset look at abandon. */
 void fetch_kick (struct disk *d, uint64_t offset);
 /* The same for one that only wants it local: waits for the commit. */
-int fetch_settle (struct disk *d, struct fetch_piece *piece,
-                  uint64_t deadline);
+int fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline);
 /* Ask for what is worth having near a read. */
 void fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss);
 
@@ -91,8 +90,7 @@ bool fetch_job_is_writing (struct disk *d);
 
 /* Make [offset, end) local as zeros wherever it is absent: holes, or
  * allocated if full.  0 or errno. */
-int fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end,
-                      bool full);
+int fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full);
 
 /* Bytes fetched that are not in their stores yet, of the whole process. */
 uint64_t fetch_backlog (void);

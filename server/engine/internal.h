@@ -69,7 +69,7 @@ struct writeback {
 struct disk {
   struct disk *next; /* housekeeper's list */
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
-  char **argv;       /* backing's bracket form, or NULL */
+  char **argv; /* backing's bracket form, or NULL */
   uint64_t size;
   uint32_t granule, shift;
   bool read_only, no_source;
@@ -112,7 +112,7 @@ struct disk {
 
   bool source_up; /* atomic: connected, by the last change of state */
   bool source_lost;
-  bool let_go;    /* atomic: complete, the source is to be stopped */
+  bool let_go; /* atomic: complete, the source is to be stopped */
   bool local_event;
   bool started;
   bool detached; /* atomic */
@@ -210,8 +210,7 @@ enum extents_kind { EXTENTS_UNKNOWN, EXTENTS_DATA, EXTENTS_ZERO };
 /* Kind at offset (a granule's start) and, in *end, where it ends, at most
  * limit; flags: NBD's of a zero run. */
 enum extents_kind extents_run (struct extents *e, uint64_t offset,
-                               uint64_t limit, uint64_t *end,
-                               unsigned *flags);
+                               uint64_t limit, uint64_t *end, unsigned *flags);
 /* Ask for what is around offset, without waiting. */
 void extents_want (struct extents *e, uint64_t offset);
 /* Wait until it is known or the deadline (ms): 0 or errno. */

@@ -375,8 +375,8 @@ wait_room (struct disk *d, uint64_t bytes)
 }
 
 void
-job_fetch_ended (struct disk *d, unsigned number, uint64_t offset,
-                 uint64_t end, int source_error, int store_error)
+job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
+                 int source_error, int store_error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->lock);
@@ -539,10 +539,10 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   int err;
 
   /* In steps, as an abort waits for what is being written. */
-  end = min_u64 (end, w->at + (j->options.full
-                                       || store_zero_is_slow (d->store)
-                                   ? ZERO_STEP
-                                   : FAST_ZERO_STEP));
+  end = min_u64 (end, w->at
+                          + (j->options.full || store_zero_is_slow (d->store)
+                                 ? ZERO_STEP
+                                 : FAST_ZERO_STEP));
   err = fetch_zero_range (d, w->at, end, j->options.full);
   if (err == 0) {
     w->at = end;
@@ -1027,8 +1027,8 @@ job_tick (struct disk *d, uint64_t now)
   {
     LOCK_SCOPE (&j->lock);
     if (j->sample_ms) {
-      double recent = (double)(local - min_u64 (local, j->sample_bytes))
-                      * 1000 / (double)(now - j->sample_ms);
+      double recent = (double)(local - min_u64 (local, j->sample_bytes)) * 1000
+                      / (double)(now - j->sample_ms);
 
       j->speed = j->speed == 0 ? recent : 0.7 * j->speed + 0.3 * recent;
     }

@@ -55,26 +55,26 @@ struct job_options {
   uint64_t speed;          /* bytes/s, 0 = no limit */
   bool full;               /* allocate zeros too (the seed's default) */
   enum job_on_error on_error;
-  uint64_t retry;          /* ms that a lost source is waited for, 0 = for
-                              ever; errors of one that answers are tried a
-                              few times */
+  uint64_t retry; /* ms that a lost source is waited for, 0 = for
+                     ever; errors of one that answers are tried a
+                     few times */
 };
 
 struct job_info {
   enum job_status status;
   enum job_result result;
   enum job_pause pause;
-  struct job_options options;  /* offset and length as asked */
+  struct job_options options;           /* offset and length as asked */
   uint64_t total, processed, remaining; /* bytes; total = the other two */
-  uint64_t local_at_start;     /* of total, bytes local when it started */
-  uint64_t time_elapsed;       /* ms since it was created, over restarts */
-  uint64_t time_remaining;     /* ms, 0 = not known */
-  uint64_t bytes_read;         /* from the source, for this job */
-  uint64_t current_speed;      /* bytes/s, smoothed */
-  uint64_t nr_failed;          /* failed ranges (skip) */
-  int errnum;                  /* of a failed job, else 0 */
-  uint64_t failed_offset;      /* first failed, UINT64_MAX if none */
-  char error[256];             /* "" if none */
+  uint64_t local_at_start; /* of total, bytes local when it started */
+  uint64_t time_elapsed;   /* ms since it was created, over restarts */
+  uint64_t time_remaining; /* ms, 0 = not known */
+  uint64_t bytes_read;     /* from the source, for this job */
+  uint64_t current_speed;  /* bytes/s, smoothed */
+  uint64_t nr_failed;      /* failed ranges (skip) */
+  int errnum;              /* of a failed job, else 0 */
+  uint64_t failed_offset;  /* first failed, UINT64_MAX if none */
+  char error[256];         /* "" if none */
 };
 
 /* All return 0, or -1 with errno and a message in error (malloc'd, caller

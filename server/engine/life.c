@@ -128,16 +128,15 @@ disk_open (const struct disk_config *cfg, char **error)
   }
   return d;
 
-fail:
-  {
-    int err = errno;
+fail : {
+  int err = errno;
 
-    /* Nothing was served: what is not committed is nothing. */
-    if (d->sc && d->store && d->sc->h.session_open && d->work)
-      volume_close (d, true);
-    disk_free (d);
-    errno = err;
-  }
+  /* Nothing was served: what is not committed is nothing. */
+  if (d->sc && d->store && d->sc->h.session_open && d->work)
+    volume_close (d, true);
+  disk_free (d);
+  errno = err;
+}
   return NULL;
 }
 

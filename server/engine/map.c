@@ -1055,8 +1055,7 @@ map_snapshot_publish (struct map *m, struct map_snapshot *s)
     }
   }
   for (size_t r = 0; r < s->written.len; r++)
-    for (uint32_t i = s->written.ptr[r].first; i < s->written.ptr[r].end;
-         i++) {
+    for (uint32_t i = s->written.ptr[r].first; i < s->written.ptr[r].end; i++) {
       LOCK_SCOPE (stripe_of (m, i));
       publish_bits (m, i, NULL);
     }

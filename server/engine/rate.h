@@ -19,7 +19,10 @@ struct rate {
   uint64_t next;  /* ns: when the next request may start */
 };
 
-#define RATE_INIT { .lock = PTHREAD_MUTEX_INITIALIZER }
+#define RATE_INIT                     \
+  {                                   \
+    .lock = PTHREAD_MUTEX_INITIALIZER \
+  }
 
 void rate_init (struct rate *r);
 void rate_destroy (struct rate *r);

@@ -101,8 +101,7 @@ runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
     return -1;
   }
   unlink (temp);
-  fd = open (temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-             0644);
+  fd = open (temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (fd == -1)
     return -1;
   if (write (fd, text, (size_t)len) != len || rename (temp, path) == -1) {

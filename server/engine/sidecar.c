@@ -49,7 +49,8 @@ enum {
 };
 
 #define JOB_MAGIC "BKJOB\r\n\0"
-#define JOB_BODY 640u /* bytes that the record's CRC covers, itself excluded */
+#define JOB_BODY 640u /* bytes that the record's CRC covers, itself excluded \
+                       */
 
 static int
 read_all (int fd, void *buf, size_t len, uint64_t offset)
@@ -386,8 +387,9 @@ unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
   memcpy (h->boot_id, buf + 160, SIDECAR_BOOT_ID_SIZE);
 
   if (!is_power_of_2 (h->granule) || h->granule < 512 || h->granule > 65536
-      || h->size > SIDECAR_MAX_SIZE (h->granule) || h->identity_mode > SIDECAR_IDENTITY_SIZE
-      || areas > MAX_AREAS || (end - pos) / AREA_SIZE < areas)
+      || h->size > SIDECAR_MAX_SIZE (h->granule)
+      || h->identity_mode > SIDECAR_IDENTITY_SIZE || areas > MAX_AREAS
+      || (end - pos) / AREA_SIZE < areas)
     goto nonsense;
 
   for (uint32_t i = 0; i < areas; i++, pos += AREA_SIZE) {
@@ -501,8 +503,7 @@ load_header (struct sidecar *sc, bool repair, char **error)
     errno = EINVAL;
     return -1;
   }
-  if (unpack_header (best, (uint64_t)sb.st_size, sc->path, &sc->h, error)
-      == -1)
+  if (unpack_header (best, (uint64_t)sb.st_size, sc->path, &sc->h, error) == -1)
     return -1;
 
   /* One copy that is torn, damaged or behind: bring it up to the other. */
@@ -563,8 +564,8 @@ open_file (const char *path, bool read_only, bool lock, char **error)
   if (!sc)
     return NULL;
   for (int tries = 0; tries < 10; tries++) {
-    sc->fd = open (path,
-                   (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    sc->fd
+        = open (path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
     if (sc->fd == -1) {
       message_set (error, "cannot open the sidecar %s: %m", path);
       goto fail;

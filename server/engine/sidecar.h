@@ -42,9 +42,9 @@
 #define SIDECAR_WORDS 62u  /* 64-bit words of bits in a sector */
 /* Largest disk: the map's index in memory stays under 1 GiB of address
  * space, and offsets within off_t. */
-#define SIDECAR_MAX_SIZE(granule)                                             \
-  ((UINT64_C (1) << 27) * SIDECAR_BITS * (granule) < (UINT64_C (1) << 62)     \
-       ? (UINT64_C (1) << 27) * SIDECAR_BITS * (granule)                      \
+#define SIDECAR_MAX_SIZE(granule)                                         \
+  ((UINT64_C (1) << 27) * SIDECAR_BITS * (granule) < (UINT64_C (1) << 62) \
+       ? (UINT64_C (1) << 27) * SIDECAR_BITS * (granule)                  \
        : (UINT64_C (1) << 62))
 #define SIDECAR_UUID_SIZE 16
 #define SIDECAR_BOOT_ID_SIZE 16
@@ -135,8 +135,7 @@ int sidecar_read_map (struct sidecar *sc, uint32_t index, unsigned count,
                       uint64_t *words, bool *bad)
     __attribute__ ((nonnull (1, 4, 5)));
 int sidecar_write_map (struct sidecar *sc, uint32_t index, unsigned count,
-                       const uint64_t *words)
-    __attribute__ ((nonnull (1, 4)));
+                       const uint64_t *words) __attribute__ ((nonnull (1, 4)));
 uint32_t sidecar_nr_sectors (const struct sidecar *sc)
     __attribute__ ((nonnull (1)));
 
@@ -159,8 +158,7 @@ void sidecar_unlock (struct sidecar *sc) __attribute__ ((nonnull (1)));
 void sidecar_header_clear (struct sidecar_header *h)
     __attribute__ ((nonnull (1)));
 /* Set a string of the header to a copy; NULL clears it. */
-int sidecar_set (char **field, const char *value)
-    __attribute__ ((nonnull (1)));
+int sidecar_set (char **field, const char *value) __attribute__ ((nonnull (1)));
 
 /* Both header copies' condition, for check: true = valid. */
 void sidecar_copies (struct sidecar *sc, bool valid[2])

@@ -56,8 +56,8 @@ is_unsupported (int err)
 int
 store_lock_fd (int fd, bool read_only)
 {
-  struct flock fl = { .l_type = read_only ? F_RDLCK : F_WRLCK,
-                      .l_whence = SEEK_SET };
+  struct flock fl
+      = { .l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
 
   if (fcntl (fd, F_OFD_SETLK, &fl) == 0)
     return 0;
@@ -153,8 +153,8 @@ store_open (const char *path, bool read_only, char **error)
     return NULL;
 
   for (int tries = 0; tries < 10; tries++) {
-    st->fd = open (path,
-                   (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    st->fd
+        = open (path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
     if (st->fd == -1) {
       message_set (error, "cannot open the store %s: %m", path);
       goto fail;

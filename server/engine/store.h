@@ -27,17 +27,16 @@ struct store {
    * of it once.  The same as fd where there can be none. */
   int aux_fd;
   char *path;
-  char *temp;          /* its name until store_link, where it needs one */
-  uint64_t size;       /* of the file or device */
+  char *temp;    /* its name until store_link, where it needs one */
+  uint64_t size; /* of the file or device */
   bool is_block;
   bool read_only;
-  dev_t dev;           /* of the file; of a block device its own number */
+  dev_t dev; /* of the file; of a block device its own number */
   ino_t ino;
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   /* Rungs of the ladder that were found missing are not tried again. */
-  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync,
-      no_seek;
+  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync, no_seek;
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
@@ -85,8 +84,7 @@ int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1, 2)));
 /* dsync: durable on return. */
 int store_pwrite (struct store *st, const void *buf, uint64_t count,
-                  uint64_t offset, bool dsync)
-    __attribute__ ((nonnull (1, 2)));
+                  uint64_t offset, bool dsync) __attribute__ ((nonnull (1, 2)));
 
 /* Afterwards the range reads as zeros, whatever was there.  punch: as a hole
  * if that can be had; else as allocated zeros if that can be had. */

@@ -397,8 +397,7 @@ adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
       return -1;
     }
     if (d->store->size < d->size && store_grow (d->store, d->size) == -1) {
-      message_set (error, "cannot make the store %s larger: %m",
-                   d->store_path);
+      message_set (error, "cannot make the store %s larger: %m", d->store_path);
       return -1;
     }
     return make_sidecar (d, d->store, 0, error);
@@ -436,10 +435,10 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
     errno = EINVAL;
     return -1;
   }
-  same_file = st->is_block
-              || (st->ino == h->store_ino
-                  && (!st->btime || !h->store_btime
-                      || st->btime == h->store_btime));
+  same_file
+      = st->is_block
+        || (st->ino == h->store_ino
+            && (!st->btime || !h->store_btime || st->btime == h->store_btime));
   same_name = was && is && strcmp (was, is) == 0;
   if (store_get_uuid (st, uuid)) {
     /* The file itself says whose it is. */
@@ -809,8 +808,7 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   d->read_only = cfg->read_only;
   d->granule = cfg->granule ? cfg->granule : 4096;
   if (!is_power_of_2 (d->granule) || d->granule < 512 || d->granule > 65536) {
-    message_set (error,
-                 "granule=%u: must be a power of two from 512 to 65536",
+    message_set (error, "granule=%u: must be a power of two from 512 to 65536",
                  d->granule);
     errno = EINVAL;
     return -1;
@@ -818,8 +816,8 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   d->timeout = cfg->timeout ? cfg->timeout : 30000;
   d->connections = cfg->connections ? cfg->connections : 4;
   d->fetch_unit = cfg->fetch_unit ? cfg->fetch_unit : 1u << 20;
-  d->identity_mode = cfg->identity_size ? SOURCE_IDENTITY_SIZE
-                                        : SOURCE_IDENTITY_CONTENT;
+  d->identity_mode
+      = cfg->identity_size ? SOURCE_IDENTITY_SIZE : SOURCE_IDENTITY_CONTENT;
   return 0;
 }
 
@@ -904,8 +902,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   bool fresh, complete;
   int r = -1;
 
-  if (take_config (d, cfg, error) == -1
-      || read_boot_id (boot_id, error) == -1
+  if (take_config (d, cfg, error) == -1 || read_boot_id (boot_id, error) == -1
       || open_files (d, cfg, &fresh, error) == -1)
     return -1;
   free (*error);

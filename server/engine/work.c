@@ -66,8 +66,7 @@ work_create (const char *path, const struct work_identity *id)
   if (!w)
     return NULL;
   /* The folder may be writable by all: never follow, never take over. */
-  w->fd = open (path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                0600);
+  w->fd = open (path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (w->fd == -1)
     goto fail;
   pack (id, buf);
@@ -110,8 +109,7 @@ work_open (const char *path, const struct work_identity *id, bool read_only,
   if (store_lock_fd (w->fd, read_only) == -1)
     goto fail;
   pack (id, expect);
-  if (!S_ISREG (sb.st_mode)
-      || pread (w->fd, buf, sizeof buf, 0) != sizeof buf
+  if (!S_ISREG (sb.st_mode) || pread (w->fd, buf, sizeof buf, 0) != sizeof buf
       || memcmp (buf, expect, sizeof buf) != 0
       || pread (w->fd, le, sizeof le, STATE_AT) != sizeof le
       || (get_le32 (le) != WORK_OK && get_le32 (le) != WORK_SYNCING)) {
@@ -134,8 +132,8 @@ work_write (struct work *w, uint32_t index, unsigned first, unsigned count,
 {
   const char *p = (const char *)words;
   size_t len = count * sizeof *words;
-  uint64_t offset = HEADER_SIZE + (uint64_t)index * SECTOR
-                    + first * sizeof *words;
+  uint64_t offset
+      = HEADER_SIZE + (uint64_t)index * SECTOR + first * sizeof *words;
 
   while (len > 0) {
     ssize_t r = pwrite (w->fd, p, len, (off_t)offset);

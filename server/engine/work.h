@@ -52,12 +52,11 @@ struct work *work_open (const char *path, const struct work_identity *id,
     __attribute__ ((nonnull (1, 2, 4)));
 
 /* Words [first, first + count) of sector index. */
-int work_write (struct work *w, uint32_t index, unsigned first,
-                unsigned count, const uint64_t *words)
-    __attribute__ ((nonnull (1, 5)));
+int work_write (struct work *w, uint32_t index, unsigned first, unsigned count,
+                const uint64_t *words) __attribute__ ((nonnull (1, 5)));
 /* All words of one sector; a sector never written reads as zeros. */
-int work_read (struct work *w, uint32_t index,
-               uint64_t words[WORK_WORDS]) __attribute__ ((nonnull (1, 3)));
+int work_read (struct work *w, uint32_t index, uint64_t words[WORK_WORDS])
+    __attribute__ ((nonnull (1, 3)));
 /* Forget the eight sectors of 4 KiB page `page` (= index / 8). */
 int work_punch (struct work *w, uint32_t page) __attribute__ ((nonnull (1)));
 /* The first sector at or after index that may have bits; false: none. */

@@ -277,11 +277,11 @@ other_versions_are_refused (void **state)
     off_t at;
     const char *word;
   } cases[] = {
-    { 8, "version" },    /* version 9 */
-    { 24, "features" },  /* ro-compat */
-    { 32, "features" },  /* incompat */
-    { 192, "kind 9" },   /* an area that must be known */
-    { 72, "no sense" },  /* granule */
+    { 8, "version" },   /* version 9 */
+    { 24, "features" }, /* ro-compat */
+    { 32, "features" }, /* incompat */
+    { 192, "kind 9" },  /* an area that must be known */
+    { 72, "no sense" }, /* granule */
   };
 
   (void)state;

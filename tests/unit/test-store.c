@@ -160,9 +160,8 @@ next_data_walks_holes (void **state)
   assert_int_equal (stop, 3 * MIB);
   assert_int_equal (store_next_data (st, 0, 2 * MIB, &start, &stop), 0);
   assert_int_equal (start, 2 * MIB);
-  assert_int_equal (store_next_data (st, 2 * MIB + 5, 2 * MIB + 9, &start,
-                                     &stop),
-                    0);
+  assert_int_equal (
+      store_next_data (st, 2 * MIB + 5, 2 * MIB + 9, &start, &stop), 0);
   assert_int_equal (start, 2 * MIB + 5);
   assert_int_equal (stop, 2 * MIB + 9);
   assert_int_equal (store_next_data (st, 3 * MIB, 8 * MIB, &start, &stop), 0);
