@@ -822,6 +822,12 @@ disk_name (struct disk *d)
   return d->name;
 }
 
+uid_t
+disk_store_owner (struct disk *d)
+{
+  return d->store->uid;
+}
+
 const char *
 disk_store_path (struct disk *d)
 {

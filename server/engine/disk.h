@@ -18,7 +18,7 @@
  *   gate > housekeeper's list > a job's verbs > header > claim (a queue, not
  *   a lock, but waited for) > commit > parked parts > job > fetch table >
  *   extents > map stripe > map pool > writeback, copiers' queue, buffers >
- *   source's own, log.
+ *   job slots, source's own, log.
  * None is ever held across I/O to the backing store.  Across I/O to the store
  * only a claim is held; across I/O to the sidecar also verbs, header and a
  * stripe.  An event callback is called with the disk's job lock at most, and
@@ -42,6 +42,8 @@ struct disk;
 enum disk_adopt {
   DISK_ADOPT_NONE,
   DISK_ADOPT_LOCAL,  /* the store's bytes are all the truth already */
+  DISK_ADOPT_PLAIN,  /* the same, but only if it looks like a raw image that
+                        is no volume's */
   DISK_ADOPT_ABSENT, /* none of them is */
   DISK_ADOPT_MOVED,  /* store and sidecar were copied here together */
 };
@@ -71,6 +73,9 @@ typedef void (*disk_event_fn) (void *opaque, const struct disk_event *ev);
  * sidecar's value holds, else the default. */
 struct disk_config {
   const char *name;     /* "" if NULL; no '/' */
+  bool store_is_name;   /* it is called by its store's path, and the
+                           name that the sidecar holds stays */
+  bool no_command;      /* a backing store "[ CMD ... ]" is refused */
   const char *store;    /* absolute path */
   const char *metadata; /* sidecar; NULL: STORE.backfill */
   const char *backing;  /* NBD URI, or "[ CMD ARG ... ]" */
@@ -110,6 +115,10 @@ void disk_pools_stop (void);
 /* The process-wide limit of all jobs together, bytes/s, 0 = none. */
 void disk_set_total_speed (uint64_t speed);
 uint64_t disk_get_total_speed (void);
+/* How many jobs of the process may run at once, 0 = any number; the others
+ * wait for their turn, oldest first (status created).  One that is paused, or
+ * whose source is lost, lets another run meanwhile. */
+void disk_set_max_jobs (unsigned max);
 
 /* Guest operations.  0, or -1 with errno: EIO, ENOSPC, EROFS, ESHUTDOWN,
  * ENOTSUP (fast zero only).  Ranges are within the disk (the caller checked)
@@ -183,6 +192,8 @@ uint64_t disk_size (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_granule (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_fetch_unit (struct disk *disk) __attribute__ ((nonnull (1)));
 bool disk_read_only (struct disk *disk) __attribute__ ((nonnull (1)));
+/* The user who owns the store. */
+uid_t disk_store_owner (struct disk *disk) __attribute__ ((nonnull (1)));
 
 /* Let the backing store and the sidecar go: only when all is local (else -1,
  * EBUSY).  Returns 0 or -1 with errno and *error. */
@@ -192,6 +203,9 @@ int disk_detach (struct disk *disk, char **error)
 /* Close the gate, drain, commit, end the session, unlock: bounded.  May be
  * called again.  Returns 0, or -1 if the last commit failed. */
 int disk_gate (struct disk *disk) __attribute__ ((nonnull (1)));
+/* After disk_gate: nothing uses the disk any more, so that it may be freed
+ * though the pools run.  False if the store does not answer. */
+bool disk_is_idle (struct disk *disk) __attribute__ ((nonnull (1)));
 void disk_free (struct disk *disk);
 
 /* The disks of a process, for control and the plugin.  Fixed after start. */

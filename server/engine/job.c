@@ -80,9 +80,21 @@ struct job {
   double speed; /* bytes/s, smoothed */
   uint64_t recorded_ms;
 
+  /* Its turn among the jobs of the process; slots.lock. */
+  bool queued, has_slot;
+  struct job *next_queued;
+
   struct rate rate;
   struct sidecar_job record;
 };
+
+/* How many jobs of the process may run at once.  The lock is innermost. */
+static struct {
+  pthread_mutex_t lock;
+  unsigned max; /* 0: any number */
+  unsigned taken;
+  struct job *first; /* those that wait, oldest first */
+} slots = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct rate total_rate = RATE_INIT;
 
@@ -115,6 +127,70 @@ job_result_name (enum job_result result)
       = { "none", "completed", "failed", "cancelled" };
 
   return names[result];
+}
+
+/* slots.lock is held: the next ones' turn. */
+static void
+grant_slots (void)
+{
+  while (slots.first && (slots.max == 0 || slots.taken < slots.max)) {
+    struct job *j = slots.first;
+
+    slots.first = j->next_queued;
+    j->queued = false;
+    j->has_slot = true;
+    slots.taken++;
+    /* Its lock is not to be had here: it looks again every now and then if
+     * it misses this.  It lives: its pump gives the slot back first. */
+    pthread_cond_broadcast (&j->changed);
+  }
+}
+
+void
+disk_set_max_jobs (unsigned max)
+{
+  LOCK_SCOPE (&slots.lock);
+  slots.max = max;
+  grant_slots ();
+}
+
+/* True if it is the job's turn; else it is in the queue. */
+static bool
+take_slot (struct job *j)
+{
+  LOCK_SCOPE (&slots.lock);
+
+  if (!j->has_slot && !j->queued) {
+    struct job **p = &slots.first;
+
+    while (*p)
+      p = &(*p)->next_queued;
+    *p = j;
+    j->next_queued = NULL;
+    j->queued = true;
+    grant_slots ();
+  }
+  return j->has_slot;
+}
+
+/* Others may run while it does not. */
+static void
+give_slot (struct job *j)
+{
+  LOCK_SCOPE (&slots.lock);
+
+  if (j->queued)
+    for (struct job **p = &slots.first; *p; p = &(*p)->next_queued)
+      if (*p == j) {
+        *p = j->next_queued;
+        break;
+      }
+  j->queued = false;
+  if (!j->has_slot)
+    return;
+  j->has_slot = false;
+  slots.taken--;
+  grant_slots ();
 }
 
 static bool
@@ -192,6 +268,13 @@ job_get_info (struct disk *d, struct job_info *info)
   map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
   LOCK_SCOPE (&j->lock);
   fill_info (d, info);
+}
+
+enum job_status
+job_get_status (struct disk *d)
+{
+  LOCK_SCOPE (&d->job->lock);
+  return d->job->status;
 }
 
 /* Events; the lock is held. */
@@ -296,11 +379,13 @@ wait_turn (struct disk *d, uint64_t not_before)
     uint64_t now = now_ms ();
 
     if (j->pause != JOB_PAUSE_NONE) {
+      give_slot (j);
       set_status (d, JOB_PAUSED);
       pthread_cond_wait (&j->changed, &j->lock);
       continue;
     }
     if (!source_is_up (d)) {
+      give_slot (j);
       set_status (d, JOB_WAITING);
       if (!j->lost_since)
         j->lost_since = now;
@@ -318,6 +403,11 @@ wait_turn (struct disk *d, uint64_t not_before)
       continue;
     }
     j->lost_since = 0;
+    if (!take_slot (j)) {
+      set_status (d, JOB_CREATED);
+      sleep_until (j, now_ns () + 500000000);
+      continue;
+    }
     if (now < not_before) {
       set_status (d, JOB_WAITING);
       sleep_until (j, not_before * 1000000);
@@ -804,6 +894,7 @@ pump (void *arg)
   if (j->options.full)
     preallocate (d);
   walk_range (d);
+  give_slot (j);
 
   fetch_discard_job (d);
   while (fetch_job_is_writing (d)) {

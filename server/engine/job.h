@@ -23,7 +23,7 @@ struct disk;
 /* QEMU's words. */
 enum job_status {
   JOB_NONE,
-  JOB_CREATED,
+  JOB_CREATED, /* waits for its turn among the jobs of the process */
   JOB_RUNNING,
   JOB_PAUSED,
   JOB_WAITING, /* source lost, retrying */
@@ -106,6 +106,10 @@ int job_dismiss (struct disk *disk, char **error)
 /* Never fails: status JOB_NONE when there is no job. */
 void job_get_info (struct disk *disk, struct job_info *info)
     __attribute__ ((nonnull (1, 2)));
+
+/* The status alone; it looks at nothing else. */
+enum job_status job_get_status (struct disk *disk)
+    __attribute__ ((nonnull (1)));
 
 /* "running" and so on; static strings. */
 const char *job_status_name (enum job_status status);

@@ -176,6 +176,12 @@ drained (struct disk *d)
          && fetch_table_is_empty (d);
 }
 
+bool
+disk_is_idle (struct disk *d)
+{
+  return drained (d);
+}
+
 int
 disk_gate (struct disk *d)
 {

@@ -25,6 +25,7 @@
 #include "crc32c.h"
 #include "log.h"
 #include "message.h"
+#include "path.h"
 #include "sidecar.h"
 #include "store.h"
 
@@ -49,8 +50,9 @@ enum {
 };
 
 #define JOB_MAGIC "BKJOB\r\n\0"
-#define JOB_BODY 640u /* bytes that the record's CRC covers, itself excluded \
-                       */
+#define JOB_BODY                                              \
+  640u /* bytes that the record's CRC covers, itself excluded \
+        */
 
 static int
 read_all (int fd, void *buf, size_t len, uint64_t offset)
@@ -564,8 +566,7 @@ open_file (const char *path, bool read_only, bool lock, char **error)
   if (!sc)
     return NULL;
   for (int tries = 0; tries < 10; tries++) {
-    sc->fd
-        = open (path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    sc->fd = path_open (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
     if (sc->fd == -1) {
       message_set (error, "cannot open the sidecar %s: %m", path);
       goto fail;
@@ -773,7 +774,7 @@ fail:
   err = errno;
   message_set (error, "cannot make the sidecar %s: %m", path);
   if (temp) {
-    unlink (temp);
+    path_unlink (temp);
     free (temp);
   }
   sidecar_free (sc);

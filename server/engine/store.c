@@ -15,7 +15,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +29,7 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "message.h"
+#include "path.h"
 #include "store.h"
 
 #define ZEROS_SIZE (1u << 20)
@@ -71,8 +71,8 @@ store_same_file (int fd, const char *path)
 {
   struct stat a, b;
 
-  return fstat (fd, &a) == 0 && stat (path, &b) == 0 && a.st_dev == b.st_dev
-         && a.st_ino == b.st_ino;
+  return fstat (fd, &a) == 0 && path_stat (path, &b) == 0
+         && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 static int
@@ -92,6 +92,8 @@ describe (struct store *st, char **error)
   }
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
+  st->uid = sb.st_uid;
+  st->gid = sb.st_gid;
   st->block_size = 1;
   if (S_ISBLK (sb.st_mode)) {
     int lbs = 512;
@@ -153,8 +155,7 @@ store_open (const char *path, bool read_only, char **error)
     return NULL;
 
   for (int tries = 0; tries < 10; tries++) {
-    st->fd
-        = open (path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    st->fd = path_open (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
     if (st->fd == -1) {
       message_set (error, "cannot open the store %s: %m", path);
       goto fail;
@@ -183,15 +184,23 @@ fail:
   return NULL;
 }
 
+/* A descriptor of path's folder that can be synced and made files in. */
+static int
+open_folder (const char *path)
+{
+  const char *name;
+  CLEANUP_CLOSE int folder = path_folder (path, &name);
+
+  return folder == -1
+             ? -1
+             : openat (folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 int
 store_sync_dir (const char *path)
 {
-  CLEANUP_FREE char *copy = strdup (path);
-  CLEANUP_CLOSE int fd = -1;
+  CLEANUP_CLOSE int fd = open_folder (path);
 
-  if (!copy)
-    return -1;
-  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd == -1)
     return -1;
   /* Some file systems cannot sync a folder and say EINVAL. */
@@ -201,13 +210,13 @@ store_sync_dir (const char *path)
 int
 store_tmpfile (const char *path, mode_t mode, char **temp)
 {
-  CLEANUP_FREE char *copy = strdup (path);
+  CLEANUP_CLOSE int folder = open_folder (path);
   int fd;
 
   *temp = NULL;
-  if (!copy)
+  if (folder == -1)
     return -1;
-  fd = open (dirname (copy), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+  fd = openat (folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
   if (fd >= 0)
     return fd;
   if (!is_unsupported (errno) && errno != EISDIR && errno != EINVAL
@@ -218,8 +227,8 @@ store_tmpfile (const char *path, mode_t mode, char **temp)
     *temp = NULL;
     return -1;
   }
-  unlink (*temp);
-  fd = open (*temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode);
+  path_unlink (*temp);
+  fd = path_open (*temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode);
   if (fd == -1) {
     int err = errno;
 
@@ -233,10 +242,18 @@ store_tmpfile (const char *path, mode_t mode, char **temp)
 int
 store_link_fd (int fd, const char *path, char **temp)
 {
+  const char *name;
+  CLEANUP_CLOSE int folder = path_folder (path, &name);
+
+  if (folder == -1)
+    return -1;
   if (*temp) {
-    if (link (*temp, path) == -1)
+    const char *temp_name = strrchr (*temp, '/');
+
+    temp_name = temp_name ? temp_name + 1 : *temp;
+    if (linkat (folder, temp_name, folder, name, 0) == -1)
       return -1;
-    unlink (*temp);
+    unlinkat (folder, temp_name, 0);
     free (*temp);
     *temp = NULL;
   }
@@ -244,7 +261,7 @@ store_link_fd (int fd, const char *path, char **temp)
     char self[64];
 
     snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
-    if (linkat (AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == -1)
+    if (linkat (AT_FDCWD, self, folder, name, AT_SYMLINK_FOLLOW) == -1)
       return -1;
   }
   return store_sync_dir (path);
@@ -348,7 +365,7 @@ store_free (struct store *st)
   if (st->fd >= 0)
     close (st->fd);
   if (st->temp)
-    unlink (st->temp);
+    path_unlink (st->temp);
   free (st->temp);
   free (st->path);
   free (st);

@@ -33,6 +33,8 @@ struct store {
   bool read_only;
   dev_t dev; /* of the file; of a block device its own number */
   ino_t ino;
+  uid_t uid; /* its owner */
+  gid_t gid;
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   /* Rungs of the ladder that were found missing are not tried again. */

@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "path.h"
 #include "runtime.h"
 
 #define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
@@ -283,6 +284,11 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   if (!d->sc)
     return -1;
   store_set_uuid (st, d->sc->h.uuid);
+  /* Made by root beside the store of another: who may open that needs it. */
+  if (geteuid () == 0 && (st->uid != 0 || st->gid != getegid ())
+      && fchown (d->sc->fd, st->uid, st->gid) == -1)
+    log_error ("%s: cannot be given to the owner of %s: %m", d->metadata,
+               d->store_path);
   return 0;
 }
 
@@ -356,11 +362,46 @@ finish_volume (struct disk *d, char **error)
   return store_link (d->store, error);
 }
 
+/* Taking a volume's store, whose sidecar is elsewhere or lost, for all local
+ * would show its holes as the truth. */
+static bool
+is_plain (struct disk *d, char **error)
+{
+  static const char qcow2[4] = { 'Q', 'F', 'I', (char)0xfb };
+  uint8_t uuid[16];
+  char magic[8] = "";
+
+  if (store_get_uuid (d->store, uuid))
+    message_set (error,
+                 "the store %s is a volume's, but its sidecar is not %s: bring "
+                 "that back, or open it with nbdkit and metadata=",
+                 d->store_path, d->metadata);
+  else if (d->store->size >= sizeof magic
+           && store_pread (d->store, magic, sizeof magic, 0) == -1) {
+    message_set (error, "cannot read the store %s: %m", d->store_path);
+    return false;
+  }
+  else if (memcmp (magic, SIDECAR_MAGIC, sizeof magic) == 0)
+    message_set (error, "%s is a volume's sidecar, not its store",
+                 d->store_path);
+  else if (memcmp (magic, qcow2, sizeof qcow2) == 0)
+    message_set (error, "%s is a qcow2 image: only raw images can be volumes",
+                 d->store_path);
+  else
+    return true;
+  errno = EINVAL;
+  return false;
+}
+
 /* The store is there, a sidecar is not. */
 static int
 adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
 {
   switch (cfg->adopt) {
+  case DISK_ADOPT_PLAIN:
+    if (!is_plain (d, error))
+      return -1;
+    /* fall through */
   case DISK_ADOPT_LOCAL:
     d->size = cfg->has_size ? cfg->size : d->store->size;
     if (d->store->size < d->size
@@ -600,6 +641,15 @@ rewrite_pending (struct disk *d, struct work *old)
   return 0;
 }
 
+static bool
+is_in_folder (const char *path, const char *folder)
+{
+  size_t len = strlen (folder);
+
+  return strncmp (path, folder, len) == 0 && path[len] == '/'
+         && strchr (path + len + 1, '/') == NULL;
+}
+
 /* The W of an open session of this boot, or NULL: none is needed (*error
  * NULL), or it cannot be had (*error says why). */
 static struct work *
@@ -612,7 +662,13 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
 
   if (!h->session_open || !h->work)
     return NULL;
-  old = work_open (h->work, &id, d->read_only, state);
+  if (path_is_confined () && !is_in_folder (h->work, d->runtime_dir)) {
+    /* Whoever wrote the sidecar must not have us open just anything. */
+    old = NULL;
+    errno = EPERM;
+  }
+  else
+    old = work_open (h->work, &id, d->read_only, state);
   if ((h->state & SIDECAR_COMPLETE)
       || memcmp (boot_id, h->boot_id, SIDECAR_BOOT_ID_SIZE) != 0) {
     /* Not needed; or the power was cut since, and a W that is still there (a
@@ -641,7 +697,7 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
                d->store_path, h->work,
                errno == ENOENT   ? "is gone"
                : errno == ESTALE ? "is not this volume's"
-               : errno == EPERM  ? "belongs to another user"
+               : errno == EPERM  ? "belongs to another user or folder"
                                  : "cannot be read");
   errno = EINVAL;
   return NULL;
@@ -745,7 +801,7 @@ new_session (struct disk *d, const struct disk_config *cfg,
   record_identity (d, h);
   if (sidecar_set (&h->work, path) == -1
       || sidecar_set (&h->control, d->control) == -1
-      || sidecar_set (&h->name, d->name) == -1
+      || (!cfg->store_is_name && sidecar_set (&h->name, d->name) == -1)
       || sidecar_set (&h->store, d->store_path) == -1
       || sidecar_set (&h->backing, d->backing) == -1)
     goto nomem;
@@ -828,6 +884,22 @@ cannot_write (int err)
   return err == EACCES || err == EROFS || err == EPERM;
 }
 
+/* A command that the sidecar or the caller names, as argv. */
+static int
+take_command (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (d->argv || !d->backing || d->backing[0] != '[')
+    return 0;
+  if (!cfg->no_command)
+    return parse_command (d, d->backing, error);
+  message_set (error,
+               "the backing store of %s is a command, which is not run here: "
+               "serve it yourself, and name its NBD URI",
+               d->store_path);
+  errno = EPERM;
+  return -1;
+}
+
 static int
 open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
             char **error)
@@ -887,8 +959,7 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     return match_config (d, cfg, error);
   }
   *fresh = true;
-  if (d->backing && d->backing[0] == '['
-      && parse_command (d, d->backing, error) == -1)
+  if (take_command (d, cfg, error) == -1)
     return -1;
   return d->store ? adopt_store (d, cfg, error) : make_volume (d, cfg, error);
 }
@@ -912,9 +983,17 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   d->detached = d->sc->h.state & SIDECAR_DETACHED;
   d->shift = (uint32_t)__builtin_ctz (d->granule);
   d->no_source = !d->backing || complete;
-  if (!d->argv && d->backing && d->backing[0] == '['
-      && parse_command (d, d->backing, error) == -1)
+  if (!complete && take_command (d, cfg, error) == -1)
     return -1;
+  if (cfg->store_is_name) {
+    free (d->name);
+    d->name = strdup (d->store_path);
+    if (!d->name) {
+      message_set (error, "out of memory");
+      errno = ENOMEM;
+      return -1;
+    }
+  }
   if (!fresh && !d->no_source && probe_again (d, error) == -1)
     return -1;
 
@@ -1018,7 +1097,7 @@ volume_close (struct disk *d, bool clean)
       if ((d->sc->h.state & SIDECAR_DETACHED)
           && store_same_file (d->sc->fd, d->metadata)) {
         /* Complete and let go: what is left is a plain raw image. */
-        unlink (d->metadata);
+        path_unlink (d->metadata);
         store_sync_dir (d->metadata);
       }
     }

@@ -317,6 +317,13 @@ disk_store_path (struct disk *d)
   return d->store;
 }
 
+uid_t
+disk_store_owner (struct disk *d)
+{
+  (void)d;
+  return geteuid ();
+}
+
 uint64_t
 disk_size (struct disk *d)
 {
