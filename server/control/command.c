@@ -88,6 +88,7 @@ type_name (enum arg_type type)
   case ARG_LIST:
     return "array";
   case ARG_DEVICE:
+  case ARG_TEXT:
   case ARG_WORD:
   case ARG_END:
     break;
@@ -106,6 +107,7 @@ has_type (const json_t *value, enum arg_type type)
   case ARG_LIST:
     return json_is_array (value);
   case ARG_DEVICE:
+  case ARG_TEXT:
   case ARG_WORD:
     return json_is_string (value);
   case ARG_END:
@@ -186,14 +188,61 @@ check_args (struct call *call)
       FAIL (call, "GenericError", EINVAL, "Parameter '%s' is missing", a->name);
 }
 
+static const char *
+arg_text (const struct call *call, const char *name)
+{
+  return json_string_value (json_object_get (call->args, name));
+}
+
+/* After a function of the volumes failed; takes its message. */
+static void
+fail_volume (struct call *call, char *error)
+{
+  int err = errno;
+
+  FAIL (call, err == ENOENT ? "DeviceNotFound" : "GenericError", err, "%s",
+        error ? error : strerrordesc_np (err));
+  free (error);
+}
+
+/* The volume that `device` names, held until the call is over. */
+static struct disk *
+hold_volume (struct call *call, enum control_use use)
+{
+  const struct control_volumes *v = call->volumes;
+  const char *path = arg_text (call, "device");
+  char *error = NULL;
+
+  if (path == NULL) {
+    FAIL (call, "GenericError", EINVAL,
+          "Parameter 'device' is missing: give the path of the volume's "
+          "store");
+    return NULL;
+  }
+  call->held = v->get (v->opaque, &call->peer, path, use, &error);
+  if (call->held == NULL)
+    fail_volume (call, error);
+  return call->held;
+}
+
+static void
+put_volume (struct call *call)
+{
+  if (call->held)
+    call->volumes->put (call->volumes->opaque, call->held);
+  call->held = NULL;
+}
+
 /* The disk that `device` names, or the only one. */
 static struct disk *
-call_disk (struct call *call)
+call_disk_for (struct call *call, enum control_use use)
 {
-  const json_t *value = json_object_get (call->args, "device");
+  const char *name = arg_text (call, "device");
   struct disk *disk;
 
-  if (value == NULL) {
+  if (call->volumes)
+    return hold_volume (call, use);
+  if (name == NULL) {
     if (call->disks->len == 1)
       return call->disks->ptr[0];
     FAIL (call, "GenericError", EINVAL,
@@ -202,12 +251,17 @@ call_disk (struct call *call)
           call->disks->len);
     return NULL;
   }
-  disk = disks_find (call->disks, json_string_value (value));
+  disk = disks_find (call->disks, name);
   if (disk == NULL)
     FAIL (call, "DeviceNotFound", ENOENT,
-          "No disk has the name or the store '%.256s'",
-          json_string_value (value));
+          "No disk has the name or the store '%.256s'", name);
   return disk;
+}
+
+static struct disk *
+call_disk (struct call *call)
+{
+  return call_disk_for (call, CONTROL_QUERY);
 }
 
 /* After a job function failed; takes its message. */
@@ -297,17 +351,12 @@ run_commands (struct call *call)
 
 /* of: the object of one disk, JSON null for none. */
 static json_t *
-list_disks (struct call *call, json_t *(*of) (struct disk *disk))
+list_of (const struct disks *disks, json_t *(*of) (struct disk *disk))
 {
-  bool one = json_object_get (call->args, "device") != NULL;
-  struct disk *disk = one ? call_disk (call) : NULL;
-  json_t *list;
+  json_t *list = json_array ();
 
-  if (one && disk == NULL)
-    return NULL;
-  list = json_array ();
-  for (size_t i = 0; i < (one ? 1 : call->disks->len); i++) {
-    json_t *o = of (one ? disk : call->disks->ptr[i]);
+  for (size_t i = 0; i < disks->len; i++) {
+    json_t *o = of (disks->ptr[i]);
 
     if (json_is_null (o))
       json_decref (o);
@@ -317,6 +366,33 @@ list_disks (struct call *call, json_t *(*of) (struct disk *disk))
     }
   }
   return list;
+}
+
+static json_t *
+list_volumes (struct call *call, json_t *(*of) (struct disk *disk))
+{
+  const struct control_volumes *v = call->volumes;
+  struct disks disks = { 0 };
+  json_t *list;
+
+  if (v->list (v->opaque, &call->peer, &disks) == -1)
+    return NULL;
+  list = list_of (&disks, of);
+  for (size_t i = 0; i < disks.len; i++)
+    v->put (v->opaque, disks.ptr[i]);
+  free (disks.ptr);
+  return list;
+}
+
+static json_t *
+list_disks (struct call *call, json_t *(*of) (struct disk *disk))
+{
+  struct disk *disk;
+
+  if (json_object_get (call->args, "device") == NULL)
+    return call->volumes ? list_volumes (call, of) : list_of (call->disks, of);
+  disk = call_disk (call);
+  return disk ? list_of (&(struct disks){ .ptr = &disk, .len = 1 }, of) : NULL;
 }
 
 static json_t *
@@ -352,7 +428,7 @@ run_allocate (struct call *call)
     = arg_value (call, "on-error") ? JOB_ON_ERROR_SKIP : JOB_ON_ERROR_REPORT,
     .retry = arg_size (call, "retry"),
   };
-  struct disk *disk = call_disk (call);
+  struct disk *disk = call_disk_for (call, CONTROL_JOB);
   char *error = NULL;
 
   if (disk && job_start (disk, &options, &error) == -1)
@@ -424,6 +500,58 @@ run_flush (struct call *call)
           disk_name (disk), strerrordesc_np (err));
   }
   return done (call);
+}
+
+static json_t *
+run_create (struct call *call)
+{
+  const struct control_volumes *v = call->volumes;
+  const struct disk_config config = {
+    .store = arg_text (call, "device"),
+    .backing = arg_text (call, "backing"),
+    .has_size = json_object_get (call->args, "size") != NULL,
+    .size = arg_size (call, "size"),
+    .granule = (uint32_t)arg_value (call, "granule"),
+  };
+  char *error = NULL;
+
+  if (v == NULL)
+    FAIL (call, "GenericError", EOPNOTSUPP,
+          "The disks of this process are fixed: backfilld makes volumes");
+  else if (v->create (v->opaque, &call->peer, &config, &error) == -1)
+    fail_volume (call, error);
+  return done (call);
+}
+
+/* disk-release and disk-take; other owners keep what they have. */
+static json_t *
+run_move (struct call *call,
+          int (*move) (void *opaque, const struct control_peer *peer,
+                       const char *path, char **error))
+{
+  char *error = NULL;
+
+  if (move == NULL)
+    FAIL (call, "GenericError", EOPNOTSUPP,
+          "The disks of this process are fixed: only backfilld lets a volume "
+          "go, or takes one");
+  else if (move (call->volumes->opaque, &call->peer, arg_text (call, "device"),
+                 &error)
+           == -1)
+    fail_volume (call, error);
+  return done (call);
+}
+
+static json_t *
+run_release (struct call *call)
+{
+  return run_move (call, call->volumes ? call->volumes->release : NULL);
+}
+
+static json_t *
+run_take (struct call *call)
+{
+  return run_move (call, call->volumes ? call->volumes->take : NULL);
 }
 
 static json_t *
@@ -637,6 +765,22 @@ const struct command command_table[] = {
     NOTHING,
     "Change the limit of the disk's job.",
     { DEVICE, SPEED ("limit in bytes per second, 0 for none") } },
+  { "disk-create",
+    RUN_SLOW,
+    run_create,
+    NOTHING,
+    "Make a new volume: a store and its sidecar, with nothing local yet.  "
+    "Only backfilld does this, for root and its own user.",
+    { { .type = ARG_DEVICE,
+        .name = "device",
+        .help = "the path of the store, which must not be there yet" },
+      { ARG_TEXT, true, "backing",
+        .help = "the backing store, an NBD URI; it must be there now.  "
+                "Without one the disk is zeros" },
+      { ARG_INTEGER, true, "size",
+        .help = "bytes; by default those of the backing store" },
+      { ARG_INTEGER, true, "granule", .def = 4096, .min = 512, .max = 65536,
+        .help = "a power of two" } } },
   { "disk-detach",
     RUN_SLOW,
     run_detach,
@@ -650,6 +794,22 @@ const struct command command_table[] = {
     NOTHING,
     "Make durable what was written to the disk, as a guest's flush does.",
     { DEVICE_OR_ONLY } },
+  { "disk-release",
+    RUN_SLOW,
+    run_release,
+    NOTHING,
+    "Let a volume go, for another process that is about to open it: its job "
+    "stops at a checkpoint, and whoever opens the volume goes on with it.  "
+    "It is not opened again for a grace period, nor while it is in use.  "
+    "Only backfilld does this.",
+    { DEVICE } },
+  { "disk-take",
+    RUN_SLOW,
+    run_take,
+    NOTHING,
+    "Go on with a volume's job when nobody has had the volume open for a "
+    "grace period.  Only backfilld does this.",
+    { DEVICE } },
   { "qmp_capabilities",
     RUN_LOOP,
     run_capabilities,
@@ -805,6 +965,7 @@ call_begin (struct call *call, json_t *message, const char *parse_error)
 void
 call_free (struct call *call)
 {
+  put_volume (call);
   json_decref (call->message);
   json_decref (call->error);
   call->message = call->id = call->args = call->error = NULL;

@@ -17,11 +17,13 @@
 
 #include <jansson.h>
 
+#include "control.h"
 #include "disk.h"
 
 enum arg_type {
   ARG_END, /* ends a list */
   ARG_DEVICE,
+  ARG_TEXT,
   ARG_INTEGER, /* 0 or more, between min and max */
   ARG_BOOLEAN,
   ARG_WORD, /* one of words */
@@ -50,7 +52,10 @@ enum where {
 
 struct call {
   const struct disks *disks;
-  bool negotiated; /* set by the caller, and by qmp_capabilities */
+  const struct control_volumes *volumes; /* instead of disks; or NULL */
+  struct control_peer peer;
+  struct disk *held; /* to be put */
+  bool negotiated;   /* set by the caller, and by qmp_capabilities */
   bool can_quit;
   bool quit; /* set by quit */
   json_t *message;

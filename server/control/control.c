@@ -25,6 +25,9 @@
 #include "message.h"
 #include "private.h"
 
+/* With volumes that a command may have to open first, each takes longer. */
+#define OPENING 4
+
 static const unsigned pool_threads[NR_POOLS] = {
   [RUN_LOOP] = 1, /* long messages */
   [RUN_QUERY] = 2,
@@ -63,7 +66,7 @@ take_item (struct control *c, struct item *item)
     session_done (item->request);
     return;
   }
-  session_events (c, item->text, item->len);
+  session_events (c, item->text, item->len, item->owner);
   free (item);
 }
 
@@ -167,7 +170,9 @@ start_threads (struct control *c)
   int r;
 
   for (int i = 0; i < NR_POOLS; i++)
-    if (pool_start (&c->pools[i], c, pool_threads[i]) == -1)
+    if (pool_start (&c->pools[i], c,
+                    pool_threads[i] * (c->config.volumes ? OPENING : 1))
+        == -1)
       return -1;
   pthread_attr_init (&attr);
   pthread_attr_setstacksize (&attr, 1u << 20);

@@ -17,6 +17,42 @@
 
 #include "disk.h"
 
+/* Who asks, as the kernel tells (SO_PEERCRED). */
+struct control_peer {
+  uid_t uid;
+  gid_t gid;
+  pid_t pid;
+};
+
+enum control_use {
+  CONTROL_QUERY,
+  CONTROL_JOB, /* a job is about to be started */
+};
+
+/* For a program whose disks come and go, and are called by their stores'
+ * paths.  All are called from the threads that run commands, may block, and
+ * on failure return NULL or -1 with errno and *error set (malloc'd). */
+struct control_volumes {
+  /* The disk of that path, open until it is put. */
+  struct disk *(*get) (void *opaque, const struct control_peer *peer,
+                       const char *path, enum control_use use, char **error);
+  void (*put) (void *opaque, struct disk *disk);
+  /* Those that are open now and that the peer may see, each to be put;
+   * disks->ptr is malloc'd. */
+  int (*list) (void *opaque, const struct control_peer *peer,
+               struct disks *disks);
+  /* Make a new volume. */
+  int (*create) (void *opaque, const struct control_peer *peer,
+                 const struct disk_config *config, char **error);
+  /* Close it for another owner, whom the peer is or speaks for. */
+  int (*release) (void *opaque, const struct control_peer *peer,
+                  const char *path, char **error);
+  /* Go on with its job once its present owner has gone. */
+  int (*take) (void *opaque, const struct control_peer *peer, const char *path,
+               char **error);
+  void *opaque;
+};
+
 /* path and program are copied. */
 struct control_config {
   const char *path; /* of the socket; absolute if the program changes folder */
@@ -26,7 +62,10 @@ struct control_config {
   gid_t group;
   /* With mode or group given, the file's permissions alone say who may
    * connect.  Else it is root, this process's user, and `user`. */
-  struct disks disks; /* the array is not copied */
+  struct disks disks;                    /* the array is not copied */
+  const struct control_volumes *volumes; /* instead of disks; or NULL */
+  int socket; /* one that listens already, if has_socket: nothing is made */
+  bool has_socket;
   /* Called once for each quit command, from a thread that must not call
    * control_stop: it only starts the program's end.  NULL: quit is refused. */
   void (*quit) (void *opaque);

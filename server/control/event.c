@@ -34,6 +34,8 @@ control_event (struct control *c, const struct disk_event *event)
   if (!anyone_listens (c))
     return;
   item = calloc (1, sizeof *item);
+  if (item)
+    item->owner = disk_store_owner (event->disk);
   o = item ? object_event (event) : NULL;
   if (o)
     item->text = wire_line (o, &item->len);

@@ -171,6 +171,21 @@ set_access (struct control *c, int dir, const char *name)
   return chmod (proc, config->has_mode ? config->mode & 0777 : 0600);
 }
 
+/* One that was made for us, as systemd does: its file stays. */
+static int
+take_socket (struct control *c, char **error)
+{
+  int flags = fcntl (c->config.socket, F_GETFL);
+
+  c->fd = c->config.socket;
+  if (flags == -1 || fcntl (c->fd, F_SETFL, flags | O_NONBLOCK) == -1
+      || fcntl (c->fd, F_SETFD, FD_CLOEXEC) == -1) {
+    message_set (error, "control socket '%s': %m", c->path);
+    return -1;
+  }
+  return 0;
+}
+
 static int
 make_socket (struct control *c, char **error)
 {
@@ -262,7 +277,8 @@ control_listen (const struct control_config *config, char **error)
   }
   c->config.path = c->path;
   c->config.program = c->program;
-  if (make_socket (c, error) == -1)
+  if ((config->has_socket ? take_socket (c, error) : make_socket (c, error))
+      == -1)
     goto err;
   return c;
 
@@ -297,7 +313,7 @@ may_connect (const struct control *c, int fd)
   socklen_t len = sizeof cred;
 
   /* The kernel has checked the file's permissions. */
-  if (config->has_mode || config->has_group)
+  if (config->has_mode || config->has_group || config->has_socket)
     return true;
   if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1)
     return false;

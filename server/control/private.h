@@ -49,6 +49,7 @@ struct item {
   struct request *request; /* the one it is a part of, done; or NULL: */
   char *text;              /* an event's line */
   size_t len;
+  uid_t owner; /* of the store that it is about */
 };
 
 /* A command, or a message still to be parsed, on its way through a pool. */
@@ -71,7 +72,7 @@ struct pool {
   struct request *first, **tail;
   bool stop;
   unsigned nr_threads;
-  pthread_t threads[4];
+  pthread_t threads[16];
 };
 
 struct control {
@@ -138,8 +139,8 @@ void session_new (struct control *c, int fd);
 void session_close (struct session *s, const char *why);
 /* A pool has done with the request of this session. */
 void session_done (struct request *request);
-/* Queue an event for everyone; text is taken over. */
-void session_events (struct control *c, char *text, size_t len);
+/* Queue an event for everyone who may see it; text is taken over. */
+void session_events (struct control *c, char *text, size_t len, uid_t owner);
 /* Close one to make room: of those that did not negotiate the oldest, else
  * of those the longest silent.  False if there is none. */
 bool session_evict (struct control *c, bool negotiated);

@@ -53,6 +53,7 @@ struct session {
   ev_io io;
   ev_timer kick; /* more messages wait in the buffer */
 
+  struct control_peer peer;
   struct wire_in in;
   bool negotiated;
   bool busy;   /* a request is in a pool */
@@ -371,6 +372,8 @@ take_message (struct session *s, const char *text, size_t len, const char *why)
   request->item.request = request;
   request->session = s;
   request->call.disks = &c->config.disks;
+  request->call.volumes = c->config.volumes;
+  request->call.peer = s->peer;
   request->call.negotiated = s->negotiated;
   request->call.can_quit = c->config.quit != NULL;
 
@@ -498,6 +501,8 @@ void
 session_new (struct control *c, int fd)
 {
   struct session *s = calloc (1, sizeof *s);
+  struct ucred cred = { .uid = (uid_t)-1, .gid = (gid_t)-1 };
+  socklen_t cred_len = sizeof cred;
   json_t *greeting = NULL;
   char *text = NULL;
   size_t len = 0;
@@ -506,6 +511,9 @@ session_new (struct control *c, int fd)
     close (fd);
     return;
   }
+  /* Nobody, if it fails. */
+  getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len);
+  s->peer = (struct control_peer){ cred.uid, cred.gid, cred.pid };
   s->control = c;
   s->fd = fd;
   s->tail = &s->first;
@@ -540,8 +548,17 @@ sessions_init (struct control *c)
   ev_prepare_start (c->loop, &c->bury_prepare);
 }
 
+/* With volumes there may be clients of several users: one sees what is its
+ * own. */
+static bool
+may_see (const struct session *s, uid_t owner)
+{
+  return s->control->config.volumes == NULL || s->peer.uid == 0
+         || s->peer.uid == geteuid () || s->peer.uid == owner;
+}
+
 void
-session_events (struct control *c, char *text, size_t len)
+session_events (struct control *c, char *text, size_t len, uid_t owner)
 {
   struct line *line = line_new (text, len);
   struct session *s, *next;
@@ -552,7 +569,7 @@ session_events (struct control *c, char *text, size_t len)
   }
   for (s = c->sessions; s; s = next) {
     next = s->next;
-    if (!s->negotiated)
+    if (!s->negotiated || !may_see (s, owner))
       continue;
     if (s->event_bytes + len > MAX_EVENTS) {
       session_close (s, "it does not read its events");
