@@ -162,7 +162,8 @@ struct backfill_event {
  * NULL: each call finds the owner of its disk in the registry of open
  * volumes ($BACKFILL_RUNTIME_DIR, /run/backfill or
  * $XDG_RUNTIME_DIR/backfill), and accepts it if its process belongs to root,
- * to the caller or to the store's owner. */
+ * to the caller or to the store's owner.  Without an owner it asks
+ * backfilld. */
 struct backfill *backfill_connect (const char *uri);
 void backfill_close (struct backfill *h); /* NULL is fine */
 
@@ -230,6 +231,13 @@ void backfill_free_disks (struct backfill_disk_info **disks);
 int backfill_get_disk_info (struct backfill *h, const char *disk,
                             struct backfill_disk_info **info);
 void backfill_free_disk_info (struct backfill_disk_info *info);
+
+/* Have backfilld make a new volume: a store, which must not be there yet, and
+ * its sidecar, with nothing local.  backing: an NBD URI, NULL for zeros; size:
+ * 0 for the backing store's; granule: 0 for the default. */
+int backfill_create_volume (struct backfill *h, const char *store,
+                            const char *backing, uint64_t size,
+                            uint32_t granule);
 
 /* Make durable what the guest has written. */
 int backfill_disk_flush (struct backfill *h, const char *disk);

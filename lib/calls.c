@@ -15,11 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <errno.h>
+#include <time.h>
 
 #include "client.h"
 #include "cleanup.h"
 
 #define POLL_INTERVAL 500     /* ms between two looks at a job */
+#define FOLLOW_TIME 30000     /* ms for a disk's next server to come */
 #define MAX_STRUCT_SIZE 65536 /* more is not a size, but never set */
 
 static void
@@ -175,10 +177,11 @@ result_of (const char *name, const struct backfill_job_info *info)
   }
 }
 
-/* The connection keeps events.  until: of the waiting, not of the calls. */
+/* The connection keeps events.  until: of the waiting, not of the calls.
+ * *lost: it failed because the server has not got the disk any more. */
 static int
-wait_job (struct backfill *h, struct conn *conn, const char *name,
-          int64_t until, backfill_progress_fn progress, void *opaque)
+wait_on (struct backfill *h, struct conn *conn, const char *name, int64_t until,
+         backfill_progress_fn progress, void *opaque, bool *lost)
 {
   struct backfill_job_info info;
   struct ending ending = { 0 };
@@ -193,8 +196,12 @@ wait_job (struct backfill *h, struct conn *conn, const char *name,
     known = ending.type;
     if (!conn->broken
         && query_job (conn, name, handle_deadline (h), &info) == -1
-        && !conn->broken)
+        && !conn->broken) {
+      int err = backfill_get_errno ();
+
+      *lost = conn->no_such_disk || err == EBUSY || err == ESHUTDOWN;
       return -1;
+    }
     /* An end that came with the answer may be later than it: ask again, for
      * the record of it. */
     if (take_events (conn, name, &ending) == -1)
@@ -207,10 +214,12 @@ wait_job (struct backfill *h, struct conn *conn, const char *name,
       if (conn->broken || info.type != ending.type)
         info_of_ending (&ending, &info);
     }
-    else if (conn->broken)
+    else if (conn->broken) {
+      *lost = true;
       return error_set (backfill_get_errno (),
                         "%s; the job goes on while its disk is served",
                         backfill_get_error ());
+    }
     else if (info.type == BACKFILL_JOB_NONE)
       return error_set (ESRCH,
                         seen ? "the job of disk '%s' was dismissed"
@@ -236,6 +245,52 @@ wait_job (struct backfill *h, struct conn *conn, const char *name,
   }
 }
 
+/* A disk that is named by its path may be handed from one server to another
+ * while its job goes on: find the present one.  -1 without another error. */
+static int
+follow (struct backfill *h, const char *disk, struct conn **conn, char **name,
+        int64_t until)
+{
+  int64_t limit = time_now () + FOLLOW_TIME, deadline = handle_deadline (h);
+
+  limit = limit < deadline ? limit : deadline;
+  limit = limit < until ? limit : until;
+  do {
+    CLEANUP_FREE char *device = NULL;
+    const struct timespec pause = { .tv_nsec = 200000000 };
+
+    handle_give (h, *conn);
+    free (*name);
+    *name = NULL;
+    *conn = handle_route (h, disk, true, &device, deadline);
+    if (*conn != NULL)
+      *name = handle_disk_name (*conn, device, deadline);
+    if (*name != NULL)
+      return 0;
+    nanosleep (&pause, NULL);
+  } while (time_now () < limit);
+  return -1;
+}
+
+static int
+wait_job (struct backfill *h, const char *disk, struct conn **conn, char **name,
+          int64_t until, backfill_progress_fn progress, void *opaque)
+{
+  for (;;) {
+    CLEANUP_FREE char *why = NULL;
+    bool lost = false;
+    int err, r = wait_on (h, *conn, *name, until, progress, opaque, &lost);
+
+    if (r == 0 || !lost || h->socket != NULL || disk == NULL
+        || !handle_is_path (disk))
+      return r;
+    err = backfill_get_errno ();
+    why = strdup (backfill_get_error ());
+    if (follow (h, disk, conn, name, until) == -1)
+      return error_set (err, "%s", why != NULL ? why : "the server is gone");
+  }
+}
+
 int
 backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
                          backfill_progress_fn progress, void *opaque)
@@ -249,7 +304,7 @@ backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
     return -1;
   name = handle_disk_name (conn, device, deadline);
   if (name != NULL)
-    r = wait_job (h, conn, name, until, progress, opaque);
+    r = wait_job (h, disk, &conn, &name, until, progress, opaque);
   handle_give (h, conn);
   return r;
 }
@@ -295,8 +350,8 @@ allocate (struct backfill *h, const char *disk, uint64_t offset,
                             deadline);
   if (reply != NULL) {
     json_decref (reply);
-    r = wait ? wait_job (h, conn, name, DEADLINE_NEVER, options->progress,
-                         options->opaque)
+    r = wait ? wait_job (h, disk, &conn, &name, DEADLINE_NEVER,
+                         options->progress, options->opaque)
              : 0;
   }
   handle_give (h, conn);
@@ -414,6 +469,44 @@ int
 backfill_disk_detach (struct backfill *h, const char *disk)
 {
   return simple_call (h, disk, "disk-detach", NULL);
+}
+
+int
+backfill_create_volume (struct backfill *h, const char *store,
+                        const char *backing, uint64_t size, uint32_t granule)
+{
+  int64_t deadline = handle_deadline (h);
+  CLEANUP_FREE char *device = NULL;
+  struct conn *conn;
+  json_t *args, *reply;
+
+  if (check_size ("size", size) == -1)
+    return -1;
+  args = json_object ();
+  if (args == NULL
+      || (backing != NULL
+          && json_object_set_new (args, "backing", json_string (backing)) == -1)
+      || (size > 0
+          && json_object_set_new (args, "size", json_integer ((json_int_t)size))
+                 == -1)
+      || (granule > 0
+          && json_object_set_new (args, "granule", json_integer (granule))
+                 == -1)) {
+    json_decref (args);
+    return error_set (EINVAL, "the backing store's name is not UTF-8");
+  }
+  conn = h->socket != NULL ? handle_route (h, store, false, &device, deadline)
+                           : handle_daemon (h, store, false, &device, deadline);
+  if (conn == NULL) {
+    json_decref (args);
+    return -1;
+  }
+  reply = handle_execute (conn, device, "disk-create", args, deadline);
+  handle_give (h, conn);
+  if (reply == NULL)
+    return -1;
+  json_decref (reply);
+  return 0;
 }
 
 /* The answers of all servers to a query that each answers with an array, in

@@ -119,10 +119,14 @@ struct entry {
 };
 void entry_free (struct entry *entry) __attribute__ ((nonnull (1)));
 
-/* The entry of a store's path.  ENXIO: none; its text says where was looked.
- */
+/* The entry of a store's path: 0; 1: there is none (ENXIO; its text says where
+ * was looked); -1: another error. */
 int registry_find (const char *path, struct entry *entry)
     __attribute__ ((nonnull (1, 2)));
+
+/* Where backfilld may listen, which opens volumes that nobody has open: the
+ * i-th place, malloc'd; NULL after the last (or ENOMEM). */
+char *registry_daemon (unsigned i);
 
 /* All entries that name a control socket: an array for free () after
  * entry_free of each. */
@@ -171,6 +175,14 @@ void handle_release (struct backfill *h, struct owners *owners)
 struct conn *handle_route (struct backfill *h, const char *disk, bool events,
                            char **device, int64_t deadline)
     __attribute__ ((nonnull (1, 4)));
+
+/* backfilld, for the store at path; *device is malloc'd: the path with its
+ * folder resolved.  NULL with ENXIO if none answers. */
+struct conn *handle_daemon (struct backfill *h, const char *path, bool events,
+                            char **device, int64_t deadline)
+    __attribute__ ((nonnull (1, 2, 4)));
+/* The disk argument is a path, not a name. */
+bool handle_is_path (const char *disk) __attribute__ ((nonnull (1)));
 
 /* Send {"device": device, arguments...} over a connection of that route.
  * arguments may be NULL, and are stolen; so may device. */

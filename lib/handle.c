@@ -18,6 +18,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <unistd.h>
+#include <sys/stat.h>
 
 #include "client.h"
 #include "cleanup.h"
@@ -361,11 +362,35 @@ is_file (const char *disk)
   return disk[0] != '\0' && access (disk, F_OK) == 0;
 }
 
+/* The path with its folder resolved; what it names need not be there. */
+static char *
+resolved_path (const char *path)
+{
+  const char *slash = strrchr (path, '/');
+  CLEANUP_FREE char *folder = slash == NULL ? strdup (".")
+                              : slash == path
+                                  ? strdup ("/")
+                                  : strndup (path, (size_t)(slash - path));
+  CLEANUP_FREE char *real = NULL;
+  char *s;
+
+  s = realpath (path, NULL);
+  if (s != NULL || folder == NULL)
+    return s;
+  real = realpath (folder, NULL);
+  if (real == NULL
+      || asprintf (&s, "%s/%s", strcmp (real, "/") == 0 ? "" : real,
+                   slash != NULL ? slash + 1 : path)
+             == -1)
+    return NULL;
+  return s;
+}
+
 /* What a server is told for a path: it has another current folder. */
 static char *
 absolute_path (const char *path)
 {
-  char *s = realpath (path, NULL);
+  char *s = resolved_path (path);
 
   if (s == NULL && errno != ENOMEM)
     s = strdup (path); /* it will say that there is no such disk */
@@ -386,30 +411,84 @@ has_disk (struct conn *conn, const char *name, int64_t deadline)
   return 1;
 }
 
+bool
+handle_is_path (const char *disk)
+{
+  return is_path (disk);
+}
+
+struct conn *
+handle_daemon (struct backfill *h, const char *path, bool events, char **device,
+               int64_t deadline)
+{
+  CLEANUP_FREE char *real = resolved_path (path);
+  struct trust trust = { 0 };
+  struct conn *conn = NULL;
+  char *socket;
+  struct stat st;
+  int err = ENXIO;
+
+  if (real == NULL) {
+    error_set (errno, "disk '%s': %m", path);
+    return NULL;
+  }
+  if (stat (real, &st) == 0) {
+    trust.has_owner = true;
+    trust.owner = st.st_uid;
+  }
+  for (unsigned i = 0; conn == NULL && (socket = registry_daemon (i)); i++) {
+    conn = handle_take (h, socket, &trust, events, deadline);
+    /* One that is there and does not answer is what to complain of. */
+    if (conn == NULL && backfill_get_errno () != ENOENT
+        && backfill_get_errno () != ECONNREFUSED)
+      err = backfill_get_errno ();
+    free (socket);
+    if (err != ENXIO)
+      return NULL;
+  }
+  if (conn == NULL) {
+    error_set (ENXIO, "backfilld is not running");
+    return NULL;
+  }
+  *device = real;
+  real = NULL;
+  return conn;
+}
+
 static struct conn *
 route_path (struct backfill *h, const char *path, bool events, char **device,
             int64_t deadline)
 {
   struct conn *conn;
   struct entry entry;
+  int r = registry_find (path, &entry);
+  char why[1024];
 
-  if (registry_find (path, &entry) == -1)
+  if (r == -1)
     return NULL;
-  conn = handle_take (h, entry.control, &entry.trust, events, deadline);
-  if (conn == NULL) {
-    int err = backfill_get_errno ();
-
-    if (err == ECONNREFUSED || err == ENOENT)
+  if (r == 0) {
+    conn = handle_take (h, entry.control, &entry.trust, events, deadline);
+    if (conn != NULL) {
+      *device = entry.store;
+      entry.store = NULL;
+    }
+    else if (backfill_get_errno () == ECONNREFUSED
+             || backfill_get_errno () == ENOENT) {
       error_set (ENXIO,
                  "no owner of '%s' found: the one that had it open at '%s' "
                  "has gone",
                  path, entry.control);
+      r = 1;
+    }
+    entry_free (&entry);
+    if (r == 0)
+      return conn;
   }
-  else {
-    *device = entry.store;
-    entry.store = NULL;
-  }
-  entry_free (&entry);
+  /* Nobody has it open: backfilld opens it when asked. */
+  snprintf (why, sizeof why, "%s", backfill_get_error ());
+  conn = handle_daemon (h, path, events, device, deadline);
+  if (conn == NULL && backfill_get_errno () == ENXIO)
+    error_set (ENXIO, "%s; nor is there a backfilld to open it", why);
   return conn;
 }
 

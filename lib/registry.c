@@ -30,6 +30,7 @@
 #include "cleanup.h"
 
 #define SYSTEM_DIR "/run/backfill"
+#define DAEMON_SOCKET "backfilld.sock"
 #define MAX_ENTRY 65536
 
 static void
@@ -84,6 +85,20 @@ registry_dirs (char *buf, size_t size)
     free (dirs[1]);
   }
   return buf;
+}
+
+char *
+registry_daemon (unsigned i)
+{
+  char *dirs[2], *path = NULL;
+
+  if (i > 1 || runtime_dirs (dirs) == -1)
+    return NULL;
+  if (dirs[i] != NULL && asprintf (&path, "%s/" DAEMON_SOCKET, dirs[i]) == -1)
+    path = NULL;
+  free (dirs[0]);
+  free (dirs[1]);
+  return path;
 }
 
 bool
@@ -210,12 +225,14 @@ registry_find (const char *path, struct entry *entry)
   free (dirs[1]);
   errno = err;
   if (err != ENOENT)
-    return error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path, name,
-                      registry_dirs (where, sizeof where));
-  return error_set (ENXIO,
-                    "no owner of '%s' found: there is no %s in %s; is it "
-                    "being served?",
-                    path, name, registry_dirs (where, sizeof where));
+    error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path, name,
+               registry_dirs (where, sizeof where));
+  else
+    error_set (ENXIO,
+               "no owner of '%s' found: there is no %s in %s; is it being "
+               "served?",
+               path, name, registry_dirs (where, sizeof where));
+  return 1;
 }
 
 static int
