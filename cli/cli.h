@@ -39,6 +39,7 @@ extern struct cli cli;
 int cmd_abort (int argc, char **argv);
 int cmd_allocate (int argc, char **argv);
 int cmd_check (int argc, char **argv);
+int cmd_create (int argc, char **argv);
 int cmd_detach (int argc, char **argv);
 int cmd_dismiss (int argc, char **argv);
 int cmd_flush (int argc, char **argv);

@@ -335,6 +335,54 @@ cmd_flush (int argc, char **argv)
 }
 
 int
+cmd_create (int argc, char **argv)
+{
+  enum { OPT_BACKING = 1, OPT_SIZE, OPT_GRANULE };
+  static const struct option longs[] = {
+    { "backing", required_argument, NULL, OPT_BACKING },
+    { "size", required_argument, NULL, OPT_SIZE },
+    { "granule", required_argument, NULL, OPT_GRANULE },
+    { NULL, 0, NULL, 0 },
+  };
+  const char *backing = NULL, *store;
+  uint64_t size = 0, granule = 0;
+  bool has_size = false;
+  struct backfill *h;
+  int c, status = STATUS_OK;
+
+  while ((c = cli_getopt (argc, argv, longs)) != -1)
+    switch (c) {
+    case OPT_BACKING:
+      backing = optarg;
+      break;
+    case OPT_SIZE:
+      size = text_size ("--size", optarg);
+      has_size = true;
+      break;
+    case OPT_GRANULE:
+      granule = text_size ("--granule", optarg);
+      break;
+    }
+  store = cli_disk (argc, argv);
+  if (store == NULL)
+    cli_usage ("'create' needs the path of the new STORE");
+  if (backing == NULL && !has_size)
+    cli_usage ("'create' needs --backing URI, or --size SIZE for a disk of "
+               "zeros");
+  if (granule > 65536)
+    cli_usage ("--granule: 65536 is the most");
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_create_volume (h, store, backing, size, (uint32_t)granule) == -1)
+    status = cli_failed ();
+  else if (!cli.json)
+    printf ("made: 'backfill allocate' fills it in\n");
+  backfill_close (h);
+  return status;
+}
+
+int
 cmd_detach (int argc, char **argv)
 {
   struct backfill *h;

@@ -109,6 +109,14 @@ static const struct command commands[] = {
     "all of it and says what is damaged; nothing is changed.  The exit status\n"
     "is 0 if it is good.\n",
     cmd_check },
+  { "create", "STORE", "make a volume that no guest has open yet",
+    "Has backfilld make STORE and its sidecar, with nothing local; 'allocate'\n"
+    "with its path then fills it in.\n"
+    "\n"
+    "  --backing URI     the backing store, an NBD URI\n"
+    "  --size SIZE       of a disk of zeros, or to check the backing store's\n"
+    "  --granule SIZE    the unit of tracking (default 4096)\n" SIZES,
+    cmd_create },
   { "quit", "", "end the server",
     "It makes everything durable first, and ends when its clients have left.\n",
     cmd_quit },

@@ -14,6 +14,10 @@
  * disk's gate at once: what was acknowledged is durable, and the volume is
  * free for its next owner, whether or not the clients have left.
  *
+ * Hand-over: a volume that backfilld has open is asked for, and one that is
+ * closed with its job unfinished is offered to it.  Its lock alone decides
+ * who has it.
+ *
  * Threads: the static variables are written before the threads start and
  * after they ended, in between only read.  Every callback may run in
  * parallel with itself; the engine does the locking.
@@ -33,9 +37,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include <jansson.h>
+
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "backfill.h"
 #include "bytes.h"
 #include "cleanup.h"
 #include "control.h"
@@ -52,6 +59,10 @@
 
 /* Most extents in one answer: the client asks again for the rest. */
 #define MAX_EXTENTS 65536
+
+/* Milliseconds: for backfilld to close a volume, and to note one. */
+#define RELEASE_TIMEOUT 20000
+#define OFFER_TIMEOUT 1000
 
 /* nbdkit -D backfill.requests=1: a debug line for each request. */
 int backfill_debug_requests;
@@ -186,6 +197,60 @@ runtime_dir (void)
   return dir;
 }
 
+/* --- hand-over with backfilld ------------------------------------------ */
+
+/* A command to the owner of a store, or to backfilld if it has none. */
+static int
+ask_owner (const char *command, const char *store, unsigned timeout)
+{
+  struct backfill *h = backfill_connect (NULL);
+  CLEANUP_FREE char *reply = NULL;
+  CLEANUP_FREE char *arguments = NULL;
+  json_t *o = json_pack ("{s:s}", "device", store);
+  int r = -1;
+
+  if (o)
+    arguments = json_dumps (o, 0);
+  json_decref (o);
+  if (h && arguments) {
+    backfill_set_timeout (h, timeout);
+    r = backfill_command (h, command, arguments, &reply);
+  }
+  backfill_close (h);
+  return r;
+}
+
+/* If it is backfilld that has the volume, it lets it go for us; any other
+ * owner refuses. */
+static struct disk *
+open_disk (const struct disk_config *dc, char **error)
+{
+  struct disk *disk = disk_open (dc, error);
+
+  if (disk || errno != EBUSY)
+    return disk;
+  if (ask_owner ("disk-release", dc->store, RELEASE_TIMEOUT) == -1) {
+    nbdkit_debug ("%s: its owner does not let it go: %s", dc->store,
+                  backfill_get_error ());
+    return NULL;
+  }
+  nbdkit_debug ("%s: backfilld let it go", dc->store);
+  return disk_open (dc, error);
+}
+
+/* We end with its job unfinished: backfilld may go on with it. */
+static void
+offer (struct disk *disk)
+{
+  enum job_status status = job_get_status (disk);
+
+  if (status == JOB_NONE || status == JOB_CONCLUDED || disk_read_only (disk))
+    return;
+  if (ask_owner ("disk-take", disk_store_path (disk), OFFER_TIMEOUT) == -1)
+    nbdkit_debug ("%s: nobody goes on with its job: %s", disk_store_path (disk),
+                  backfill_get_error ());
+}
+
 static int
 open_disks (const char *dir)
 {
@@ -205,7 +270,7 @@ open_disks (const char *dir)
     dc->runtime_dir = dir;
     dc->control = control_path;
     dc->event = on_event;
-    disk = disk_open (dc, &error);
+    disk = open_disk (dc, &error);
     if (disk == NULL) {
       nbdkit_error ("%s", error);
       return -1;
@@ -254,6 +319,9 @@ backfill_get_ready (void)
 
   if (dir == NULL)
     return -1;
+  /* Where we look for backfilld, too. */
+  if (config->runtime_dir)
+    setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
   if (!config->control_off) {
     control_path = config->control
                        ? strdup (config->control)
@@ -278,6 +346,8 @@ gate_one (void *disk)
   if (disk_gate (disk) == -1)
     nbdkit_error ("%s: not everything could be made durable: %m",
                   disk_store_path (disk));
+  else
+    offer (disk);
   return NULL;
 }
 

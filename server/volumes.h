@@ -1,0 +1,58 @@
+/* volumes.h - the volumes of backfilld: opened when asked for, closed when
+ * idle, lent to other owners and taken back.
+ *
+ * A volume is named by the path of its store: absolute, without links, below
+ * one of the folders that the process is confined to (path.h).
+ *
+ * Who may: root and this process's user all, others what they own the store
+ * of; volumes are made for the former only.
+ *
+ * Life: volumes_new, control with volumes_commands (), volumes_start,
+ * volumes_stop, volumes_free.  The process-wide pools of the engine must run
+ * from start to stop.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_VOLUMES_H
+#define BACKFILL_VOLUMES_H
+
+#include <stdint.h>
+
+#include "control.h"
+#include "disk.h"
+#include "ledger.h"
+
+struct volumes_config {
+  const char *runtime_dir; /* NULL: the default */
+  const char *control;     /* our socket, for the record and the registry */
+  const char *state_dir;   /* of the ledger */
+  unsigned max_open;       /* volumes open at once */
+  uint64_t idle;           /* ms without use, after which one is closed */
+  uint64_t grace;          /* ms that nobody must have had a lent one open,
+                              before it is taken back */
+  bool commands;           /* "[ CMD ... ]" as a backing store is run */
+  disk_event_fn event;
+  void *event_opaque;
+};
+
+struct volumes;
+
+/* Reads the ledger.  NULL with *error set (malloc'd). */
+struct volumes *volumes_new (const struct volumes_config *config, char **error)
+    __attribute__ ((nonnull (1, 2)));
+
+/* For control_config. */
+const struct control_volumes *volumes_commands (struct volumes *volumes)
+    __attribute__ ((nonnull (1)));
+
+/* Start the thread that closes, and goes on with the ledger's jobs. */
+int volumes_start (struct volumes *volumes) __attribute__ ((nonnull (1)));
+
+/* Close all, at once; what is in the ledger stays there.  No command may be
+ * running.  Returns 0, or -1 if one could not be made durable. */
+int volumes_stop (struct volumes *volumes) __attribute__ ((nonnull (1)));
+
+/* NULL is fine. */
+void volumes_free (struct volumes *volumes);
+
+#endif
