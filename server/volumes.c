@@ -52,7 +52,7 @@ struct volume {
   struct disk *disk;
   enum volume_state state;
   unsigned refs;
-  uint64_t idle_since;
+  uint64_t idle_since; /* when it was last asked for; lists do not count */
   bool plain; /* it had no sidecar: one without a job leaves none */
   /* Once it is shut. */
   bool shut, had_job;
@@ -419,6 +419,7 @@ open_volume (struct volumes *vs, const char *path,
   log_debug ("%s: opened", path);
   v->state = VOLUME_OPEN;
   v->refs = 1;
+  v->idle_since = now_in_ms ();
   forget_away (vs, path);
   pthread_cond_broadcast (&vs->changed);
   return v;
@@ -428,7 +429,6 @@ static void
 put_volume (struct volumes *vs, struct volume *v)
 {
   v->refs--;
-  v->idle_since = now_in_ms ();
   pthread_cond_broadcast (&vs->changed);
 }
 
@@ -449,13 +449,15 @@ get_volume (struct volumes *vs, const char *path, char **error)
     }
     if (v && v->state == VOLUME_OPEN) {
       v->refs++;
+      v->idle_since = now_in_ms ();
       return v;
     }
     if (v) {
       pthread_cond_wait (&vs->changed, &vs->lock);
       continue;
     }
-    if (a && now_in_ms () < a->until) {
+    /* (One that has been opened by then: its owner is named below.) */
+    if (a && now_in_ms () < a->until && is_free (path) != 0) {
       errno = EBUSY;
       message_set (error,
                    "'%s' was let go for another process a moment ago: ask "

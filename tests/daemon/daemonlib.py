@@ -1,0 +1,199 @@
+"""What the tests of backfilld share: a folder, servers in it, and clients.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import nbd
+
+LONG = 120
+MiB = 1 << 20
+failures = []
+
+
+def check(what, condition, seen=None):
+    if condition:
+        print("ok: " + what)
+    else:
+        print("FAILED: %s: %s" % (what, seen))
+        failures.append(what)
+    sys.stdout.flush()
+
+
+def wait_for(what, condition, limit=LONG):
+    """The value of condition () once it is true; a failed check if never."""
+    end = time.monotonic() + limit
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            check("in time: " + what, False, value)
+            return value
+        time.sleep(0.05)
+
+
+def finish():
+    print("%d failed" % len(failures))
+    sys.exit(1 if failures else 0)
+
+
+class Place:
+    """A folder with a golden image, its server, and a runtime directory."""
+
+    def __init__(self, size=32 * MiB, delay="0"):
+        self.dir = os.path.realpath(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))
+        os.chmod(self.dir, 0o755)
+        for name in ("run", "vols", "state", "other"):
+            os.mkdir(self.path(name))
+        os.environ["BACKFILL_RUNTIME_DIR"] = self.path("run")
+        self.procs = []
+        self.golden = os.urandom(size)
+        with open(self.path("golden"), "wb") as f:
+            f.write(self.golden)
+        self.backing = "nbd+unix:///?socket=" + self.path("g.sock")
+        self.source = self.nbdkit(
+            "g.sock", "-r", "--filter=delay", "file", self.path("golden"),
+            "rdelay=" + delay)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for p in reversed(self.procs):
+            if p.poll() is None:
+                p.kill()
+            p.wait()
+        shutil.rmtree(self.dir)
+
+    def path(self, *names):
+        return os.path.join(self.dir, *names)
+
+    def vol(self, name):
+        return self.path("vols", name)
+
+    def start(self, argv, log):
+        with open(self.path(log), "ab") as f:
+            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=f,
+                                 stderr=f)
+        self.procs.append(p)
+        return p
+
+    def log(self, name):
+        with open(self.path(name), errors="replace") as f:
+            return f.read()
+
+    def nbdkit(self, sock, *args):
+        """Started; it listens when this returns.  None if it ended."""
+        sock = self.path(sock)
+        if os.path.exists(sock):
+            os.unlink(sock)
+        pidfile = sock + ".pid"
+        if os.path.exists(pidfile):
+            os.unlink(pidfile)
+        p = self.start([os.environ.get("NBDKIT", "nbdkit"), "-f", "-U", sock,
+                        "-P", pidfile, *args], "nbdkit.log")
+        wait_for("nbdkit starts", lambda: p.poll() is not None
+                 or (os.path.exists(pidfile) and os.path.getsize(pidfile)))
+        return p if p.poll() is None else None
+
+    def plugin(self, store, *keys, sock="p.sock"):
+        return self.nbdkit(sock, os.environ["BACKFILL_PLUGIN"], store, *keys)
+
+    def daemon(self, *options):
+        p = self.start(["backfilld", "-v", "--runtime-dir=" + self.path("run"),
+                        "--state-dir=" + self.path("state"), *options,
+                        self.path("vols")], "daemon.log")
+        wait_for("backfilld listens", lambda: p.poll() is not None
+                 or self.answers())
+        return p
+
+    def answers(self):
+        try:
+            Control(self.path("run", "backfilld.sock")).close()
+            return True
+        except OSError:
+            return False
+
+    def create(self, name, **kw):
+        return self.control().call("disk-create", device=self.vol(name),
+                                   **{"backing": self.backing, **kw})
+
+    def control(self):
+        return Control(self.path("run", "backfilld.sock"))
+
+    def read_store(self, name):
+        with open(self.vol(name), "rb") as f:
+            return f.read()
+
+
+class Control:
+    """A client of a control socket."""
+
+    def __init__(self, path):
+        self.s = socket.socket(socket.AF_UNIX)
+        try:
+            self.s.settimeout(LONG)
+            self.s.connect(path)
+            self.f = self.s.makefile("rw")
+            if not self.f.readline():
+                raise ConnectionResetError
+            self.call("qmp_capabilities")
+        except BaseException:
+            self.s.close()
+            raise
+
+    def close(self):
+        self.f.close()
+        self.s.close()
+
+    def call(self, command, **arguments):
+        """What is returned, or the error's object."""
+        self.f.write(json.dumps({"execute": command,
+                                 "arguments": {k.replace("_", "-"): v for k, v
+                                               in arguments.items()}}))
+        self.f.flush()
+        while True:
+            line = self.f.readline()
+            if not line:
+                raise ConnectionResetError
+            o = json.loads(line)
+            if "event" not in o:
+                return o["return"] if "return" in o else o["error"]
+
+    def job(self, path):
+        jobs = self.call("query-block-jobs", device=path)
+        return jobs[0] if isinstance(jobs, list) and jobs else None
+
+
+def cli(*args):
+    return subprocess.run(["backfill", *args], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=LONG)
+
+
+def job_of(path):
+    """By the path, whoever has it; None when nobody answers."""
+    r = cli("info", path, "--json")
+    if r.returncode != 0:
+        return None
+    return json.loads(r.stdout)["job"]
+
+
+def connect(sock):
+    h = nbd.NBD()
+    h.connect_uri("nbd+unix:///?socket=" + sock)
+    return h
+
+
+def stop(process, sig=signal.SIGTERM):
+    process.send_signal(sig)
+    return process.wait(LONG)

@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+"""One volume, many owners: a job goes on from backfilld to the plugin of a
+guest and back, also when either dies at any moment, and nothing is lost.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+from daemonlib import (LONG, MiB, Place, check, cli, connect, failures, finish,
+                       job_of, stop, wait_for)
+
+
+def progress(path):
+    job = job_of(path)
+    return job["offset"] if job else 0
+
+
+def test_there_and_back():
+    """A job is started offline, a guest starts in the middle of it, writes,
+    and stops: it is the same job all the time, and whoever waits for it
+    follows it."""
+    with Place() as p:
+        path = p.vol("a.img")
+        d = p.daemon("--grace=1", "--idle=1")
+        p.create("a.img")
+        waiter = p.start(["backfill", "allocate", path, "--wait",
+                          "--speed", "2M"], "waiter.log")
+        wait_for("it is on its way", lambda: progress(path) > 4 * MiB)
+        before = job_of(path)
+
+        began = time.monotonic()
+        guest = p.plugin(path)
+        took = time.monotonic() - began
+        check("the plugin has the volume", guest is not None,
+              p.log("nbdkit.log"))
+        check("and had it at once", took < 20, took)
+        during = wait_for("its job is seen", lambda: job_of(path))
+        check("the same job goes on",
+              during["offset"] >= before["offset"]
+              and during["status"] in ("running", "created", "waiting")
+              and during["len"] == before["len"]
+              and during["time-elapsed"] >= before["time-elapsed"]
+              and during["bytes-read"] >= before["bytes-read"],
+              (before, during))
+        h = connect(p.path("p.sock"))
+        h.pwrite(b"guest" * 100, 20 * MiB + 77)
+        check("a read is right", h.pread(4096, 3 * MiB)
+              == p.golden[3 * MiB:3 * MiB + 4096])
+        h.shutdown()
+        check("the plugin ends well", stop(guest) == 0)
+
+        wait_for("backfilld has it back", lambda: p.control().job(path))
+        check("still the same", progress(path) >= during["offset"]
+              and job_of(path)["time-elapsed"] >= during["time-elapsed"])
+        cli("speed", path, "0")
+        check("who waited is told the end", waiter.wait(LONG) == 0,
+              p.log("waiter.log"))
+        want = bytearray(p.golden)
+        want[20 * MiB + 77:20 * MiB + 577] = b"guest" * 100
+        check("the image is right", p.read_store("a.img") == want)
+        job = job_of(path)
+        check("its record tells of all of it", job["result"] == "completed"
+              and job["local-at-start"] == 0
+              and job["offset"] == len(p.golden), job)
+        check("backfilld ends well", stop(d) == 0, p.log("daemon.log"))
+
+
+def test_daemon_restart():
+    """Jobs survive a restart of backfilld, clean or not, and go on without
+    being asked."""
+    with Place() as p:
+        d = p.daemon()
+        for name in ("a.img", "b.img"):
+            p.create(name)
+            p.control().call("block-allocate", device=p.vol(name),
+                             speed=2 * MiB)
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            wait_for("both are on their way", lambda: min(
+                progress(p.vol("a.img")), progress(p.vol("b.img"))) > MiB)
+            before = progress(p.vol("a.img"))
+            stop(d, sig)
+            d = p.daemon()
+            check("jobs go on after signal %d" % sig, wait_for(
+                "jobs", lambda: progress(p.vol("a.img")) >= before
+                and progress(p.vol("b.img")) > 0))
+        for name in ("a.img", "b.img"):
+            cli("speed", p.vol(name), "0")
+        for name in ("a.img", "b.img"):
+            wait_for("the end", lambda: job_of(p.vol(name))["result"]
+                     == "completed")
+            check("%s is right" % name, p.read_store(name) == p.golden)
+
+
+def test_guest_killed():
+    """A plugin that is killed: what it acknowledged is there, and the job
+    goes on with backfilld after the grace period, not before."""
+    with Place() as p:
+        path = p.vol("a.img")
+        p.daemon("--grace=3", "--idle=1")
+        p.create("a.img")
+        p.control().call("block-allocate", device=path, speed=MiB)
+        wait_for("it is on its way", lambda: progress(path) > MiB)
+        guest = p.plugin(path)
+        h = connect(p.path("p.sock"))
+        h.pwrite(b"x" * 512, 30 * MiB + 512)
+        stop(guest, signal.SIGKILL)
+        died = time.monotonic()
+        wait_for("backfilld takes it back",
+                 lambda: "going on with its job" in p.log("daemon.log"))
+        check("not before the grace period",
+              time.monotonic() - died >= 2.5, time.monotonic() - died)
+        cli("speed", path, "0")
+        wait_for("the end", lambda: (job_of(path) or {}).get("result")
+                 == "completed")
+        want = bytearray(p.golden)
+        want[30 * MiB + 512:30 * MiB + 1024] = b"x" * 512
+        check("nothing is lost", p.read_store("a.img") == want)
+
+
+def test_guest_back_in_time():
+    """A hypervisor's server that comes back within the grace period has the
+    volume again, though someone asks backfilld for it meanwhile."""
+    with Place() as p:
+        path = p.vol("a.img")
+        p.daemon("--grace=5", "--idle=1")
+        p.create("a.img")
+        p.control().call("block-allocate", device=path, speed=MiB)
+        guest = p.plugin(path)
+        stop(guest)
+        again = p.plugin(path)
+        check("the plugin has it again", again is not None,
+              p.log("nbdkit.log"))
+        seen = wait_for("its job is seen", lambda: job_of(path))
+        check("its job goes on there", seen["status"] == "running"
+              and "going on" not in p.log("daemon.log"), seen)
+        stop(again)
+
+
+def test_other_owner():
+    """A guest's volume is no one else's: another plugin is refused, with the
+    owner's name, and backfilld too."""
+    with Place() as p:
+        path = p.vol("a.img")
+        p.daemon()
+        p.create("a.img")
+        first = p.plugin(path)
+        check("the second one is refused", p.plugin(path, sock="q.sock")
+              is None)
+        check("and told who has it",
+              "is in use by process %d" % first.pid in p.log("nbdkit.log"),
+              p.log("nbdkit.log"))
+        r = p.control().call("block-allocate", device=path)
+        check("backfilld is refused", r.get("errno-name") == "EBUSY"
+              and str(first.pid) in r["desc"], r)
+        h = connect(p.path("p.sock"))
+        check("the first goes on", h.pread(512, 0) == p.golden[:512])
+
+
+def test_killed_in_between():
+    """Either side is killed at any point of a hand-over: the volume has one
+    owner or none, opens again, and holds what was acknowledged."""
+    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
+    print("SEED=%d" % seed)
+    rng = random.Random(seed)
+    rounds = int(os.environ.get("ROUNDS", 12))
+    with Place(size=16 * MiB, delay="1ms") as p:
+        path = p.vol("a.img")
+        d = p.daemon("--grace=0", "--idle=1")
+        p.create("a.img")
+        p.control().call("block-allocate", device=path, speed=MiB // 2)
+        want = bytearray(p.golden)
+        for i in range(rounds):
+            wait_for("backfilld has it",
+                     lambda: not isinstance(p.control().call(
+                         "query-disks", device=path), dict))
+            sock = p.path("p.sock")
+            for name in (sock, sock + ".pid"):
+                if os.path.exists(name):
+                    os.unlink(name)
+            guest = p.start([os.environ.get("NBDKIT", "nbdkit"), "-f", "-U",
+                             sock, os.environ["BACKFILL_PLUGIN"], path],
+                            "nbdkit.log")
+            time.sleep(rng.uniform(0, 0.15))
+            who = rng.choice(("guest", "daemon", "both"))
+            if who in ("daemon", "both"):
+                stop(d, signal.SIGKILL)
+            if who in ("guest", "both"):
+                stop(guest, signal.SIGKILL)
+            if d.poll() is not None:
+                # Without a daemon the guest has it, or it has ended.
+                if guest.poll() is None:
+                    time.sleep(0.5)
+            if guest.poll() is None and os.path.exists(sock):
+                try:
+                    h = connect(sock)
+                    data = bytes([i + 1]) * 700
+                    at = rng.randrange(len(want) - 700)
+                    h.pwrite(data, at)
+                    want[at:at + 700] = data
+                except Exception as e:  # it may be ending
+                    print("(no write in round %d: %s)" % (i, e))
+            if guest.poll() is None:
+                stop(guest, rng.choice((signal.SIGKILL, signal.SIGTERM)))
+            if d.poll() is not None:
+                d = p.daemon("--grace=0", "--idle=1")
+        cli("speed", path, "0")
+        wait_for("the end", lambda: (job_of(path) or {}).get("result")
+                 == "completed")
+        check("nothing is lost in %d rounds (SEED=%d)" % (rounds, seed),
+              p.read_store("a.img") == want)
+
+
+for name, test in sorted(globals().copy().items()):
+    if name.startswith("test_"):
+        print("== " + name)
+        test()
+finish()

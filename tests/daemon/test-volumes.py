@@ -1,0 +1,204 @@
+#!/usr/bin/python3
+"""Jobs of volumes that no guest has open: limits, the queue, plain images.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+from daemonlib import (LONG, MiB, Place, check, cli, finish, job_of, stop,
+                       wait_for)
+
+
+def test_queue():
+    """With --max-jobs=1 jobs run one after the other, in order; one that is
+    paused lets the next run."""
+    with Place(size=8 * MiB) as p:
+        p.daemon("--max-jobs=1")
+        names = ["a.img", "b.img", "c.img"]
+        for name in names:
+            p.create(name)
+        c = p.control()
+        for name in names:
+            c.call("block-allocate", device=p.vol(name), speed=MiB)
+
+        def status(name):
+            return c.job(p.vol(name))["status"]
+
+        wait_for("the first runs", lambda: status("a.img") == "running")
+        time.sleep(0.5)
+        check("the others wait", [status(n) for n in names]
+              == ["running", "created", "created"],
+              [status(n) for n in names])
+        check("and nothing of them is copied",
+              c.job(p.vol("b.img"))["offset"] == 0)
+        c.call("block-job-pause", device=p.vol("a.img"))
+        wait_for("the second runs", lambda: status("b.img") == "running")
+        check("the third waits", status("c.img") == "created")
+        c.call("block-job-resume", device=p.vol("a.img"))
+        wait_for("the first waits again", lambda: status("a.img") == "created")
+        r = c.call("block-job-cancel", device=p.vol("c.img"))
+        check("one that waits can be aborted", r == {}
+              and c.job(p.vol("c.img"))["result"] == "cancelled", r)
+        c.call("block-job-set-speed", device=p.vol("b.img"), speed=0)
+        wait_for("the second ends", lambda: status("b.img") == "concluded")
+        wait_for("the first goes on", lambda: status("a.img") == "running")
+        c.call("block-job-set-speed", device=p.vol("a.img"), speed=0)
+        wait_for("the first ends", lambda: status("a.img") == "concluded")
+        check("both are right", p.read_store("a.img") == p.golden
+              and p.read_store("b.img") == p.golden)
+
+
+def test_one_limit():
+    """--speed holds for all jobs together."""
+    with Place(size=16 * MiB) as p:
+        p.daemon("--speed=4M")
+        c = p.control()
+        for name in ("a.img", "b.img", "c.img"):
+            p.create(name)
+        began = time.monotonic()
+        for name in ("a.img", "b.img", "c.img"):
+            c.call("block-allocate", device=p.vol(name))
+
+        def done():
+            return sum(c.job(p.vol(n))["offset"]
+                       for n in ("a.img", "b.img", "c.img"))
+
+        time.sleep(3)
+        rate = done() / (time.monotonic() - began)
+        # One request more than the limit, in a window of three seconds.
+        check("the limit holds", rate < 5 * MiB, rate)
+        r = cli("-c", p.path("run", "backfilld.sock"), "speed", "--total", "0")
+        check("it can be lifted", r.returncode == 0, r)
+        wait_for("the end", lambda: done() == 48 * MiB)
+
+
+def test_plain_image():
+    """A raw image without a sidecar: all local; allocating fills its holes
+    and changes nothing; nothing is left behind but the record of a job."""
+    with Place() as p:
+        p.daemon("--idle=1")
+        path = p.vol("plain.img")
+        data = os.urandom(MiB)
+        with open(path, "wb") as f:
+            f.write(data)
+            f.truncate(8 * MiB + 512)
+        r = cli("map", path, "--totals")
+        check("its map can be asked for", r.returncode == 0
+              and "absent" in r.stdout, r)
+        wait_for("it is closed, and nothing is left",
+                 lambda: os.listdir(p.path("vols")) == ["plain.img"])
+        r = cli("allocate", path, "--full", "--wait")
+        check("it is allocated", r.returncode == 0
+              and os.stat(path).st_blocks * 512 >= 8 * MiB, r)
+        check("and reads as before", p.read_store("plain.img")
+              == data + bytes(7 * MiB + 512))
+        time.sleep(2.5)
+        check("its job is remembered",
+              (job_of(path) or {}).get("result") == "completed")
+        r = cli("detach", path)
+        check("it can be let go", r.returncode == 0, r)
+        wait_for("nothing is left",
+                 lambda: os.listdir(p.path("vols")) == ["plain.img"])
+
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2",
+                        p.vol("q.img"), "1M"], check=True)
+        r = cli("allocate", p.vol("q.img"))
+        check("a qcow2 image is refused", r.returncode == 1
+              and "qcow2" in r.stderr, r)
+        # A volume whose sidecar is gone must not be taken for all local.
+        p.create("v.img")
+        p.control().call("disk-release", device=p.vol("v.img"))
+        os.rename(p.vol("v.img.backfill"), p.path("v.backfill"))
+        if b"user.backfill.uuid" in b" ".join(
+                x.encode() for x in os.listxattr(p.vol("v.img"))):
+            time.sleep(0.1)
+            r = wait_for("the refusal", lambda: (lambda x: x if "moment ago"
+                         not in x.stderr else None)(
+                             cli("allocate", p.vol("v.img"))))
+            check("nor is a volume without its sidecar", r.returncode == 1
+                  and "sidecar" in r.stderr, r)
+        r = cli("allocate", p.vol("none.img"))
+        check("one that is not there is an error", r.returncode == 1
+              and "none.img" in r.stderr, r)
+
+
+def test_create():
+    """create, in the words of the command."""
+    with Place() as p:
+        p.daemon("--idle=1")
+        r = cli("create", p.vol("a.img"), "--backing", p.backing)
+        check("a volume is made", r.returncode == 0
+              and os.path.getsize(p.vol("a.img")) == len(p.golden)
+              and os.path.exists(p.vol("a.img.backfill")), r)
+        r = cli("create", p.vol("a.img"), "--backing", p.backing)
+        check("not twice", r.returncode == 1 and "there already" in r.stderr,
+              r)
+        r = cli("create", p.vol("z.img"), "--size", "1M", "--granule", "64K")
+        check("zeros", r.returncode == 0
+              and p.read_store("z.img") == bytes(MiB), r)
+        r = cli("create", p.vol("b.img"), "--backing", p.backing, "--size",
+                "1M")
+        check("a wrong size is refused, and nothing is left",
+              r.returncode == 1 and not os.path.exists(p.vol("b.img"))
+              and not os.path.exists(p.vol("b.img.backfill")), r)
+        r = cli("create", p.vol("c.img"), "--backing",
+                "nbd+unix:///?socket=" + p.path("none.sock"))
+        check("a backing store that is not there is refused",
+              r.returncode == 1 and not os.path.exists(p.vol("c.img")), r)
+        r = cli("create", p.vol("d.img"))
+        check("backing or size is needed", r.returncode == 2, r)
+
+
+def test_range_and_abort():
+    """A range, down to a byte; abort; what was copied is told."""
+    with Place() as p:
+        p.daemon()
+        p.create("a.img")
+        path = p.vol("a.img")
+        r = cli("allocate", path, "--offset", "5000000", "--length", "1",
+                "--wait")
+        check("one byte", r.returncode == 0, r)
+        job = job_of(path)
+        check("is one granule", job["len"] == 4096 == job["offset"], job)
+        cli("allocate", path, "--speed", "1M")
+        wait_for("it is on its way", lambda: job_of(path)["offset"] > MiB)
+        r = cli("abort", path)
+        check("abort", r.returncode == 0, r)
+        job = job_of(path)
+        check("its record says how far it came", job["result"] == "cancelled"
+              and MiB < job["offset"] < len(p.golden), job)
+
+
+def test_idle_and_many():
+    """Volumes are closed when idle, and no more are open than allowed."""
+    with Place(size=MiB) as p:
+        d = p.daemon("--idle=1", "--max-volumes=3", "--max-jobs=0")
+        for i in range(6):
+            r = p.create("%d.img" % i)
+            check("volume %d" % i, r == {}, r)
+        c = p.control()
+        check("no more than three are open",
+              len(c.call("query-disks")) <= 3)
+        for i in range(3):
+            c.call("block-allocate", device=p.vol("%d.img" % i), speed=1024)
+        r = c.call("query-disks", device=p.vol("5.img"))
+        check("one more is an error that says what to do",
+              isinstance(r, dict) and "--max-volumes" in r["desc"], r)
+        for i in range(3):
+            c.call("block-job-cancel", device=p.vol("%d.img" % i))
+        wait_for("all are closed", lambda: c.call("query-disks") == [])
+        fds = os.listdir("/proc/%d/fd" % d.pid)
+        check("descriptors come back", len(fds) < 40, len(fds))
+        check("the registry is empty", not [
+            n for n in os.listdir(p.path("run")) if n.endswith(".volume")])
+
+
+for name, test in sorted(globals().copy().items()):
+    if name.startswith("test_"):
+        print("== " + name)
+        test()
+finish()
