@@ -479,7 +479,9 @@ sector_run (struct map *m, uint32_t index, uint32_t a, uint32_t b,
     if (!page_begin (m, index, e, &gen))
       continue;
     set = word_get (&p->live[a / 64]) >> (a % 64) & 1;
-    *end = run_of (p->live, a, b, set);
+    /* Bit a was looked at: another look at it could find it set by now, and
+     * the run would be empty. */
+    *end = run_of (p->live, a + 1, b, set);
     if (page_still (p, gen))
       return set ? MAP_LIVE : MAP_ABSENT;
   }

@@ -47,7 +47,8 @@ void map_set_work (struct map *m, struct work *work)
 
 uint64_t map_nr (const struct map *m) __attribute__ ((nonnull (1)));
 
-/* State of granule g and, in *end, where its run ends: at most limit. */
+/* State of granule g and, in *end, where its run ends: after g, at most
+ * limit. */
 enum map_state map_run (struct map *m, uint64_t g, uint64_t limit,
                         uint64_t *end) __attribute__ ((nonnull (1, 4)));
 /* True if all of [g, end) is in S: a write there needs no bits. */

@@ -494,6 +494,53 @@ readers_never_see_a_bit_go_down (void **state)
   drop (&b);
 }
 
+/* A run has at least the granule that was asked for, also if that one becomes
+ * live while it is looked at. */
+static void *
+race_marker (void *arg)
+{
+  struct race *r = arg;
+
+  for (uint64_t g = 0; g < map_nr (r->b->m); g++) {
+    if (map_mark (r->b->m, g, g + 1, MAP_HOLE) != 0)
+      break;
+    __atomic_store_n (&r->marked, g + 1, __ATOMIC_RELEASE);
+  }
+  __atomic_store_n (&r->stop, true, __ATOMIC_RELEASE);
+  return NULL;
+}
+
+static void
+a_run_is_never_empty (void **state)
+{
+  struct box b;
+  pthread_t t;
+
+  (void)state;
+  make (&b, UINT64_C (8) << 30);
+  for (unsigned n = 0; n < 4; n++) {
+    struct race r = { .b = &b };
+    uint64_t empty = 0;
+
+    map_free (b.m);
+    b.m = map_new (b.sc->h.size, GRANULE, b.sc, true, false);
+    assert_int_equal (pthread_create (&t, NULL, race_marker, &r), 0);
+    while (!__atomic_load_n (&r.stop, __ATOMIC_ACQUIRE)) {
+      uint64_t g = __atomic_load_n (&r.marked, __ATOMIC_ACQUIRE), end;
+
+      if (g < map_nr (b.m)) {
+        map_run (b.m, g, map_nr (b.m), &end);
+        empty += end <= g;
+      }
+    }
+    pthread_join (t, NULL);
+    assert_int_equal (__atomic_load_n (&r.marked, __ATOMIC_ACQUIRE),
+                      map_nr (b.m));
+    assert_int_equal (empty, 0);
+  }
+  drop (&b);
+}
+
 int
 main (void)
 {
@@ -511,6 +558,7 @@ main (void)
     cmocka_unit_test (full_w_asks_for_a_commit),
     cmocka_unit_test (clean_pages_come_back),
     cmocka_unit_test (readers_never_see_a_bit_go_down),
+    cmocka_unit_test (a_run_is_never_empty),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
