@@ -448,6 +448,8 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
     }
     source_spread (src, now);
   }
+  /* Samples that were answered are among them: they end with verify. */
+  source_finish (src, &c->finished);
   verify_free (c);
   if (c->index > 0)
     return;

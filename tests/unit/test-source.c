@@ -1101,6 +1101,142 @@ test_mute (void **arg)
   end_server (pid);
 }
 
+/* A server that breaks off while it answers what proves its identity: the
+ * connection's end brings an answer along, as one request has been told of an
+ * error but not of its end.  One thread, some connections. */
+
+#define NR_BROKEN 4u
+#define BROKEN_SIZE (UINT64_C (1) << 20)
+
+struct option_reply {
+  uint64_t magic;
+  uint32_t option, type, length;
+  /* of NBD_INFO_EXPORT */
+  uint16_t info;
+  uint64_t size;
+  uint16_t flags;
+} __attribute__ ((packed));
+
+#define OPTION_ACK 1u
+#define OPTION_INFO 3u
+#define OPTION_UNSUPPORTED 0x80000001u
+#define OPTION_GO 7u
+#define OPTION_STRUCTURED_REPLY 8u
+
+static bool
+get_bytes (int fd, void *buf, size_t len)
+{
+  return len == 0 || recv (fd, buf, len, MSG_WAITALL) == (ssize_t)len;
+}
+
+static bool
+put_bytes (int fd, const void *buf, size_t len)
+{
+  return send (fd, buf, len, MSG_NOSIGNAL) == (ssize_t)len;
+}
+
+static bool
+put_option (int fd, uint32_t option, uint32_t type)
+{
+  struct option_reply reply = { .magic = htobe64 (0x3e889045565a9),
+                                .option = option,
+                                .type = htobe32 (type),
+                                .size = htobe64 (BROKEN_SIZE),
+                                .flags = htobe16 (1) };
+
+  if (type == OPTION_INFO)
+    reply.length = htobe32 (12);
+  return put_bytes (fd, &reply, type == OPTION_INFO ? sizeof reply : 20);
+}
+
+static bool
+shake_hands (int fd)
+{
+  const struct {
+    uint64_t magic, option;
+    uint16_t flags;
+  } __attribute__ ((packed)) hello = { htobe64 (0x4e42444d41474943),
+                                       htobe64 (0x49484156454f5054),
+                                       htobe16 (3) };
+  uint32_t flags, head[4];
+  char data[4096];
+
+  if (!put_bytes (fd, &hello, sizeof hello) || !get_bytes (fd, &flags, 4))
+    return false;
+  for (;;) {
+    uint32_t option, type = OPTION_UNSUPPORTED;
+
+    if (!get_bytes (fd, head, sizeof head) || be32toh (head[3]) > sizeof data
+        || !get_bytes (fd, data, be32toh (head[3])))
+      return false;
+    option = be32toh (head[2]);
+    if (option == OPTION_GO && !put_option (fd, head[2], OPTION_INFO))
+      return false;
+    if (option == OPTION_GO || option == OPTION_STRUCTURED_REPLY)
+      type = OPTION_ACK;
+    if (!put_option (fd, head[2], type))
+      return false;
+    if (option == OPTION_GO)
+      return true;
+  }
+}
+
+static void *
+broken_server (void *arg)
+{
+  int listener = *(int *)arg;
+  uintptr_t asked = 0;
+
+  for (unsigned n = 0; n < NR_BROKEN; n++) {
+    int fd = accept (listener, NULL, NULL);
+    struct {
+      uint32_t magic;
+      uint16_t flags, type;
+      uint64_t handle, offset;
+      uint32_t count;
+    } __attribute__ ((packed)) request;
+    struct {
+      uint32_t magic;
+      uint16_t flags, type;
+      uint64_t handle;
+      uint32_t length, error;
+      uint16_t text;
+    } __attribute__ ((packed)) chunk = { .magic = htobe32 (0x668e33ef),
+                                         .type = htobe16 (0x8001),
+                                         .length = htobe32 (6),
+                                         .error = htobe32 (EIO) };
+
+    if (shake_hands (fd) && get_bytes (fd, &request, sizeof request)) {
+      asked++;
+      chunk.handle = request.handle;
+      put_bytes (fd, &chunk, sizeof chunk);
+    }
+    close (fd);
+  }
+  return (void *)asked;
+}
+
+static void
+test_breaks_off (void **arg)
+{
+  struct source *src = SOURCE (.timeout = 5000);
+  int fd = mute_server ();
+  pthread_t thread;
+  void *asked;
+  pid_t pid;
+
+  (void)arg;
+  assert_int_equal (pthread_create (&thread, NULL, broken_server, &fd), 0);
+  assert_int_equal (source_start (src, NULL), 0);
+  pthread_join (thread, &asked);
+  assert_int_equal ((uintptr_t)asked, NR_BROKEN);
+  close (fd);
+  pid = serve ("pattern", "1M", NULL);
+  check_read (src, 0, 4096, SOURCE_DEMAND);
+  source_free (src);
+  end_server (pid);
+}
+
 static void
 test_tcp_name (void **arg)
 {
@@ -1350,6 +1486,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_probe),
     cmocka_unit_test (test_stop),
     cmocka_unit_test (test_mute),
+    cmocka_unit_test (test_breaks_off),
     cmocka_unit_test (test_tcp_name),
     cmocka_unit_test (test_tls),
     cmocka_unit_test (test_chain),
