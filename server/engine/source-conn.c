@@ -997,12 +997,9 @@ conn_stop (struct source_conn *c)
   struct source_req *req;
   bool last;
 
+  conn_unkick (c);
   drop_handle (c);
   ev_timer_stop (c->thread->loop, &c->timer);
-  {
-    LOCK_SCOPE (&c->thread->lock);
-    c->stopped = true;
-  }
   {
     LOCK_SCOPE (&src->lock);
 

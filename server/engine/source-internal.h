@@ -152,6 +152,9 @@ void conn_init (struct source_conn *c, struct source *src, unsigned index);
 void conn_free (struct source_conn *c);
 /* Make its thread look at it.  Any thread; may be called with src->lock. */
 void conn_kick (struct source_conn *c);
+/* On its thread: it has been kicked for the last time.  It may have been
+ * again since its thread took it to look at it. */
+void conn_unkick (struct source_conn *c);
 /* On its thread: it was kicked. */
 void conn_look (struct source_conn *c);
 

@@ -207,6 +207,24 @@ conn_kick (struct source_conn *c)
     ev_async_send (t->loop, &t->wake);
 }
 
+void
+conn_unkick (struct source_conn *c)
+{
+  struct io_thread *t = c->thread;
+  struct source_conn **at;
+  LOCK_SCOPE (&t->lock);
+
+  c->stopped = true;
+  if (!c->kicked)
+    return;
+  for (at = &t->kicked; *at != c; at = &(*at)->next_kicked)
+    ;
+  *at = c->next_kicked;
+  if (!c->next_kicked)
+    t->kicked_end = at;
+  c->kicked = false;
+}
+
 static int
 thread_start (struct io_thread *t)
 {

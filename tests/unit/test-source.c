@@ -1142,7 +1142,7 @@ put_option (int fd, uint32_t option, uint32_t type)
                                 .option = option,
                                 .type = htobe32 (type),
                                 .size = htobe64 (BROKEN_SIZE),
-                                .flags = htobe16 (1) };
+                                .flags = htobe16 (0x101) };
 
   if (type == OPTION_INFO)
     reply.length = htobe32 (12);
@@ -1235,6 +1235,97 @@ test_breaks_off (void **arg)
   check_read (src, 0, 4096, SOURCE_DEMAND);
   source_free (src);
   end_server (pid);
+}
+
+/* The server's connections end at the moment that the source is stopped. */
+
+static struct {
+  pthread_mutex_t lock;
+  int fd[64];
+  unsigned nr;
+} greeted = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void *
+greeting_server (void *arg)
+{
+  int listener = *(int *)arg, fd;
+
+  while ((fd = accept (listener, NULL, NULL)) >= 0) {
+    bool ok = shake_hands (fd);
+
+    pthread_mutex_lock (&greeted.lock);
+    if (ok && greeted.nr < 64)
+      greeted.fd[greeted.nr++] = fd;
+    else
+      close (fd);
+    pthread_mutex_unlock (&greeted.lock);
+  }
+  return NULL;
+}
+
+static unsigned
+nr_greeted (void)
+{
+  unsigned n;
+
+  pthread_mutex_lock (&greeted.lock);
+  n = greeted.nr;
+  pthread_mutex_unlock (&greeted.lock);
+  return n;
+}
+
+static void *
+hang_up (void *arg)
+{
+  for (volatile uintptr_t i = (uintptr_t)arg; i > 0; i--)
+    ;
+  pthread_mutex_lock (&greeted.lock);
+  for (unsigned i = greeted.nr; i-- > 0;)
+    shutdown (greeted.fd[i], SHUT_RDWR);
+  pthread_mutex_unlock (&greeted.lock);
+  return NULL;
+}
+
+static void
+test_stop_and_end (void **arg)
+{
+  int listener = mute_server ();
+  pthread_t server, thread;
+
+  (void)arg;
+  assert_int_equal (pthread_create (&server, NULL, greeting_server, &listener),
+                    0);
+  for (unsigned n = 0; n < 500; n++) {
+    struct source *src = SOURCE (.identity_mode = SOURCE_IDENTITY_SIZE);
+    struct wait *w[12];
+    volatile unsigned spin = n * 79 % 40000;
+
+    assert_int_equal (source_start (src, NULL), 0);
+    for (unsigned i = 0; i < 12; i++) {
+      w[i] = new_wait (i * 4096u, 4096, SOURCE_BACKGROUND, true);
+      source_submit (src, &w[i]->req);
+    }
+    WAIT_FOR (nr_greeted () >= 2);
+    assert_int_equal (pthread_create (&thread, NULL, hang_up,
+                                      (void *)(uintptr_t)(n * 61 % 20000)),
+                      0);
+    while (spin > 0)
+      spin--;
+    source_stop (src);
+    for (unsigned i = 0; i < 12; i++) {
+      assert_true (has_ended (w[i]));
+      free_wait (w[i]);
+    }
+    source_free (src);
+    pthread_join (thread, NULL);
+    pthread_mutex_lock (&greeted.lock);
+    while (greeted.nr > 0)
+      close (greeted.fd[--greeted.nr]);
+    pthread_mutex_unlock (&greeted.lock);
+  }
+  shutdown (listener, SHUT_RDWR);
+  pthread_join (server, NULL);
+  close (listener);
 }
 
 static void
@@ -1487,6 +1578,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_stop),
     cmocka_unit_test (test_mute),
     cmocka_unit_test (test_breaks_off),
+    cmocka_unit_test (test_stop_and_end),
     cmocka_unit_test (test_tcp_name),
     cmocka_unit_test (test_tls),
     cmocka_unit_test (test_chain),
