@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -83,8 +84,8 @@ join_words (const char *const *argv)
 struct command *
 command_new (const char *const *argv, const char *socket_dir)
 {
-  static unsigned serial;
   struct command *cmd = calloc (1, sizeof *cmd);
+  uint64_t number;
   unsigned n = 0;
   bool single = false;
 
@@ -105,11 +106,13 @@ command_new (const char *const *argv, const char *socket_dir)
   for (unsigned i = 0; i < n; i++)
     if (!(cmd->argv[i] = strdup (argv[i])))
       goto fail;
+  /* Not by our pid: another process that uses the folder may have the same,
+   * from another pid namespace or because it goes on as its own child. */
   if (!single
-      && asprintf (&cmd->socket_path, "%s/source-%ld-%u.sock",
-                   socket_dir ? socket_dir : "/tmp", (long)getpid (),
-                   __atomic_fetch_add (&serial, 1, __ATOMIC_RELAXED))
-             == -1) {
+      && (getrandom (&number, sizeof number, 0) != sizeof number
+          || asprintf (&cmd->socket_path, "%s/source-%016" PRIx64 ".sock",
+                       socket_dir ? socket_dir : "/tmp", number)
+                 == -1)) {
     cmd->socket_path = NULL;
     goto fail;
   }
@@ -184,8 +187,7 @@ make_listener (const char *path)
   fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd == -1)
     return -1;
-  /* Left by an earlier run of the command, or by another process that had
-   * our pid and is gone. */
+  /* Left by an earlier run of the command. */
   unlink (path);
   /* Nobody can connect before listen, so the mode is right in time. */
   if (bind (fd, (struct sockaddr *)&addr, sizeof addr) == -1

@@ -15,11 +15,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -211,6 +213,7 @@ int
 store_tmpfile (const char *path, mode_t mode, char **temp)
 {
   CLEANUP_CLOSE int folder = open_folder (path);
+  uint64_t number;
   int fd;
 
   *temp = NULL;
@@ -223,11 +226,12 @@ store_tmpfile (const char *path, mode_t mode, char **temp)
       && errno != ENOENT)
     return -1;
 
-  if (asprintf (temp, "%s.new-%d", path, (int)getpid ()) == -1) {
+  /* Nobody else's: what is linked under this name must be what fd is. */
+  if (getrandom (&number, sizeof number, 0) != sizeof number
+      || asprintf (temp, "%s.new-%016" PRIx64, path, number) == -1) {
     *temp = NULL;
     return -1;
   }
-  path_unlink (*temp);
   fd = path_open (*temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode);
   if (fd == -1) {
     int err = errno;
