@@ -112,10 +112,11 @@ pieces_next (struct pieces *ps)
   return &ps->ptr[ps->nr];
 }
 
-/* buf NULL: only make it local.  0 or errno. */
+/* buf NULL: only make it local.  0 or errno.  Not the first time: EAGAIN if
+ * it has to be asked for again. */
 static int
 read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
-            uint64_t deadline, bool ahead)
+            uint64_t deadline, bool ahead, bool first)
 {
   struct pieces ps = { .cap = SMALL };
   uint64_t at = offset;
@@ -140,6 +141,8 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
       at = run;
       break;
     case MAP_ABSENT:
+      if (!buf)
+        err = fetch_wait_room (d, deadline);
       while (at < run && err == 0) {
         struct fetch_piece *p = pieces_next (&ps);
         int r = p ? fetch_get (d, at, run, SOURCE_DEMAND, p) : -1;
@@ -161,6 +164,7 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
 
   for (size_t i = 0; i < ps.nr; i++) {
     uint64_t start = ps.ptr[i].offset, stop = ps.ptr[i].end;
+    bool live;
     int e;
 
     if (err) {
@@ -173,12 +177,16 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
       e = fetch_settle (d, &ps.ptr[i], deadline);
     /* Another's fetch failed, perhaps for bytes that are not ours; or the
      * guest has written there meanwhile. */
-    if ((e == EAGAIN && now_ms () < deadline)
-        || (e
-            && map_is_live (d->map, granule_floor (d, start),
-                            granule_ceil (d, stop))))
+    live = e
+           && map_is_live (d->map, granule_floor (d, start),
+                           granule_ceil (d, stop));
+    if (live && !first)
+      e = EAGAIN;
+    while (first && (live || (e == EAGAIN && now_ms () < deadline))) {
+      live = false;
       e = read_range (d, buf ? buf + (start - offset) : NULL, start, stop,
-                      deadline, false);
+                      deadline, false, false);
+    }
     err = e;
   }
   if (ps.ptr != ps.small)
@@ -203,7 +211,7 @@ disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
   else {
     __atomic_store_n (&d->last_guest_op, now_ms (), __ATOMIC_RELAXED);
     err = read_range (d, buf, offset, offset + count_, now_ms () + d->timeout,
-                      true);
+                      true, true);
   }
   return leave (d, err);
 }
@@ -223,7 +231,8 @@ disk_cache (struct disk *d, uint64_t count_, uint64_t offset)
          && !d->read_only) {
     uint64_t stop = min_u64 (end, offset + (8u << 20));
 
-    err = read_range (d, NULL, offset, stop, now_ms () + d->timeout, false);
+    err = read_range (d, NULL, offset, stop, now_ms () + d->timeout, false,
+                      true);
     offset = stop;
   }
   return leave (d, err);

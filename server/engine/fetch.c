@@ -17,10 +17,11 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "fetch.h"
 
@@ -827,6 +828,19 @@ fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
     err = EAGAIN;
   piece_drop (piece);
   return err;
+}
+
+int
+fetch_wait_room (struct disk *d, uint64_t deadline)
+{
+  while (fetch_backlog () + SOURCE_MAX_REQUEST > DEMAND_LIMIT) {
+    if (is_gated (d))
+      return ESHUTDOWN;
+    if (now_ms () >= deadline)
+      return ETIMEDOUT;
+    usleep (10000);
+  }
+  return 0;
 }
 
 void

@@ -76,6 +76,9 @@ void fetch_drop (struct disk *d, struct fetch_piece *piece);
 void fetch_kick (struct disk *d, uint64_t offset);
 /* The same for one that only wants it local: waits for the commit. */
 int fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline);
+/* Before such a fetch is asked for: wait while so much waits for the store
+ * that it would only be read, and not kept.  0; ETIMEDOUT, ESHUTDOWN. */
+int fetch_wait_room (struct disk *d, uint64_t deadline);
 /* Ask for what is worth having near a read. */
 void fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss);
 

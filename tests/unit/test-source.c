@@ -1155,9 +1155,9 @@ shake_hands (int fd)
   const struct {
     uint64_t magic, option;
     uint16_t flags;
-  } __attribute__ ((packed)) hello = { htobe64 (0x4e42444d41474943),
-                                       htobe64 (0x49484156454f5054),
-                                       htobe16 (3) };
+  } __attribute__ ((packed)) hello
+      = { htobe64 (0x4e42444d41474943), htobe64 (0x49484156454f5054),
+          htobe16 (3) };
   uint32_t flags, head[4];
   char data[4096];
 

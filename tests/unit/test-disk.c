@@ -1,0 +1,195 @@
+/* test-disk.c - whole disks, where only a program that sees the engine's
+ * insides can bring about what is tested.
+ *
+ * The backing store is nbdkit's pattern plugin, which serves every offset as
+ * its own big-endian number.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fetch.h"
+#include "internal.h"
+
+#define LIMIT_MS 60000
+#define MIB (UINT64_C (1) << 20)
+
+static char dir[] = "/tmp/test-disk-XXXXXX";
+static char *sock_path, *uri, *store;
+static const char *nbdkit = "nbdkit";
+
+static bool
+can_connect (void)
+{
+  struct sockaddr_un addr = { .sun_family = AF_UNIX };
+  CLEANUP_CLOSE int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+  snprintf (addr.sun_path, sizeof addr.sun_path, "%s", sock_path);
+  return connect (fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+}
+
+static pid_t
+serve (const char *size)
+{
+  uint64_t until = now_ms () + LIMIT_MS;
+  pid_t parent = getpid (), pid = fork ();
+
+  assert_true (pid >= 0);
+  if (pid == 0) {
+    if (prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid () != parent)
+      _exit (126);
+    unsetenv ("LD_PRELOAD");
+    execlp (nbdkit, nbdkit, "-f", "-U", sock_path, "pattern", size, NULL);
+    _exit (127);
+  }
+  while (!can_connect ()) {
+    assert_true (now_ms () < until);
+    usleep (5000);
+  }
+  return pid;
+}
+
+static void
+end_server (pid_t pid)
+{
+  kill (pid, SIGKILL);
+  assert_int_equal (waitpid (pid, NULL, 0), pid);
+  unlink (sock_path);
+}
+
+static struct disk *
+begin (uint64_t timeout)
+{
+  const struct disk_config config = {
+    .store = store,
+    .backing = uri,
+    .runtime_dir = dir,
+    .timeout = timeout,
+    .fetch_unit = 4096 /* no read-ahead */
+  };
+  char *error = NULL;
+  struct disk *d = disk_open (&config, &error);
+
+  if (!d)
+    fail_msg ("%s", error);
+  assert_int_equal (disk_pools_start (), 0);
+  if (disk_start (d, &error) == -1)
+    fail_msg ("%s", error);
+  return d;
+}
+
+static void
+end (struct disk *d)
+{
+  char *sidecar;
+
+  assert_int_equal (disk_gate (d), 0);
+  disk_pools_stop ();
+  disk_free (d);
+  unlink (store);
+  assert_true (asprintf (&sidecar, "%s.backfill", store) > 0);
+  unlink (sidecar);
+  free (sidecar);
+}
+
+/* While so much waits for a store that does not get on that what is read is
+ * not kept any more, reads are served, and whoever wants something local
+ * waits: it is not fetched again and again. */
+static void
+cache_waits_for_room (void **state)
+{
+  pid_t pid = serve ("256M");
+  struct disk *d = begin (3000);
+  char *buf = malloc (2 * MIB);
+  struct disk_info before, after;
+  struct claim stuck;
+  uint64_t until;
+
+  (void)state;
+  assert_non_null (buf);
+  claim_take (&d->claims, &stuck, 0, granule_floor (d, 128 * MIB));
+  for (uint64_t at = 0; at < 128 * MIB; at += 2 * MIB) {
+    assert_int_equal (disk_pread (d, buf, 2 * MIB, at), 0);
+    assert_int_equal (buf[7], 0);
+    assert_int_equal ((unsigned char)buf[2 * MIB - 1],
+                      (at + 2 * MIB - 8) & 0xff);
+  }
+  disk_get_info (d, &before);
+  assert_int_equal (disk_cache (d, 4096, 200 * MIB), -1);
+  disk_get_info (d, &after);
+  assert_true (after.demand_fetches - before.demand_fetches < 10);
+  claim_drop (&d->claims, &stuck);
+  until = now_ms () + LIMIT_MS;
+  while (disk_cache (d, 4096, 200 * MIB) == -1)
+    assert_true (now_ms () < until);
+  assert_true (map_is_live (d->map, granule_floor (d, 200 * MIB),
+                            granule_ceil (d, 200 * MIB + 4096)));
+  free (buf);
+  end (d);
+  end_server (pid);
+}
+
+static void
+no_log (enum log_level level, const char *fmt, va_list ap)
+{
+  if (getenv ("TEST_DISK_DEBUG")) {
+    vfprintf (stderr, fmt, ap);
+    fputc ('\n', stderr);
+  }
+  (void)level;
+}
+
+static int
+set_up (void **state)
+{
+  (void)state;
+  if (getenv ("NBDKIT") && *getenv ("NBDKIT"))
+    nbdkit = getenv ("NBDKIT");
+  log_set_sink (no_log);
+  return !mkdtemp (dir) || asprintf (&sock_path, "%s/sock", dir) == -1
+                 || asprintf (&uri, "nbd+unix:///?socket=%s", sock_path) == -1
+                 || asprintf (&store, "%s/disk", dir) == -1
+             ? -1
+             : 0;
+}
+
+static int
+tear_down (void **state)
+{
+  char *command;
+
+  (void)state;
+  if (asprintf (&command, "rm -rf %s", dir) == -1 || system (command) != 0)
+    return -1;
+  free (command);
+  free (sock_path);
+  free (uri);
+  free (store);
+  return 0;
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (cache_waits_for_room),
+  };
+
+  return cmocka_run_group_tests (tests, set_up, tear_down);
+}
