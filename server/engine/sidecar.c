@@ -348,6 +348,23 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
   return 0;
 }
 
+/* An area takes nothing of the header, nor of another. */
+static bool
+areas_are_apart (const struct sidecar_header *h)
+{
+  uint64_t map_end = h->map_offset + h->map_length;
+  uint64_t job_end = h->job_offset + h->job_length;
+
+  if (h->map_length
+      && (h->map_offset < 2 * SIDECAR_HEADER_SIZE
+          || h->map_offset % SIDECAR_SECTOR != 0))
+    return false;
+  if (h->job_length && h->job_offset < 2 * SIDECAR_HEADER_SIZE)
+    return false;
+  return h->map_length == 0 || h->job_length == 0 || map_end <= h->job_offset
+         || job_end <= h->map_offset;
+}
+
 /* What a whole copy says.  file_size is the sidecar's own. */
 static int
 unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
@@ -432,7 +449,8 @@ unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
       && h->map_length / SIDECAR_SECTOR
              < (granules + SIDECAR_BITS - 1) / SIDECAR_BITS)
     goto nonsense;
-  if (h->job_length != 0 && h->job_length < 2 * SIDECAR_JOB_SIZE)
+  if ((h->job_length != 0 && h->job_length < 2 * SIDECAR_JOB_SIZE)
+      || !areas_are_apart (h))
     goto nonsense;
   if (unpack_fields (buf, pos, end, get_le32 (buf + 188), h) == -1)
     goto nonsense;

@@ -297,6 +297,41 @@ other_versions_are_refused (void **state)
   sidecar_free (reopen ());
 }
 
+/* Areas that lie over the header or each other: a commit would write its bits
+ * over something else. */
+static void
+areas_must_be_apart (void **state)
+{
+  static const struct {
+    off_t at; /* of one byte of an area's offset */
+    uint8_t value;
+  } cases[] = {
+    { 202, 0 },    /* S over header copy A */
+    { 225, 0x40 }, /* the job record over copy B */
+    { 225, 0 },    /* over copy A */
+    { 225, 0xff }, /* its second half in S */
+  };
+
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    sidecar_free (make (1 << 30, 0));
+    patch (cases[i].at, cases[i].value);
+    refused (path, "no sense");
+    unlink (path);
+  }
+  /* A disk of half the size, S a sector shorter: so that S may move up.  It
+   * must begin on a sector of the disk, as those are what may be torn. */
+  sidecar_free (make (1 << 30, 0));
+  patch (67, 0x20);
+  patch (209, 0x84);
+  sidecar_free (reopen ());
+  patch (201, 2);
+  sidecar_free (reopen ());
+  patch (200, 1);
+  patch (201, 0);
+  refused (path, "no sense");
+}
+
 static void
 sectors_are_sealed (void **state)
 {
@@ -435,6 +470,7 @@ main (void)
     TEST (both_copies_are_new),
     TEST (damage_is_refused),
     TEST (other_versions_are_refused),
+    TEST (areas_must_be_apart),
     TEST (sectors_are_sealed),
     TEST (job_record_survives),
     TEST (second_opener_is_refused),
