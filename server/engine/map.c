@@ -576,27 +576,27 @@ sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b)
 uint64_t
 map_live_bytes (struct map *m, uint64_t g, uint64_t end)
 {
-  uint64_t bytes = 0, at = g;
   uint64_t past = (m->nr << m->shift) - m->size;
+  uint64_t granules = 0, at = g, last = end;
 
   if (g >= end)
     return 0;
   if (map_is_complete (m))
-    bytes = end - g;
-  else
-    while (at < end) {
-      uint32_t a = (uint32_t)(at % BITS);
-      uint32_t b = (uint32_t)min_u64 (BITS, end - at + a);
+    return ((end - g) << m->shift) - (end == m->nr ? past : 0);
+  /* Each granule is looked at once, or what is reported could go back while
+   * the last one, which is short, becomes live. */
+  if (past && end == m->nr)
+    last--;
+  while (at < last) {
+    uint32_t a = (uint32_t)(at % BITS);
+    uint32_t b = (uint32_t)min_u64 (BITS, last - at + a);
 
-      bytes += sector_count (m, (uint32_t)(at / BITS), a, b);
-      at += b - a;
-    }
-  bytes <<= m->shift;
-  /* Asked last, so that it can only have become live since: the sum is then
-   * short by less than a granule for a moment, never over. */
-  if (past && end == m->nr && bytes > 0 && map_is_live (m, end - 1, end))
-    bytes = bytes > past ? bytes - past : 0;
-  return bytes;
+    granules += sector_count (m, (uint32_t)(at / BITS), a, b);
+    at += b - a;
+  }
+  if (last < end && map_is_live (m, last, end))
+    return (granules << m->shift) + m->granule - past;
+  return granules << m->shift;
 }
 
 /* Marking. */

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -541,6 +542,58 @@ a_run_is_never_empty (void **state)
   drop (&b);
 }
 
+/* What is counted never goes down while the last granule, of which the disk
+ * has a part, becomes live (I7). */
+
+static void *
+race_counter (void *arg)
+{
+  struct race *r = arg;
+  uint64_t last = 0;
+
+  while (!__atomic_load_n (&r->stop, __ATOMIC_ACQUIRE)) {
+    uint64_t now = map_live_bytes (r->b->m, 0, map_nr (r->b->m));
+
+    __atomic_store_n (&r->marked, now, __ATOMIC_RELEASE);
+    if (now < last)
+      return (void *)"fewer bytes are live than before";
+    last = now;
+  }
+  return NULL;
+}
+
+static void
+counting_never_goes_back (void **state)
+{
+  struct box b;
+
+  (void)state;
+  make (&b, SIDECAR_BITS * GRANULE - 1000);
+  for (unsigned i = 0; i < 300; i++) {
+    struct race r = { .b = &b };
+    pthread_t t;
+    void *why;
+
+    map_free (b.m);
+    b.m = map_new (SIDECAR_BITS * GRANULE - 1000, GRANULE, b.sc, true, false);
+    assert_non_null (b.m);
+    map_mark (b.m, 0, 1, MAP_COPIED);
+    pthread_create (&t, NULL, race_counter, &r);
+    while (__atomic_load_n (&r.marked, __ATOMIC_ACQUIRE) == 0)
+      sched_yield ();
+    map_mark (b.m, SIDECAR_BITS - 1, SIDECAR_BITS, MAP_COPIED);
+    while (__atomic_load_n (&r.marked, __ATOMIC_ACQUIRE) == GRANULE)
+      sched_yield ();
+    __atomic_store_n (&r.stop, true, __ATOMIC_RELEASE);
+    pthread_join (t, &why);
+    if (why)
+      fail_msg ("%s (try %u)", (const char *)why, i);
+    assert_int_equal (map_live_bytes (b.m, 0, map_nr (b.m)),
+                      2 * GRANULE - 1000);
+  }
+  drop (&b);
+}
+
 int
 main (void)
 {
@@ -558,6 +611,7 @@ main (void)
     cmocka_unit_test (full_w_asks_for_a_commit),
     cmocka_unit_test (clean_pages_come_back),
     cmocka_unit_test (readers_never_see_a_bit_go_down),
+    cmocka_unit_test (counting_never_goes_back),
     cmocka_unit_test (a_run_is_never_empty),
   };
 
