@@ -1227,6 +1227,9 @@ job_abort (struct disk *d, char **error)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->verb_lock);
+    /* Whoever opens the volume next would go on with it (G37). */
+    if (j->closed)
+      return refuse (error, ESHUTDOWN, "disk '%s' is being closed", d);
     {
       LOCK_SCOPE (&j->lock);
       if (!in_progress (j))

@@ -87,7 +87,7 @@ int job_start (struct disk *disk, const struct job_options *options,
                char **error) __attribute__ ((nonnull (1, 2, 3)));
 
 /* Returns when nothing more will be written for the job, at the latest after
- * 2 s even if the source hangs.  ESRCH: no job in progress. */
+ * 2 s even if the source hangs.  ESRCH: no job in progress; ESHUTDOWN. */
 int job_abort (struct disk *disk, char **error)
     __attribute__ ((nonnull (1, 2)));
 
