@@ -357,7 +357,18 @@ parked_merge (struct disk *d, uint64_t g, char *bytes)
     parked_finish (d, p, err, r == 1);
 }
 
-/* The owner's side: see its part through.  *behind as map_mark's 1. */
+/* fetch_get for a parked part: 1 held, 0 local by now, else -errno. */
+static int
+parked_fetch (struct disk *d, const struct parked *p, struct fetch_piece *piece)
+{
+  int r = fetch_get (d, p->g << d->shift, granule_offset (d, p->g + 1),
+                     SOURCE_DEMAND, piece);
+
+  return r == -1 ? -errno : r;
+}
+
+/* The owner's side: see its part through.  have is parked_fetch's, *behind as
+ * map_mark's 1. */
 static int
 parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
              int have, char *bytes, uint64_t deadline, bool *behind)
@@ -368,16 +379,15 @@ parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
   for (;;) {
     if (have == 0)
       err = 0;
-    else if (have == -1)
-      err = EIO;
+    else if (have < 0)
+      err = -have;
     else {
       piece->abandon = &p->done;
       err = fetch_take (d, piece, bytes, deadline);
     }
     if (err != EAGAIN)
       break;
-    have = fetch_get (d, p->g << d->shift, granule_offset (d, p->g + 1),
-                      SOURCE_DEMAND, piece);
+    have = parked_fetch (d, p, piece);
   }
 
   claim_take (&d->claims, &c, p->g, p->g + 1);
@@ -540,11 +550,8 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
     /* Both are asked for before either is waited for. */
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits)
-        edge[i].have = bytes
-                           ? fetch_get (d, edge[i].part.g << d->shift,
-                                        granule_offset (d, edge[i].part.g + 1),
-                                        SOURCE_DEMAND, &edge[i].piece)
-                           : -1;
+        edge[i].have = bytes ? parked_fetch (d, &edge[i].part, &edge[i].piece)
+                             : -ENOMEM;
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits) {
         int e = parked_wait (d, &edge[i].part, &edge[i].piece, edge[i].have,
