@@ -9,8 +9,10 @@
 #include "rate.h"
 
 #define SECOND UINT64_C (1000000000)
-/* A caller that slept a little too long may make up for it: no burst, as time
- * is still booked from where the last request's ended. */
+/* A caller that slept a little too long may make up for it: time is still
+ * booked from where the last request's ended.  So that what is made up does
+ * not go over the limit in the second that follows, a second's worth of bytes
+ * books a second and the slack. */
 #define SLACK UINT64_C (5000000)
 
 void
@@ -52,7 +54,8 @@ rate_take (struct rate *r, uint64_t bytes, uint64_t now)
   if (r->next > now)
     return r->next - now;
   r->next = (r->next + SLACK > now ? r->next : now)
-            + (uint64_t)((double)bytes / (double)r->limit * (double)SECOND);
+            + (uint64_t)((double)bytes / (double)r->limit
+                         * (double)(SECOND + SLACK));
   return 0;
 }
 
