@@ -10,9 +10,10 @@
  * source_req, c->answered and c->dead.
  *
  * A read goes straight into the caller's buffer, which libnbd does not zero
- * first: the chunks are counted instead, and an answer that lacks some is an
- * error.  Where the server's block sizes do not allow a request as it is, it
- * is widened into a buffer of ours, or asked in parts, one after the other.
+ * first.  Instead it is noted what came: an answer that lacks some bytes, or
+ * has some twice, is an error.  Where the server's block sizes do not allow a
+ * request as it is, it is widened into a buffer of ours, or asked in parts, one
+ * after the other.
  *
  * A handle is lost when it is dead or closed, when it is silent for
  * c->patience with something sent, or when a sent request is past its
@@ -56,6 +57,9 @@
 #define EXTRA_BACKOFF_MIN 1000
 #define EXTRA_BACKOFF_MAX 60000
 #define PROBE_SIZE 512
+/* A server that sends more chunks of one answer in no order is not believed:
+ * those that may do so send a few. */
+#define MAX_PIECES 4096u
 
 static void on_io (struct ev_loop *loop, ev_io *w, int revents);
 static void on_timer (struct ev_loop *loop, ev_timer *w, int revents);
@@ -115,6 +119,28 @@ note_error (struct source_conn *c)
 
 /* What libnbd calls. */
 
+/* A chunk that is not the next one.  What cannot be noted counts as not
+ * received. */
+static bool
+note_piece (struct source_req *req, uint64_t offset, uint64_t count)
+{
+  size_t n = req->nr_pieces;
+
+  /* Room is made at powers of two. */
+  if ((n & (n - 1)) == 0) {
+    struct source_piece *p
+        = n < MAX_PIECES ? realloc (req->pieces, (n ? 2 * n : 1) * sizeof *p)
+                         : NULL;
+
+    if (!p)
+      return false;
+    req->pieces = p;
+  }
+  req->pieces[req->nr_pieces++]
+      = (struct source_piece){ offset, offset + count };
+  return true;
+}
+
 static int
 on_chunk (void *user_data, const void *subbuf, size_t count, uint64_t offset,
           unsigned status, int *error)
@@ -123,12 +149,12 @@ on_chunk (void *user_data, const void *subbuf, size_t count, uint64_t offset,
 
   (void)subbuf;
   (void)error;
-  if (status == LIBNBD_READ_ERROR)
+  if (status == LIBNBD_READ_ERROR || count == 0)
     return 0;
-  if (offset == req->seen)
+  if (offset == req->seen && req->nr_pieces == 0)
     req->seen += count;
-  else
-    req->disorder = true;
+  else if (!note_piece (req, offset, count))
+    return 0;
   req->received += count;
   return 0;
 }
@@ -243,9 +269,7 @@ conn_send (struct source_conn *c, struct source_req *req, uint64_t now)
   if (req->buf) {
     req->seen = req->cmd_start;
     req->received = 0;
-    req->disorder = false;
-    free (req->bounce);
-    req->bounce = NULL;
+    req_clear (req);
     if (req->cmd_start != req->at || req->cmd_end != end) {
       req->bounce = calloc (1, req->cmd_end - req->cmd_start);
       if (!req->bounce) {
@@ -268,21 +292,40 @@ conn_send (struct source_conn *c, struct source_req *req, uint64_t now)
   }
 }
 
-/* A read's part was answered without error: did all of it come?  Returns
- * true if it, or its next part, must be asked. */
-static bool
-check_part (struct source_conn *c, struct source_req *req)
+static int
+compare_pieces (const void *p1, const void *p2)
 {
-  if (req->received != req->cmd_end - req->cmd_start) {
+  const struct source_piece *a = p1, *b = p2;
+
+  return a->start < b->start ? -1 : a->start > b->start;
+}
+
+/* Did each byte of the command come, once? */
+static bool
+is_whole (struct source_req *req)
+{
+  uint64_t at = req->seen;
+
+  if (req->received != req->cmd_end - req->cmd_start)
+    return false;
+  if (req->nr_pieces > 1)
+    qsort (req->pieces, req->nr_pieces, sizeof *req->pieces, compare_pieces);
+  for (size_t i = 0; i < req->nr_pieces; i++) {
+    if (req->pieces[i].start != at)
+      return false;
+    at = req->pieces[i].end;
+  }
+  return at == req->cmd_end;
+}
+
+/* A read's part was answered without error.  Returns true if there is a next
+ * part to be asked. */
+static bool
+check_part (struct source_req *req)
+{
+  if (!is_whole (req)) {
     req->error = EIO;
     return false;
-  }
-  if (req->disorder && !c->initialize) {
-    /* Chunks in no order could be twice the same, with stale memory where
-     * the other should be.  libnbd zeroes the buffers of such a server. */
-    c->initialize = true;
-    nbd_set_pread_initialize (c->h, true);
-    return true;
   }
   if (req->bounce)
     memcpy ((char *)req->buf + (req->at - req->offset),
@@ -307,7 +350,7 @@ take_answers (struct source_conn *c, uint64_t now)
     if (!req->internal)
       c->patience = max_u64 (src->silence,
                              min_u64 (c->patience, 2 * (now - req->sent_at)));
-    if (req->error == 0 && req->buf && check_part (c, req)) {
+    if (req->error == 0 && req->buf && check_part (req)) {
       req_remove (&answered, req);
       req_append (&again, req);
     }
@@ -362,7 +405,6 @@ drop_handle (struct source_conn *c)
   c->resolve = NULL;
   c->dead = false;
   c->muted = false;
-  c->initialize = false;
 }
 
 /* Back to the queues with what was sent; c->src->lock is held. */
@@ -376,8 +418,7 @@ requeue (struct source_conn *c, uint64_t now)
     req_remove (&c->sent, req);
     if (req->internal) {
       req->state = REQ_IDLE;
-      free (req->bounce);
-      req->bounce = NULL;
+      req_clear (req);
       continue;
     }
     c->nr_sent[req->queue]--;
@@ -1008,7 +1049,7 @@ conn_stop (struct source_conn *c)
       req->state = REQ_IDLE;
       req->error = ESHUTDOWN;
       if (req->internal)
-        free (req->bounce);
+        req_clear (req);
       else
         req_append (&c->finished, req);
     }

@@ -54,6 +54,10 @@
 /* Values of source_req.state; a zeroed request is idle. */
 enum { REQ_IDLE, REQ_WAITING, REQ_SENT, REQ_CANCELLED /* sent */ };
 
+struct source_piece {
+  uint64_t start, end;
+};
+
 struct req_list {
   struct source_req *head, *tail;
 };
@@ -62,6 +66,8 @@ void req_append (struct req_list *list, struct source_req *req);
 void req_prepend (struct req_list *list, struct source_req *req);
 void req_remove (struct req_list *list, struct source_req *req);
 struct source_req *req_pop (struct req_list *list);
+/* Free what it holds for the answer to a read. */
+void req_clear (struct source_req *req);
 
 /* source-pool.c */
 
@@ -130,9 +136,8 @@ struct source_conn {
   struct req_list finished; /* done is still to be called, with error */
   struct verify *verify;
   struct resolve *resolve;
-  bool dead;       /* the handle can do no more */
-  bool muted;      /* TLS has something to read that is no answer */
-  bool initialize; /* libnbd zeroes buffers first */
+  bool dead;  /* the handle can do no more */
+  bool muted; /* TLS has something to read that is no answer */
   bool can_status;
   uint64_t block_min, block_max;
   uint64_t progress_at;  /* last sign of life, while something is sent */

@@ -88,6 +88,16 @@ req_pop (struct req_list *list)
   return req;
 }
 
+void
+req_clear (struct source_req *req)
+{
+  free (req->bounce);
+  req->bounce = NULL;
+  free (req->pieces);
+  req->pieces = NULL;
+  req->nr_pieces = 0;
+}
+
 /* Queues; src->lock is held. */
 
 static bool
@@ -224,8 +234,7 @@ source_finish (struct source *src, struct req_list *list)
 
     if (!req->internal && req->queue == SOURCE_DEMAND)
       __atomic_sub_fetch (&src->demand, 1, __ATOMIC_RELAXED);
-    free (req->bounce);
-    req->bounce = NULL;
+    req_clear (req);
     req->answer = NULL;
     req->extents = req->error ? NULL : answer;
     req->nr_extents = req->error ? 0 : req->answer_size;
@@ -384,6 +393,8 @@ source_submit (struct source *src, struct source_req *req)
       req->answer = NULL;
       req->answer_size = 0;
       req->bounce = NULL;
+      req->pieces = NULL;
+      req->nr_pieces = 0;
       req->at = req->offset;
       req->internal = false;
       req->queue = req->prio;

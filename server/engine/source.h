@@ -108,11 +108,12 @@ struct source_req {
   bool internal;          /* not asked for by anybody outside */
   enum source_prio queue; /* prio, as it was when it was submitted */
   uint64_t sent_at;
-  bool disorder;               /* the answer's chunks were not in order */
   uint64_t at, part_end;       /* read: the part now asked for */
   uint64_t cmd_start, cmd_end; /* the same, on the server's block bounds */
   uint64_t seen, received;     /* end of what came in order; bytes in all */
-  char *bounce;                /* where it is not buf that is read into */
+  struct source_piece *pieces; /* what came after that, in any order */
+  size_t nr_pieces;
+  char *bounce; /* where it is not buf that is read into */
   struct source_extent *answer;
   size_t answer_size;
 };
