@@ -347,9 +347,12 @@ take_answers (struct source_conn *c, uint64_t now)
   c->answered = (struct req_list){ NULL, NULL };
   for (req = answered.head; req; req = next) {
     next = req->next;
-    if (!req->internal)
+    if (!req->internal) {
       c->patience = max_u64 (src->silence,
                              min_u64 (c->patience, 2 * (now - req->sent_at)));
+      /* A handshake alone is not enough: some break at each request. */
+      c->backoff = BACKOFF_MIN;
+    }
     if (req->error == 0 && req->buf && check_part (req)) {
       req_remove (&answered, req);
       req_append (&again, req);
@@ -597,7 +600,6 @@ conn_up (struct source_conn *c)
   struct source *src = c->src;
 
   verify_free (c);
-  c->backoff = BACKOFF_MIN;
   c->progress_at = now_in_ms ();
   if (c->index == 0) {
     int multi = nbd_can_multi_conn (c->h);

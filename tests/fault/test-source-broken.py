@@ -614,6 +614,25 @@ def test_broken_handshakes_are_not_believed(t):
             for n, f in HANDSHAKES.items()}, {}, default=False)
 
 
+def test_server_that_breaks_each_time_is_not_hammered(t):
+    """Neither it, nor the log, nor those who wait for events."""
+    c = Case(t, "broken")
+    p = t.plugin(*c.keys("timeout=60s"))
+    c.start(p)
+    c.on_reads(wrong_magic)
+    before, start = c.source.accepted, time.monotonic()
+    pending = c.client.start_read(256 * K, G)
+    time.sleep(4)
+    most = 6 + 1.1 * (time.monotonic() - start)
+    check(c.hits >= 3, "it is tried again", c.hits)
+    check(c.source.accepted - before < most, "connections",
+          c.source.accepted - before)
+    c.source.fault = None
+    check(c.client.finish(pending) == DATA[256 * K:][:G], "the data")
+    c.close()
+    p.end()
+
+
 # Not wrong.
 
 def in_reverse(conn, r):
