@@ -785,6 +785,23 @@ is_failing (struct job *j)
   return j->failing;
 }
 
+/* All of the failed range was asked for again.  Only when it has been answered
+ * the attempts are over: the failure comes long after the last request. */
+static bool
+retry_has_ended (struct disk *d, struct walk *w)
+{
+  struct job *j = d->job;
+  LOCK_SCOPE (&j->lock);
+
+  while (j->in_flight > 0 && !j->failing && !j->stop && !j->abort
+         && source_is_up (d))
+    sleep_until (j, now_ns () + 100000000);
+  if (j->failing || j->in_flight > 0)
+    return false;
+  w->attempts = 0;
+  return true;
+}
+
 static void
 walk_range (struct disk *d)
 {
@@ -802,8 +819,8 @@ walk_range (struct disk *d)
       continue;
     }
     if (w.at < j->end) {
-      if (w.attempts > 0 && w.at >= w.bad_end)
-        w.attempts = 0;
+      if (w.attempts > 0 && w.at >= w.bad_end && !retry_has_ended (d, &w))
+        continue;
       turn = step (d, &w);
       if (turn == LEAVE)
         break;

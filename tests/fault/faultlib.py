@@ -50,7 +50,8 @@ class Failed(Exception):
 
 def check(condition, what, detail=None):
     if not condition:
-        raise Failed(what if detail is None else "%s: %r" % (what, detail))
+        raise Failed(what if detail is None
+                     else "%s: %s" % (what, repr(detail)[:2000]))
 
 
 def wait_for(condition, what, limit=LIMIT):
@@ -341,8 +342,7 @@ class Control:
                 if self.events[self.seen - 1]["event"] == name:
                     return self.events[self.seen - 1]["data"]
             m = self.message(end - time.monotonic())
-            check(m is not None, "no event " + name,
-                  [e["event"] for e in self.events])
+            check(m is not None, "no event " + name, self.events[-8:])
             self.events.append(m)
 
     def saw(self, name):
