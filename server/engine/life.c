@@ -65,10 +65,12 @@ source_changed (void *opaque, enum source_state state, const char *why)
     ev.type = DISK_EVENT_SOURCE_BACK;
     disk_emit (d, &ev);
   }
-  else if (!up && !d->source_lost) {
+  else if (!up && (!d->source_lost || state == SOURCE_REFUSED)) {
+    /* One that was exchanged is lost first, and then refused: that must not
+     * go unsaid. */
     d->source_lost = true;
-    log_error ("%s: the backing store is lost: %s", d->store_path,
-               why ? why : "");
+    log_error ("%s: the backing store is %s: %s", d->store_path,
+               state == SOURCE_REFUSED ? "refused" : "lost", why ? why : "");
     ev.type = DISK_EVENT_SOURCE_LOST;
     disk_emit (d, &ev);
   }
