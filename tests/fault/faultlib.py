@@ -14,6 +14,7 @@ store that is away.  Tests set the plugin's timeout= far above SOON.
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import collections
 import contextlib
 import errno
 import json
@@ -35,13 +36,17 @@ except ImportError:
     print("python3-libnbd is missing: apt-get install python3-libnbd")
     sys.exit(77)
 
-LIMIT = 60     # seconds: for a slow machine
+LIMIT = 120     # seconds: for a slow machine
 SOON = 30
 LONG = "300s"   # the plugin's timeout=, where nothing shall wait so long
 K = 1024
 M = 1024 * K
 NBDKIT = os.environ.get("NBDKIT") or shutil.which("nbdkit")
 PLUGIN = os.environ.get("BACKFILL_PLUGIN")
+
+
+Request = collections.namedtuple("Request",
+                                 "connection action offset count line")
 
 
 class Failed(Exception):
@@ -392,17 +397,20 @@ class Place:
         return Plugin(self, name, *keys).start()
 
     def requests(self, log):
-        """What nbdkit's log filter noted: [(action, offset, count)]."""
+        """What nbdkit's log filter noted, in order."""
         found = []
         with open(self.path(log)) as f:
             for line in f:
                 words = line.split()
                 # DATE TIME connection=N ACTION key=value ...
-                if len(words) < 4 or words[3].startswith("..."):
+                if len(words) < 4 or not words[2].startswith("connection=") \
+                        or words[3].startswith("..."):
                     continue
                 values = dict(w.split("=", 1) for w in words if "=" in w)
-                found.append((words[3], int(values.get("offset", "0"), 16),
-                              int(values.get("count", "0"), 16)))
+                found.append(Request(int(values["connection"]), words[3],
+                                     int(values.get("offset", "0"), 16),
+                                     int(values.get("count", "0"), 16),
+                                     line))
         return found
 
 
