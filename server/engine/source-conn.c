@@ -523,6 +523,15 @@ conn_connect (struct source_conn *c)
       || nbd_set_uri_allow_local_file (c->h, true) == -1
       || nbd_set_pread_initialize (c->h, false) == -1)
     goto fail;
+  /* libnbd 1.14 then trusts whatever certificate it is shown. */
+  if (src->ca_file
+      && faccessat (AT_FDCWD, src->ca_file, R_OK, AT_EACCESS) == -1) {
+    snprintf (c->why, sizeof c->why,
+              "%s: %s; without a CA certificate any server would be trusted",
+              src->ca_file, strerror (errno));
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
   if (src->command) {
     fd = command_connect (src->command, c->index == 0, c->why, sizeof c->why);
     if (fd == -1) {

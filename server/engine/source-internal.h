@@ -218,6 +218,7 @@ void resolve_end (struct resolve *r);
 struct source {
   char *name; /* the URI or the command, for messages */
   char *uri;
+  char *ca_file; /* NULL: the URI names no folder of certificates */
   struct command *command;
   unsigned timeout, silence;
   enum source_identity_mode identity_mode;

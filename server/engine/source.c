@@ -16,6 +16,7 @@
  */
 #include "config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,6 +268,43 @@ source_set_state (struct source *src, enum source_state state, const char *why)
     src->state_changed (src->opaque, state, text ? text : why);
 }
 
+/* tls-certificates=FOLDER of an NBD URI: FOLDER/ca-cert.pem, malloc'd.  NULL:
+ * there is none, or a pre-shared key goes before it; or memory is short. */
+static char *
+ca_file_of (const char *uri)
+{
+  static const char param[] = "tls-certificates=";
+  const char *p = strchr (uri, '?');
+  CLEANUP_FREE char *dir = NULL;
+  char *path, *w;
+
+  if (strncmp (uri, "nbds", 4) != 0 || !p || strstr (p, "tls-psk-file="))
+    return NULL;
+  do
+    if (strncmp (++p, param, sizeof param - 1) == 0) {
+      p += sizeof param - 1;
+      dir = w = malloc (strlen (p) + 1);
+      if (!dir)
+        return NULL;
+      for (; *p && *p != '&' && *p != '#'; p++) {
+        unsigned char c;
+
+        if (*p == '%' && isxdigit ((unsigned char)p[1])
+            && sscanf (p + 1, "%2hhx", &c) == 1
+            && isxdigit ((unsigned char)p[2])) {
+          *w++ = (char)c;
+          p += 2;
+        }
+        else
+          *w++ = *p;
+      }
+      *w = '\0';
+      return asprintf (&path, "%s/ca-cert.pem", dir) == -1 ? NULL : path;
+    }
+  while ((p = strchr (p, '&')));
+  return NULL;
+}
+
 /* The API. */
 
 int
@@ -313,6 +351,7 @@ source_new (const struct source_config *config)
   if (config->uri) {
     src->uri = strdup (config->uri);
     src->name = strdup (config->uri);
+    src->ca_file = ca_file_of (config->uri);
   }
   else {
     src->command = command_new (config->argv, config->socket_dir);
@@ -322,6 +361,7 @@ source_new (const struct source_config *config)
     int err = errno;
 
     command_free (src->command);
+    free (src->ca_file);
     free (src->uri);
     free (src->name);
     free (src);
@@ -556,6 +596,7 @@ source_free (struct source *src)
   pthread_cond_destroy (&src->changed);
   pthread_mutex_destroy (&src->lock);
   command_free (src->command);
+  free (src->ca_file);
   free (src->uri);
   free (src->name);
   free (src);
