@@ -36,7 +36,7 @@ except ImportError:
     print("python3-libnbd is missing: apt-get install python3-libnbd")
     sys.exit(77)
 
-LIMIT = 120     # seconds: for a slow machine
+LIMIT = int(os.environ.get("FAULT_LIMIT", "120"))   # seconds
 SOON = 30
 LONG = "300s"   # the plugin's timeout=, where nothing shall wait so long
 K = 1024

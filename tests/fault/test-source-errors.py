@@ -125,6 +125,32 @@ def test_errors_of_granules_512(t):
     only_who_needs_them(t, 512)
 
 
+def test_errors_do_not_spread_to_those_who_joined(t):
+    """A read that finds its bytes on their way with others that are bad."""
+    bad = Bad(t, latency=0.02)
+    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    c, ctl, g = p.client(), p.control(), 4 * K
+    check(c.read(0, g) == bad.data[:g], "data")
+    lost = [M + 256 * K, 5 * M + 300 * K]
+    bad.ranges = [(at, at + 1, "EIO") for at in lost]
+    before = ctl.disk()["stats"]
+    for start in (M, 5 * M):
+        for at in range(start, start + M, 128 * K):
+            # The first is a miss, and the others are in what it widens to.
+            reads = [(x, c.start_read(x, g))
+                     for x in range(at, at + 128 * K, 8 * K)]
+            for x, pending in reads:
+                if x in lost:
+                    fails("EIO", c.finish, pending)
+                else:
+                    check(c.finish(pending) == bad.data[x:x + g], "data at %d"
+                          % x)
+    check(ctl.disk()["stats"]["ahead-fetches"] > before["ahead-fetches"],
+          "it was read ahead")
+    c.close()
+    p.end()
+
+
 def test_part_of_a_write_that_fails_changes_nothing(t):
     """Also at the disk's end, and with several at once."""
     bad = Bad(t, 2 * M + 1000)

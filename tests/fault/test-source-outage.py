@@ -151,6 +151,8 @@ def job_waits(t, how):
     s, data = source(t)
     p = volume(t, s, "timeout=3s")
     ctl, c, model = p.control(), p.client(), bytearray(data)
+    # So that it does not begin with waiting.
+    wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
     c.write(7 * M, b"guest" * G)
     model[7 * M:7 * M + 5 * G] = b"guest" * G
     ctl("block-allocate", device="", speed=2 * M)
@@ -363,6 +365,9 @@ def starts_without(t, how):
         c.flush()
     model[2 * M:2 * M + 3 * G] = b"new" * G
     check(ctl.disk()["source"] == "lost" or how == "hung", "source is lost")
+    with within(SOON, "block status, of which nobody knows"):
+        check(all(not flags & faultlib.nbd.STATE_ZERO
+                  for _, flags in c.extents(4 * M, M)), "it counts as data")
     stuck = c.start_read(3 * M, 10000)
     time.sleep(0.5)
     check(not c.is_done(stuck), "absent data is waited for")

@@ -129,6 +129,51 @@ def test_tcp_where_nobody_listens(t):
     p.end()
 
 
+def test_tcp_host_that_does_not_answer(t):
+    """Not even to the attempt to connect: as when it, or its cable, is gone."""
+    image, data = t.image("golden", 4 * M)
+    s = TcpServer(t, "source", "file", image).start()
+    p = t.plugin(t.path("disk"), "backing=nbd://127.0.0.1:%d" % s.port,
+                 "fetch=4K", "timeout=" + LONG)
+    c = p.client()
+    check(c.read(0, G) == data[:G], "data")
+    c.close()
+    p.end()
+    s.kill()
+    # A queue that is full: further SYNs are dropped.
+    hole = socket.socket()
+    hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    hole.bind(("127.0.0.1", s.port))
+    hole.listen(0)
+    queue = []
+    for _ in range(8):
+        queue.append(socket.socket())
+        queue[-1].setblocking(False)
+        queue[-1].connect_ex(("127.0.0.1", s.port))
+    with within(SOON, "start"):
+        p.start()
+    c = p.client()
+    stuck = c.start_read(M, G)
+    with within(SOON, "local data"):
+        check(c.read(0, G) == data[:G], "data")
+        c.write(2 * M, b"w" * G)
+        c.flush()
+    check(not c.is_done(stuck), "it waits")
+    # Also the attempt to connect takes no longer than it should.
+    said = Plugin(t, "other", t.path("other"), "timeout=2s",
+                  "backing=nbd://127.0.0.1:%d" % s.port)
+    with within(SOON, "an error for a new volume"):
+        check("no answer" in said.fails(), "what is said", said.log())
+    for q in queue:
+        q.close()
+    hole.close()
+    s.start()
+    with within(SOON, "recovery"):
+        check(c.finish(stuck) == data[M:M + G], "data")
+    c.close()
+    p.end()
+
+
 def test_unix_export_names(t):
     """One server, several images: the export's name is part of the URI."""
     os.mkdir(t.path("images"))
@@ -146,6 +191,13 @@ def test_wrong_uris(t):
                       ("nbd+unix:///", "nbd+unix"),
                       ("http://localhost/", "http")):
         refused(t, uri, word)
+
+
+def have(program, package="gnutls-bin"):
+    if shutil.which(program):
+        return True
+    print("%s is missing (apt-get install %s): not tested" % (program, package))
+    return False
 
 
 # Commands.
@@ -236,6 +288,14 @@ def test_command_on_stdin(t):
     a_command(t, "[ nbdkit -s file %s ]" % image, data)
 
 
+def test_command_that_would_stay(t):
+    """This one does not end when its client has gone, as nbdkit does."""
+    if not have("qemu-nbd", "qemu-utils"):
+        return
+    image, data = t.image("golden", 4 * M)
+    a_command(t, "[ qemu-nbd -t -r -f raw %s ]" % image, data)
+
+
 def test_command_with_spaces(t):
     os.mkdir(t.path("some images"))
     image, data = t.image("some images/golden's", 2 * M)
@@ -291,13 +351,6 @@ def make_pki(t, name):
                       "encryption_key"),
              "--outfile", "%s/%s-cert.pem" % (d, what))
     return d
-
-
-def have(program):
-    if shutil.which(program):
-        return True
-    print("%s is missing (apt-get install gnutls-bin): not tested" % program)
-    return False
 
 
 def test_tls_certificates(t):
