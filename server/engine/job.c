@@ -368,7 +368,19 @@ fail (struct job *j, int err, uint64_t offset, const char *what)
             offset, strerror (err));
 }
 
-/* Wait until the pump may go on, not before `not_before` (ms). */
+/* The lock is held, or not. */
+static bool
+is_local (struct disk *d)
+{
+  struct job *j = d->job;
+
+  return map_live_bytes (d->map, granule_floor (d, j->offset),
+                         granule_ceil (d, j->end))
+         == j->end - j->offset;
+}
+
+/* Wait until the pump may go on, not before `not_before` (ms).  The source may
+ * be lost all the same, if nothing is needed of it any more. */
 static enum turn
 wait_turn (struct disk *d, uint64_t not_before)
 {
@@ -384,7 +396,7 @@ wait_turn (struct disk *d, uint64_t not_before)
       pthread_cond_wait (&j->changed, &j->lock);
       continue;
     }
-    if (!source_is_up (d)) {
+    if (!source_is_up (d) && !is_local (d)) {
       give_slot (j);
       set_status (d, JOB_WAITING);
       if (!j->lost_since)
@@ -813,6 +825,11 @@ walk_range (struct disk *d)
 
     if (wait_turn (d, w.not_before) == LEAVE)
       break;
+    /* What is in flight would wait for the source: it is of no use now. */
+    if (!source_is_up (d) && is_local (d)) {
+      recount_skipped (d, &w);
+      break;
+    }
     if (is_failing (j)) {
       if (handle_failure (d, &w) == LEAVE)
         break;

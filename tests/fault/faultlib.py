@@ -59,14 +59,15 @@ def check(condition, what, detail=None):
                      else "%s: %s" % (what, repr(detail)[:2000]))
 
 
-def wait_for(condition, what, limit=LIMIT):
+def wait_for(condition, what, limit=LIMIT, state=lambda: None):
     """Poll until it is true, and return it."""
     end = time.monotonic() + limit
     while True:
         result = condition()
         if result:
             return result
-        check(time.monotonic() < end, "waited too long: " + what)
+        if time.monotonic() > end:
+            check(False, "waited too long: " + what, state())
         time.sleep(0.01)
 
 
@@ -365,7 +366,7 @@ class Control:
         """Until the job has one of these; returns it."""
         return wait_for(lambda: next((j for j in [self.job()]
                                       if j and j["status"] in statuses), None),
-                        "job is %s, not %s" % (self.job(), statuses), limit)
+                        "job is " + " or ".join(statuses), limit, self.job)
 
 
 class Place:

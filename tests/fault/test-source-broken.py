@@ -170,9 +170,10 @@ class Case:
             check(job["errno-name"] == "EIO" and "failed-offset" in job,
                   "why the job failed", job)
             ctl("block-allocate", device=self.name)
-        job = wait_for(lambda: next(
-            (j for j in [ctl.job(self.name)] if j["status"] == "concluded"),
-            None), self.name + "'s job ends")
+        wait_for(lambda: ctl.job(self.name)["status"] == "concluded",
+                 self.name + "'s job ends",
+                 state=lambda: (ctl.disk(self.name), self.source.requests[-9:]))
+        job = ctl.job(self.name)
         check(job["result"] == "completed", self.name, job)
         check(self.client.read(0, SIZE) == self.model, self.name + ": disk")
 

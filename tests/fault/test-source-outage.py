@@ -200,6 +200,54 @@ def test_job_waits_for_a_hung_source(t):
     job_waits(t, "hung")
 
 
+def needs_it_no_more(t, how, length):
+    """The guest writes what is left of a job's range, while it waits."""
+    s, data = source(t)
+    p = volume(t, s, "timeout=3s")
+    ctl, c, model = p.control(), p.client(), bytearray(data)
+    check(c.read(0, G) == data[:G], "data")
+    ctl("block-allocate", device="", length=length, speed=2 * M)
+    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    disappear(s, how)
+    ctl("block-job-set-speed", device="", speed=0)
+    ctl.wait_status("waiting")
+    for at in range(0, length, M):
+        c.write(at, b"w" * M)
+    model[:length] = b"w" * length
+    with within(SOON, "the job ends, although the source is away"):
+        end = ctl.wait_event("BLOCK_JOB_COMPLETED")
+    check("error" not in end, "completed", end)
+    job = ctl.job()
+    check(job["result"] == "completed" and job["remaining"] == 0, "job", job)
+    if length == len(data):
+        ctl.wait_event("DISK_LOCAL")
+    else:
+        check(ctl.disk()["absent"] == len(data) - length, "no more than that",
+              ctl.disk())
+        come_back(s, how)
+        ctl("block-allocate", device="")
+        check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "all")
+    c.close()
+    p.end()
+    equals(t, model)
+
+
+def test_job_ends_without_its_source_when_all_is_local_killed(t):
+    needs_it_no_more(t, "killed", 8 * M)
+
+
+def test_job_ends_without_its_source_when_all_is_local_hung(t):
+    needs_it_no_more(t, "hung", 8 * M)
+
+
+def test_job_ends_without_its_source_when_its_range_is_local_killed(t):
+    needs_it_no_more(t, "killed", 4 * M)
+
+
+def test_job_ends_without_its_source_when_its_range_is_local_hung(t):
+    needs_it_no_more(t, "hung", 4 * M)
+
+
 def comes_and_goes(t, how):
     """Demand and a job, several outages in a row, with much in flight."""
     s, data = source(t, delay=100)

@@ -209,7 +209,7 @@ def children(pid):
     for task in os.listdir("/proc/%d/task" % pid):
         with open("/proc/%d/task/%s/children" % (pid, task)) as f:
             found += f.read().split()
-    return sorted({int(x) for x in found})
+    return sorted({int(x) for x in found if is_there(x)})
 
 
 def others():
@@ -227,7 +227,7 @@ def others():
 
 def is_there(pid):
     try:
-        with open("/proc/%d/stat" % pid) as f:
+        with open("/proc/%s/stat" % pid) as f:
             return f.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
