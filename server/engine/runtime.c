@@ -114,6 +114,39 @@ runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
   return 0;
 }
 
+int
+runtime_lookup (const char *dir, dev_t dev, ino_t ino, long *pid,
+                char **control)
+{
+  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
+  char text[8192];
+  char *save = NULL;
+  ssize_t len;
+  int fd;
+
+  *pid = 0;
+  *control = NULL;
+  fd = path ? open (path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
+  if (fd == -1)
+    return -1;
+  len = read (fd, text, sizeof text - 1);
+  close (fd);
+  if (len <= 0)
+    return -1;
+  text[len] = '\0';
+  for (char *line = strtok_r (text, "\n", &save); line;
+       line = strtok_r (NULL, "\n", &save))
+    if (strncmp (line, "pid ", 4) == 0)
+      *pid = strtol (line + 4, NULL, 10);
+    else if (strncmp (line, "control ", 8) == 0 && !*control)
+      *control = strdup (line + 8);
+  if (*pid > 0)
+    return 0;
+  free (*control);
+  *control = NULL;
+  return -1;
+}
+
 void
 runtime_unregister (const char *dir, dev_t dev, ino_t ino)
 {

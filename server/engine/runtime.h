@@ -23,6 +23,10 @@ char *runtime_default_dir (void);
 int runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
                       const char *control, const char *name)
     __attribute__ ((nonnull (1, 4, 6)));
+/* Who has entered it: *pid, and *control malloc'd or NULL.  0, or -1: nobody
+ * has.  Only a hint, as for all readers of the registry. */
+int runtime_lookup (const char *dir, dev_t dev, ino_t ino, long *pid,
+                    char **control) __attribute__ ((nonnull (1, 4, 5)));
 void runtime_unregister (const char *dir, dev_t dev, ino_t ino)
     __attribute__ ((nonnull (1)));
 

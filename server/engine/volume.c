@@ -153,20 +153,34 @@ nomem:
   return -1;
 }
 
-/* Who has it?  The lock cannot tell, the session record can (I8). */
+/* Who has it?  The lock cannot tell.  The session record can (I8), if its
+ * sidecar is the one that we look at: not when the store was reached by a hard
+ * link, or metadata= names another.  Then the registry may know. */
 static void
 name_owner (struct disk *d, char **error)
 {
   CLEANUP_FREE char *ignored = NULL;
+  CLEANUP_FREE char *control = NULL;
   struct sidecar *sc = sidecar_peek (d->metadata, &ignored);
+  long pid = 0;
+  struct stat sb;
 
-  if (sc && sc->h.session_open && sc->h.session_pid)
+  if (sc && sc->h.session_open && sc->h.session_pid) {
+    pid = (long)sc->h.session_pid;
+    control = sc->h.control ? strdup (sc->h.control) : NULL;
+  }
+  else if (stat (d->store_path, &sb) == 0) {
+    bool block = S_ISBLK (sb.st_mode);
+
+    runtime_lookup (d->runtime_dir, block ? sb.st_rdev : sb.st_dev,
+                    block ? 0 : sb.st_ino, &pid, &control);
+  }
+  if (pid > 0)
     message_set (error,
-                 "%s is in use by process %u%s%s: stop that first, or ask it "
+                 "%s is in use by process %ld%s%s: stop that first, or ask it "
                  "through its control socket",
-                 d->store_path, sc->h.session_pid,
-                 sc->h.control ? ", control socket " : "",
-                 sc->h.control ? sc->h.control : "");
+                 d->store_path, pid, control ? ", control socket " : "",
+                 control ? control : "");
   else
     message_set (error,
                  "%s is in use by another process (see lsof): a volume can be "

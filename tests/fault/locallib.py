@@ -1,0 +1,601 @@
+"""locallib.py - what the tests of local files, clients and races share.
+
+A test file defines functions test_*(d): d is a Dir, a folder of the test's
+own, whose processes and mounts end with it.  `main (globals ())` runs them.
+
+The disk's content: every sector says where it is and who wrote it, so that
+one which is lost, stale, in the wrong place or mixed of two is seen.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+import nbd
+
+SECTOR = 512
+LONG = 120  # s: nothing here takes that long, however slow the machine
+
+NBDKIT = os.environ.get("NBDKIT") or "nbdkit"
+PLUGIN = os.environ.get("BACKFILL_PLUGIN", "")
+SANITIZER = os.environ.get("SANITIZER", "no")
+REPORT = re.compile("(ERROR: (Address|Leak)Sanitizer|runtime error:"
+                    "|WARNING: ThreadSanitizer|ThreadSanitizer:DEADLYSIGNAL)")
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Skip(Exception):
+    """What the test needs is not there."""
+
+
+class Refused(Exception):
+    """The server did not start; .text is what it said."""
+
+    def __init__(self, text, code):
+        Exception.__init__(self, text)
+        self.text = text
+        self.code = code
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def wait_for(what, condition, limit=LONG):
+    """Until condition () is true; its value."""
+    end = time.monotonic() + limit
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError("not within %d s: %s" % (limit, what))
+        time.sleep(0.02)
+
+
+# --- content ---------------------------------------------------------------
+
+def sector(tag, n):
+    return struct.pack("<QQ", tag, n) * (SECTOR // 16)
+
+
+def pattern(tag, offset, length):
+    """What writer `tag` puts there; any alignment."""
+    first = offset // SECTOR
+    last = (offset + length + SECTOR - 1) // SECTOR
+    whole = b"".join(sector(tag, n) for n in range(first, last))
+    skip = offset - first * SECTOR
+    return whole[skip:skip + length]
+
+
+def make_golden(path, size, holes=()):
+    """The backing store's image; holes are (offset, length)."""
+    data = bytearray(pattern(1, 0, size))
+    for offset, length in holes:
+        data[offset:offset + length] = bytes(length)
+    with open(path, "wb") as f:
+        f.truncate(size)
+        at = 0
+        while at < size:
+            piece = bytes(data[at:at + 65536])
+            if piece.strip(b"\0"):
+                f.seek(at)
+                f.write(piece)
+            at += 65536
+    return bytes(data)
+
+
+def same(got, want, where=0, what="the disk"):
+    """Like assert got == want, but says what and where."""
+    if got == want:
+        return
+    assert len(got) == len(want), "%s: %d bytes, not %d" % (what, len(got),
+                                                            len(want))
+    for i in range(0, len(want), SECTOR):
+        g, w = got[i:i + SECTOR], want[i:i + SECTOR]
+        if g != w:
+            def name(s):
+                if not s.strip(b"\0"):
+                    return "zeros"
+                return "tag %d of sector %d, ..." % struct.unpack("<QQ", s[:16]) \
+                    if len(s) >= 16 else repr(s)
+            raise AssertionError("%s at %d: is %s, should be %s"
+                                 % (what, where + i, name(g), name(w)))
+
+
+# --- processes -------------------------------------------------------------
+
+def die_with_parent():
+    libc.prctl(1, signal.SIGKILL)
+
+
+class Process:
+    """A child whose standard error goes to a file; killed at the latest with
+    the test."""
+
+    def __init__(self, d, argv, name, env=None, preexec=None, files=None):
+        self.name = name
+        self.log = os.path.join(d.path, name + ".err")
+        self.argv = argv
+
+        def prepare():
+            die_with_parent()
+            if files:
+                import resource
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+            if preexec:
+                preexec()
+        with open(self.log, "ab") as log:
+            self.begin = log.tell()
+            self.p = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
+                                      stdout=log, stderr=log,
+                                      env={**os.environ, **(env or {})},
+                                      preexec_fn=prepare, cwd=d.path)
+        self.pid = self.p.pid
+        d.processes.append(self)
+
+    def text(self):
+        with open(self.log, errors="replace") as f:
+            f.seek(self.begin)
+            return f.read()
+
+    def alive(self):
+        return self.p.poll() is None
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.alive():
+            self.p.send_signal(signal.SIGCONT)
+            self.p.send_signal(sig)
+        self.p.wait(LONG)
+        return self.p.returncode
+
+    def term(self):
+        self.p.send_signal(signal.SIGTERM)
+
+    def stop(self):
+        """An orderly end."""
+        self.term()
+        code = self.p.wait(LONG)
+        assert code == 0, "%s: exit code %s after SIGTERM: %s" \
+            % (self.name, code, self.text())
+
+    def hang(self):
+        self.p.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.p.send_signal(signal.SIGCONT)
+
+    def check(self):
+        m = REPORT.search(self.text())
+        if m:
+            raise AssertionError("%s: the sanitizer reports:\n%s"
+                                 % (self.name, self.text()[m.start():][:12000]))
+
+
+def sanitizer_env():
+    """nbdkit has no sanitizer in it: the runtime is loaded first."""
+    name = "libasan.so" if "address" in SANITIZER else \
+        "libtsan.so" if "thread" in SANITIZER else None
+    if name is None:
+        return {}
+    path = subprocess.run([os.environ.get("CC", "gcc"),
+                           "-print-file-name=" + name],
+                          stdout=subprocess.PIPE, text=True).stdout.strip()
+    return {"LD_PRELOAD": path, "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "TSAN_OPTIONS": "second_deadlock_stack=1:history_size=4"}
+
+
+class Source(Process):
+    """The backing store: nbdkit's file plugin on the golden image."""
+
+    def __init__(self, d, image, filters=(), args=()):
+        self.socket = os.path.join(d.path, "source.sock")
+        pid = os.path.join(d.path, "source.pid")
+        for path in (self.socket, pid):
+            if os.path.exists(path):
+                os.unlink(path)
+        Process.__init__(self, d, [NBDKIT, "-f", "-r", "-U", self.socket,
+                                   "-P", pid]
+                         + ["--filter=" + f for f in filters]
+                         + ["file", image, *args], "source")
+        self.uri = "nbd+unix:///?socket=" + self.socket
+        wait_for("the source starts", lambda: os.path.exists(pid)
+                 and os.path.getsize(pid) > 0)
+
+
+class Server(Process):
+    """nbdkit with the plugin.  Raises Refused if it does not start."""
+    nr = 0
+
+    def __init__(self, d, *args, options=(), run=None, wrap=(), env=None,
+                 plugin=None, name=None, control=True, files=None):
+        Server.nr += 1
+        self.d = d
+        name = name or "server%d" % Server.nr
+        self.socket = os.path.join(d.path, name + ".sock")
+        self.control = os.path.join(d.path, name + ".ctl")
+        pid = os.path.join(d.path, name + ".pid")
+        if os.path.exists(pid):
+            os.unlink(pid)
+        keys = ["runtime-dir=" + (run or d.run)]
+        if control:
+            keys.append("control=" + self.control)
+        Process.__init__(self, d, [*wrap, NBDKIT, "-f", "-U", self.socket,
+                                   "-P", pid, *options, plugin or PLUGIN,
+                                   *map(str, args), *keys],
+                         name, env={**sanitizer_env(), **(env or {})},
+                         files=files)
+        self.handles = []
+
+        def up():
+            return not self.alive() or (os.path.exists(pid)
+                                        and os.path.getsize(pid) > 0)
+        wait_for("the server starts or ends", up)
+        # One whose threads cannot be started has written that file too.
+        if self.alive() and control:
+            try:
+                Control(self.control).close()
+            except OSError:
+                wait_for("it ends", lambda: not self.alive())
+        if not self.alive():
+            self.check()
+            text = self.text()
+            d.processes.remove(self)
+            raise Refused(text, self.p.returncode)
+
+    def nbd(self, export="", extents=False):
+        h = nbd.NBD()
+        h.set_export_name(export)
+        # Requests out of range are to be sent as they are.
+        h.set_strict_mode(0)
+        if extents:
+            h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        h.connect_unix(self.socket)
+        return h
+
+    def qmp(self):
+        return Control(self.control).negotiate()
+
+    def ask(self, command, **args):
+        q = self.qmp()
+        try:
+            return q.ask(command, **args)
+        finally:
+            q.close()
+
+    def info(self):
+        return self.ask("query-disks")[0]
+
+    def stop(self):
+        Process.stop(self)
+        self.check()
+
+    def kill(self, sig=signal.SIGKILL):
+        code = Process.kill(self, sig)
+        self.check()
+        return code
+
+    def fds(self):
+        return len(os.listdir("/proc/%d/fd" % self.pid))
+
+    def threads(self):
+        return len(os.listdir("/proc/%d/task" % self.pid))
+
+    def rss(self):
+        with open("/proc/%d/status" % self.pid) as f:
+            for line in f:
+                if line.startswith("VmRSS:"):
+                    return int(line.split()[1]) << 10
+        return 0
+
+
+class QmpError(Exception):
+    def __init__(self, error):
+        Exception.__init__(self, error.get("desc"))
+        self.cls = error["class"]
+        self.name = error.get("errno-name")
+
+
+class Control:
+    """A client of the control socket."""
+
+    def __init__(self, path, limit=LONG):
+        self.s = socket.socket(socket.AF_UNIX)
+        self.s.settimeout(limit)
+        self.buf = b""
+        self.events = []
+        end = time.monotonic() + limit
+        while True:
+            try:
+                self.s.connect(path)
+                break
+            except (BlockingIOError, ConnectionRefusedError) as e:
+                # A full backlog says EAGAIN.
+                if isinstance(e, ConnectionRefusedError) \
+                        or time.monotonic() > end:
+                    self.s.close()
+                    raise
+                time.sleep(0.005)
+            except BaseException:
+                self.s.close()
+                raise
+
+    def send(self, data):
+        self.s.sendall(data)
+
+    def message(self):
+        while b"\n" not in self.buf:
+            piece = self.s.recv(65536)
+            if not piece:
+                raise EOFError("the control socket was closed")
+            self.buf += piece
+        line, self.buf = self.buf.split(b"\n", 1)
+        return json.loads(line)
+
+    def answer(self):
+        while True:
+            m = self.message()
+            if "event" not in m:
+                return m
+            self.events.append(m)
+
+    def negotiate(self):
+        assert "QMP" in self.message()
+        self.ask("qmp_capabilities")
+        return self
+
+    def ask(self, command, **args):
+        m = {"execute": command}
+        if args:
+            m["arguments"] = {k.replace("_", "-"): v for k, v in args.items()}
+        self.send(json.dumps(m).encode())
+        m = self.answer()
+        if "error" in m:
+            raise QmpError(m["error"])
+        return m["return"]
+
+    def wait_event(self, name, limit=LONG):
+        end = time.monotonic() + limit
+        while True:
+            for e in self.events:
+                if e["event"] == name:
+                    self.events.remove(e)
+                    return e["data"]
+            self.s.settimeout(max(0.01, end - time.monotonic()))
+            m = self.message()
+            assert "event" in m
+            self.events.append(m)
+
+    def close(self):
+        self.s.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def cli(*args, **kw):
+    return subprocess.run(["backfill", *args], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=LONG,
+                          **kw)
+
+
+def wait_job(server, *states, device=""):
+    """Until the job is in one of the states; the job object."""
+    def look():
+        jobs = server.ask("query-block-jobs", device=device)
+        return jobs[0] if jobs and jobs[0]["status"] in states else None
+    return wait_for("a job that is %s" % " or ".join(states), look)
+
+
+def nbd_errno(call, *args, **kw):
+    """The error's name, or None if the call succeeded."""
+    try:
+        call(*args, **kw)
+    except nbd.Error as e:
+        return e.errno
+    return None
+
+
+# --- the test's folder -----------------------------------------------------
+
+class Dir:
+    def __init__(self, name):
+        self.path = tempfile.mkdtemp(prefix="bf-", dir=os.environ.get("TMPDIR"))
+        os.chmod(self.path, 0o755)
+        self.run = self.make("run")
+        self.processes = []
+        self.mounts = []
+
+    def __call__(self, *names):
+        return os.path.join(self.path, *names)
+
+    def make(self, *names):
+        path = self(*names)
+        os.makedirs(path)
+        return path
+
+    def mount(self, name, *args):
+        """Needs a namespace of our own: see main.  The mount point."""
+        if os.environ.get("LOCALLIB_NS") != "1":
+            raise Skip("no private mount namespace to be had")
+        path = self(name)
+        if not os.path.isdir(path):
+            os.mkdir(path)
+        r = subprocess.run(["mount", *args, path], stderr=subprocess.PIPE,
+                           text=True)
+        if r.returncode != 0:
+            raise Skip("mount %s: %s" % (" ".join(args), r.stderr.strip()))
+        self.mounts.append(path)
+        return path
+
+    def umount(self, path):
+        subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL)
+        self.mounts.remove(path)
+
+    def close(self):
+        for p in reversed(self.processes):
+            try:
+                Process.kill(p)
+            except Exception:
+                traceback.print_exc()
+        for m in reversed(self.mounts[:]):
+            self.umount(m)
+        # A file that a test made immutable and did not come to free.
+        subprocess.run(["chattr", "-R", "-i", self.path],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def check(self):
+        for p in self.processes:
+            p.check()
+
+
+def snapshot(*paths):
+    """What is on disk: names, and content of files; to be compared."""
+    seen = {}
+    for top in paths:
+        for path in [top] + [os.path.join(r, n) for r, ds, fs in os.walk(top)
+                             for n in ds + fs]:
+            try:
+                st = os.lstat(path)
+            except FileNotFoundError:
+                seen[path] = None
+                continue
+            if stat.S_ISREG(st.st_mode):
+                with open(path, "rb") as f:
+                    digest = hashlib.sha256(f.read()).hexdigest()
+                seen[path] = (st.st_mode, st.st_size, digest)
+            else:
+                seen[path] = (st.st_mode,)
+    return seen
+
+
+def refused(d, *args, words=(), files=(), **kw):
+    """The server refuses with one message that has all the words in it, and
+    leaves the files, and the runtime directory, as they are."""
+    before = snapshot(*files, kw.get("run") or d.run)
+    try:
+        server = Server(d, *args, **kw)
+    except Refused as e:
+        text, code = e.text, e.code
+    else:
+        server.kill()
+        raise AssertionError("not refused: %s" % (args,))
+    assert code == 1, "ended with %s: %s" % (code, text)
+    lines = [l for l in text.splitlines() if "error:" in l]
+    for word in words:
+        assert any(str(word) in l for l in lines), \
+            "the message does not say %r: %s" % (word, text)
+    after = snapshot(*files, kw.get("run") or d.run)
+    assert before == after, "refused, but something was changed: %s" \
+        % {k: (before.get(k), after.get(k))
+           for k in set(before) | set(after) if before.get(k) != after.get(k)}
+    return text
+
+
+def need_root():
+    if os.geteuid() != 0:
+        raise Skip("needs root")
+
+
+def as_nobody():
+    """What to put before a command so that another user runs it."""
+    need_root()
+    if shutil.which("setpriv") is None:
+        raise Skip("no setpriv")
+    return ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def built(path):
+    """A program of the build tree's test folders."""
+    path = os.path.join(os.environ.get("TOP_BUILDDIR", "."), "tests", path)
+    if not os.access(path, os.X_OK):
+        raise Skip("%s was not built" % path)
+    return path
+
+
+# --- running ---------------------------------------------------------------
+
+def enter_namespace():
+    """Mounts that do not outlive us."""
+    if "LOCALLIB_NS" in os.environ:
+        return
+    for flags in (["-m"], ["-rm"]):
+        argv = ["unshare", *flags, "--propagation", "private"]
+        if flags == ["-rm"] and os.geteuid() == 0:
+            break
+        try:
+            ok = subprocess.run([*argv, "true"],
+                                stderr=subprocess.DEVNULL).returncode == 0
+        except FileNotFoundError:
+            ok = False
+        if ok:
+            os.environ["LOCALLIB_NS"] = "1"
+            os.execvp("unshare", [*argv, sys.executable, *sys.argv])
+    os.environ["LOCALLIB_NS"] = "0"
+
+
+def main(names, mounts=False):
+    """Run the test_* functions, or those named as arguments."""
+    if shutil.which(NBDKIT) is None or not PLUGIN:
+        say("skipped: no nbdkit, or not started with ./run")
+        sys.exit(77)
+    if mounts:
+        enter_namespace()
+
+    def end(signum, frame):
+        raise SystemExit(1)
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(sig, end)
+    tests = [(n, f) for n, f in names.items() if n.startswith("test_")]
+    wanted = sys.argv[1:]
+    failed, passed = [], 0
+    begin = time.monotonic()
+    for name, test in tests:
+        if wanted and name not in wanted:
+            continue
+        d = Dir(name)
+        at = time.monotonic()
+        try:
+            test(d)
+            d.check()
+            passed += 1
+            say("ok: %s (%.1f s)" % (name, time.monotonic() - at))
+        except Skip as e:
+            say("skipped: %s: %s" % (name, e))
+        except Exception:
+            failed.append(name)
+            say("FAILED: %s (%.1f s)" % (name, time.monotonic() - at))
+            traceback.print_exc(file=sys.stdout)
+            for p in d.processes:
+                if p.text().strip():
+                    say("--- %s said last:" % p.name)
+                    say(p.text()[-3000:])
+        finally:
+            d.close()
+    say("%d passed, %d failed, %.0f s" % (passed, len(failed),
+                                          time.monotonic() - begin))
+    if failed:
+        say("FAILED: " + " ".join(failed))
+        sys.exit(1)
+    sys.exit(0 if passed else 77)
