@@ -458,6 +458,15 @@ write_store (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
   return -1;
 }
 
+static bool
+is_damaged (struct disk *d, uint64_t g, uint64_t end)
+{
+  for (uint64_t stop; g < end; g = stop)
+    if (map_run (d->map, g, end, &stop) == MAP_DAMAGED)
+      return true;
+  return false;
+}
+
 /* 0 or errno. */
 static int
 change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
@@ -497,6 +506,10 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   /* Durable at once is not to be had any more (G24). */
   if (fua && commit_failed (d))
     return commit_failed (d);
+  /* Nothing is written where the map is damaged: a backup of the sidecar may
+   * still say that what the store holds there is the truth (G18). */
+  if (!stable && is_damaged (d, g, last))
+    return EIO;
 
   claim_take (&d->claims, &c, g, last);
   for (unsigned i = 0; i < nr_edges && err == 0; i++) {
