@@ -591,7 +591,8 @@ work_identity (struct disk *d, uint64_t session)
   struct work_identity id = { .session = session,
                               .store_dev = d->store->dev,
                               .store_ino = d->store->ino,
-                              .store_btime = d->store->btime };
+                              .store_btime = d->store->btime,
+                              .nr_sectors = sidecar_nr_sectors (d->sc) };
 
   memcpy (id.uuid, d->sc->h.uuid, WORK_UUID_SIZE);
   return id;

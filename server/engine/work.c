@@ -53,7 +53,14 @@ pack (const struct work_identity *id, uint8_t *buf)
   put_le64 (buf + 32, id->store_dev);
   put_le64 (buf + 40, id->store_ino);
   put_le64 (buf + 48, id->store_btime);
+  put_le32 (buf + 56, id->nr_sectors);
   put_le32 (buf + HEADER_BODY, crc32c (buf, HEADER_BODY));
+}
+
+static off_t
+full_length (const struct work_identity *id)
+{
+  return (off_t)(HEADER_SIZE + (uint64_t)id->nr_sectors * SECTOR);
 }
 
 struct work *
@@ -71,6 +78,7 @@ work_create (const char *path, const struct work_identity *id)
     goto fail;
   pack (id, buf);
   if (store_lock_fd (w->fd, false) == -1
+      || ftruncate (w->fd, full_length (id)) == -1
       || pwrite (w->fd, buf, sizeof buf, 0) != sizeof buf
       || work_set_state (w, WORK_OK) == -1)
     goto fail_unlink;
@@ -109,7 +117,8 @@ work_open (const char *path, const struct work_identity *id, bool read_only,
   if (store_lock_fd (w->fd, read_only) == -1)
     goto fail;
   pack (id, expect);
-  if (!S_ISREG (sb.st_mode) || pread (w->fd, buf, sizeof buf, 0) != sizeof buf
+  if (!S_ISREG (sb.st_mode) || sb.st_size < full_length (id)
+      || pread (w->fd, buf, sizeof buf, 0) != sizeof buf
       || memcmp (buf, expect, sizeof buf) != 0
       || pread (w->fd, le, sizeof le, STATE_AT) != sizeof le
       || (get_le32 (le) != WORK_OK && get_le32 (le) != WORK_SYNCING)) {

@@ -5,8 +5,11 @@
  * writes read back (I5); after a power cut it is gone, as it must be.
  *
  *   0      header (4 KiB): magic, uuid, session, store's inode and birth
- *          time, state, CRC-32C
+ *          time, number of sectors, state, CRC-32C
  *   4096   per sector of S 512 bytes: 62 words of bits, host order
+ *
+ * It has its full length from the start, holes that cost nothing, so that one
+ * that was cut short is told from one that holds little.
  *
  * Locking: none here.  map.c writes a page of 4 KiB under that page's lock,
  * the committer alone changes the state.
@@ -33,6 +36,7 @@ struct work_identity {
   uint8_t uuid[WORK_UUID_SIZE];
   uint64_t session;
   uint64_t store_dev, store_ino, store_btime;
+  uint32_t nr_sectors; /* of S */
 };
 
 struct work {
