@@ -322,6 +322,9 @@ backfill_get_ready (void)
   /* Where we look for backfilld, too. */
   if (config->runtime_dir)
     setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
+  /* A limit on the size of files is an error of one write (EFBIG), and not
+   * the end of all disks. */
+  signal (SIGXFSZ, SIG_IGN);
   if (!config->control_off) {
     control_path = config->control
                        ? strdup (config->control)

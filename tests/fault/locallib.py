@@ -268,6 +268,7 @@ class Server(Process):
         if extents:
             h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         h.connect_unix(self.socket)
+        self.handles.append(h)
         return h
 
     def qmp(self):
@@ -284,6 +285,12 @@ class Server(Process):
         return self.ask("query-disks")[0]
 
     def stop(self):
+        # nbdkit waits for its clients.
+        for h in self.handles:
+            try:
+                h.shutdown()
+            except nbd.Error:
+                pass
         Process.stop(self)
         self.check()
 
