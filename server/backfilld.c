@@ -526,6 +526,7 @@ main (int argc, char **argv)
 
   /* The other signal that ends a program without a reason. */
   signal (SIGPIPE, SIG_IGN);
+  signal (SIGXFSZ, SIG_IGN); /* an error of one write, not of all volumes */
   log_set_sink (log_to_stderr);
   umask (0022);
   status = parse_options (argc, argv, &options);
