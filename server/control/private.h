@@ -35,8 +35,10 @@
 #define MAX_BATCH 16             /* commands at once, then others' turn */
 #define MAX_HELD (256u << 20)    /* bytes held for all clients together */
 #define MAX_HELD_ONE (64u << 10) /* for one, when that is reached */
+#define TRIM_BYTES (16u << 20)   /* given back to the system when freed */
 #define MAX_INLINE (16u << 10)   /* longer messages are not parsed here */
 #define HALF_TIMEOUT 30.0        /* s: half a message, or no negotiation */
+#define GRACE 0.25               /* s: to negotiate, when there are too many */
 #define OUTPUT_TIMEOUT 30.0      /* s: an answer is not being read */
 #define STOP_TIMEOUT 5           /* s: for the commands that run */
 
@@ -113,6 +115,7 @@ struct control {
   struct session *dead; /* to be freed when nothing is on the stack */
   unsigned nr_sessions, max_sessions;
   size_t held; /* bytes in all sessions */
+  size_t peak; /* of held, since memory was last given back */
 };
 
 /* listener.c: on the loop, but listener_limit, which comes before it. */
@@ -141,8 +144,9 @@ void session_close (struct session *s, const char *why);
 void session_done (struct request *request);
 /* Queue an event for everyone who may see it; text is taken over. */
 void session_events (struct control *c, char *text, size_t len, uid_t owner);
-/* Close one to make room: of those that did not negotiate the oldest, else
- * of those the longest silent.  False if there is none. */
+/* Close one to make room: of those that did not negotiate the oldest, if it
+ * had time for it, else of those that did the longest silent.  False if there
+ * is none. */
 bool session_evict (struct control *c, bool negotiated);
 void session_sweep (struct control *c);
 /* Close all that negotiated. */

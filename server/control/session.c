@@ -20,6 +20,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,6 +164,19 @@ bury (struct ev_loop *loop, ev_prepare *prepare, int revents)
   }
 }
 
+/* What sessions freed the C library keeps, in pieces.  After a crowd it goes
+ * back to the system. */
+static void
+give_back (struct control *c)
+{
+  if (c->held > c->peak)
+    c->peak = c->held;
+  else if (c->peak - c->held > TRIM_BYTES) {
+    malloc_trim (0);
+    c->peak = c->held;
+  }
+}
+
 void
 session_close (struct session *s, const char *why)
 {
@@ -192,6 +206,7 @@ session_close (struct session *s, const char *why)
   wire_in_free (&s->in);
   while (s->first)
     out_drop (s);
+  give_back (c);
   /* It may be in use further up the stack, or come back from a pool. */
   list_add (s->busy ? &c->gone : &c->dead, s);
 }
@@ -285,6 +300,7 @@ update (struct session *s)
     session_close (s, "all clients together hold too much memory");
     return;
   }
+  give_back (c);
 
   if (may_take (s)) {
     if (s->whole) {
@@ -601,7 +617,10 @@ session_evict (struct control *c, bool negotiated)
     if (s->negotiated != negotiated)
       continue;
     if (!negotiated) {
-      found = s;
+      /* Not one that is just about to: the next newcomer would take the place
+       * of this one, and so on. */
+      if (at - s->born >= GRACE)
+        found = s;
       break;
     }
     if (is_idle (s, at) && (!found || s->last_command < found->last_command))
