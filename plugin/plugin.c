@@ -312,37 +312,6 @@ listen_control (void)
   return 0;
 }
 
-static int
-backfill_get_ready (void)
-{
-  CLEANUP_FREE char *dir = runtime_dir ();
-
-  if (dir == NULL)
-    return -1;
-  /* Where we look for backfilld, too. */
-  if (config->runtime_dir)
-    setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
-  /* A limit on the size of files is an error of one write (EFBIG), and not
-   * the end of all disks. */
-  signal (SIGXFSZ, SIG_IGN);
-  if (!config->control_off) {
-    control_path = config->control
-                       ? strdup (config->control)
-                       : default_control_path (dir, config->disks[0].store);
-    if (control_path == NULL) {
-      nbdkit_error ("control socket: %m");
-      return -1;
-    }
-  }
-  disk_set_total_speed (config->total_speed);
-
-  /* The volumes' locks come first: they keep a second owner from taking the
-   * socket of the one that is there. */
-  if (open_disks (dir) == -1)
-    return -1;
-  return config->control_off ? 0 : listen_control ();
-}
-
 static void *
 gate_one (void *disk)
 {
@@ -370,6 +339,39 @@ gate_all (void)
       pthread_join (threads[i], NULL);
     else
       gate_one (disks.ptr[i]);
+}
+
+static int
+backfill_get_ready (void)
+{
+  CLEANUP_FREE char *dir = runtime_dir ();
+
+  if (dir == NULL)
+    return -1;
+  /* Where we look for backfilld, too. */
+  if (config->runtime_dir)
+    setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
+  /* A limit on the size of files is an error of one write (EFBIG), and not
+   * the end of all disks. */
+  signal (SIGXFSZ, SIG_IGN);
+  if (!config->control_off) {
+    control_path = config->control
+                       ? strdup (config->control)
+                       : default_control_path (dir, config->disks[0].store);
+    if (control_path == NULL) {
+      nbdkit_error ("control socket: %m");
+      return -1;
+    }
+  }
+  disk_set_total_speed (config->total_speed);
+
+  /* The volumes' locks come first: they keep a second owner from taking the
+   * socket of the one that is there. */
+  if (open_disks (dir) == 0 && (config->control_off || listen_control () == 0))
+    return 0;
+  /* The server exits now, without .unload: leave the volumes closed. */
+  gate_all ();
+  return -1;
 }
 
 /* Sleeps until the server is told to quit.  (The server then prints "aborting

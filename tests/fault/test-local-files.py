@@ -289,6 +289,18 @@ def test_a_store_in_use_is_refused_and_its_owner_is_named(d):
          + data[4096:])
 
 
+def test_of_several_disks_one_is_refused_and_the_others_are_left_closed(d):
+    source, data = golden(d)
+    os.mkdir(d("folder"))
+    refused(d, "name=a", "store=" + d("a"), "backing=" + source.uri, "name=b",
+            "store=" + d("folder"), "size=1M", words=[d("folder")])
+    r = cli("check", d("a"))
+    assert r.returncode == 0 and "not closed" not in r.stdout, r
+    s = Server(d, d("a"))
+    same(s.nbd().pread(SIZE, 0), data)
+    s.stop()
+
+
 def test_the_raw_file_in_use_is_refused_to_qemu(d):
     if shutil.which("qemu-io") is None:
         raise Skip("no qemu-io")
