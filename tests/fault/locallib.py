@@ -171,6 +171,10 @@ class Process:
     def stop(self):
         """An orderly end."""
         self.term()
+        self.ended()
+
+    def ended(self):
+        """It was told to."""
         code = self.p.wait(LONG)
         assert code == 0, "%s: exit code %s after SIGTERM: %s" \
             % (self.name, code, self.text())
