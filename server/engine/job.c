@@ -32,6 +32,7 @@
 #include "rate.h"
 
 #define ATTEMPTS 5u
+#define GRANULE_ATTEMPT 3u /* the first that is made granule by granule */
 #define BACKOFF_MS 100u
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
@@ -521,6 +522,7 @@ struct walk {
   uint64_t at;
   /* While a failed range is tried again. */
   uint64_t bad_offset, bad_end;
+  uint64_t bad_granule; /* the one that failed last */
   unsigned attempts;
   uint64_t not_before;
   bool gave_up; /* some range was skipped: the next ones get fewer tries */
@@ -537,7 +539,8 @@ request_size (struct disk *d, const struct walk *w)
   uint64_t most = guest_is_active (d) ? POLITE_REQUEST : REQUEST;
 
   if (w->attempts > 0 && w->at < w->bad_end)
-    most = w->attempts == 1 ? max_u64 (65536, d->granule) : d->granule;
+    most = w->attempts + 1 < GRANULE_ATTEMPT ? max_u64 (65536, d->granule)
+                                             : d->granule;
   most = min_u64 (rate_request (&j->rate, d->granule, most),
                   rate_request (&total_rate, d->granule, most));
   return max_u64 (round_down (most, d->granule), d->granule);
@@ -604,8 +607,14 @@ handle_failure (struct disk *d, struct walk *w)
   if (!source_is_up (d))
     return GO;
 
-  if (offset >= w->bad_offset && end <= w->bad_end && w->attempts > 0)
+  if (offset >= w->bad_offset && end <= w->bad_end && w->attempts > 0) {
     w->attempts++;
+    /* Granule by granule each counts for itself: one that got through is
+     * behind us, and another's failure is the first of its own. */
+    if (w->attempts > GRANULE_ATTEMPT && offset != w->bad_granule)
+      w->attempts = GRANULE_ATTEMPT;
+    w->bad_granule = offset;
+  }
   else {
     w->attempts = 1;
     w->bad_offset = offset;
