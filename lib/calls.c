@@ -340,14 +340,15 @@ allocate (struct backfill *h, const char *disk, uint64_t offset,
     json_decref (args);
     return -1;
   }
-  /* Asked first: events name the disk, and may come before the answer. */
-  if (wait)
+  /* Asked first: events name the disk, and may come before the answer.  And
+   * where no disk was named, this tells which there are. */
+  if (wait || device == NULL)
     name = handle_disk_name (conn, device, deadline);
-  if (wait && name == NULL)
+  if ((wait || device == NULL) && name == NULL)
     json_decref (args);
   else
-    reply = handle_execute (conn, wait ? name : device, "block-allocate", args,
-                            deadline);
+    reply = handle_execute (conn, name != NULL ? name : device,
+                            "block-allocate", args, deadline);
   if (reply != NULL) {
     json_decref (reply);
     r = wait ? wait_job (h, disk, &conn, &name, DEADLINE_NEVER,

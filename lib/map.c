@@ -33,6 +33,12 @@ get_pages (struct backfill *h, const char *disk, uint64_t offset,
   conn = handle_route (h, disk, false, &device, deadline);
   if (conn == NULL)
     return -1;
+  if (device == NULL) /* the only disk, or an error that lists them */
+    device = handle_disk_name (conn, NULL, deadline);
+  if (device == NULL) {
+    handle_give (h, conn);
+    return -1;
+  }
   do {
     json_t *args, *page;
 

@@ -233,11 +233,35 @@ put_volume (struct call *call)
   call->held = NULL;
 }
 
+#define NAMES_MAX 1024
+
+/* "'vda', 'vdb'": what a client could have named. */
+static const char *
+list_names (const struct disks *disks, char buf[NAMES_MAX])
+{
+  size_t n = 0;
+
+  buf[0] = '\0';
+  for (size_t i = 0; i < disks->len; i++) {
+    const char *name = disk_name (disks->ptr[i]);
+
+    /* Room for its quotes and for what says that there are more. */
+    if (n + strlen (name) + 16 > NAMES_MAX) {
+      snprintf (buf + n, NAMES_MAX - n, ", ...");
+      break;
+    }
+    n += (size_t)snprintf (buf + n, NAMES_MAX - n, "%s'%s'", i ? ", " : "",
+                           name);
+  }
+  return buf;
+}
+
 /* The disk that `device` names, or the only one. */
 static struct disk *
 call_disk_for (struct call *call, enum control_use use)
 {
   const char *name = arg_text (call, "device");
+  char names[NAMES_MAX];
   struct disk *disk;
 
   if (call->volumes)
@@ -246,15 +270,16 @@ call_disk_for (struct call *call, enum control_use use)
     if (call->disks->len == 1)
       return call->disks->ptr[0];
     FAIL (call, "GenericError", EINVAL,
-          "Parameter 'device' is missing: there are %zu disks, see "
-          "query-disks",
-          call->disks->len);
+          "Parameter 'device' is missing: there are the disks %s",
+          list_names (call->disks, names));
     return NULL;
   }
   disk = disks_find (call->disks, name);
   if (disk == NULL)
     FAIL (call, "DeviceNotFound", ENOENT,
-          "No disk has the name or the store '%.256s'", name);
+          "No disk has the name or the store '%.256s': there %s %s", name,
+          call->disks->len == 1 ? "is" : "are",
+          list_names (call->disks, names));
   return disk;
 }
 
@@ -266,16 +291,12 @@ call_disk (struct call *call)
 
 /* After a job function failed; takes its message. */
 static void
-fail_job (struct call *call, struct disk *disk, char *error)
+fail_job (struct call *call, char *error)
 {
   int err = errno;
 
-  if (err == ESRCH)
-    FAIL (call, "DeviceNotActive", err, "Block job '%s' not found",
-          disk_name (disk));
-  else
-    FAIL (call, "GenericError", err, "%s",
-          error ? error : strerrordesc_np (err));
+  FAIL (call, err == ESRCH ? "DeviceNotActive" : "GenericError", err, "%s",
+        error ? error : strerrordesc_np (err));
   free (error);
 }
 
@@ -432,7 +453,7 @@ run_allocate (struct call *call)
   char *error = NULL;
 
   if (disk && job_start (disk, &options, &error) == -1)
-    fail_job (call, disk, error);
+    fail_job (call, error);
   return done (call);
 }
 
@@ -443,7 +464,7 @@ run_set_speed (struct call *call)
   char *error = NULL;
 
   if (disk && job_set_speed (disk, arg_size (call, "speed"), &error) == -1)
-    fail_job (call, disk, error);
+    fail_job (call, error);
   return done (call);
 }
 
@@ -454,7 +475,7 @@ run_verb (struct call *call, int (*verb) (struct disk *disk, char **error))
   char *error = NULL;
 
   if (disk && verb (disk, &error) == -1)
-    fail_job (call, disk, error);
+    fail_job (call, error);
   return done (call);
 }
 
@@ -642,7 +663,14 @@ run_map (struct call *call)
   if (disk == NULL)
     return NULL;
   size = disk_size (disk);
-  if (offset > size || length > size - offset) {
+  if (offset > size) {
+    FAIL (call, "GenericError", EINVAL,
+          "Offset %" PRIu64 " is past the end of disk '%s', which has %" PRIu64
+          " bytes",
+          offset, disk_name (disk), size);
+    return NULL;
+  }
+  if (length > size - offset) {
     FAIL (call, "GenericError", EINVAL,
           "The range %" PRIu64 "+%" PRIu64 " is not within disk '%s', which "
           "has %" PRIu64 " bytes",

@@ -1197,8 +1197,15 @@ job_start (struct disk *d, const struct job_options *options, char **error)
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
-  if (options->offset > d->size
-      || options->length > d->size - options->offset) {
+  if (options->offset > d->size) {
+    message_set (error,
+                 "offset %" PRIu64 " is past the end of disk '%s', which has "
+                 "%" PRIu64 " bytes",
+                 options->offset, d->name, d->size);
+    errno = EINVAL;
+    return -1;
+  }
+  if (options->length > d->size - options->offset) {
     message_set (error,
                  "the range %" PRIu64 "+%" PRIu64 " is not within disk '%s', "
                  "which has %" PRIu64 " bytes",

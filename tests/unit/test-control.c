@@ -545,7 +545,7 @@ test_checks (void **state)
          "DeviceNotFound", "ENOENT", "'vdb'");
   fails (&cl,
          "{\"execute\":\"block-job-pause\",\"arguments\":{\"device\":\"vda\"}}",
-         "DeviceNotActive", "ESRCH", "Block job 'vda' not found");
+         "DeviceNotActive", "ESRCH", "disk 'vda': it has no job");
   assert_int_equal (fake_changes (), changes);
   assert_int_equal (b.quits, 0);
   client_close (&cl);
@@ -885,8 +885,10 @@ test_map (void **state)
   map = returned (&cl, MAP ("\"offset\":67108864"), &answer);
   assert_int_equal (json_array_size (json_object_get (map, "regions")), 0);
   json_decref (answer);
-  BAD (MAP ("\"offset\":67108865"), "not within disk 'vda'");
+  BAD (MAP ("\"offset\":67108865"), "past the end of disk 'vda'");
   BAD (MAP ("\"offset\":9223372036854775807,\"length\":9223372036854775807"),
+       "past the end of disk 'vda'");
+  BAD (MAP ("\"offset\":1,\"length\":9223372036854775807"),
        "not within disk 'vda'");
   fake_fail_regions (EIO);
   fails (&cl, MAP ("\"offset\":0"), "GenericError", "EIO", "sidecar");
