@@ -128,7 +128,9 @@ find_sidecar (const char *path)
 {
   CLEANUP_FREE char *beside = NULL;
   CLEANUP_FREE char *error = NULL;
+  size_t len = strlen (path);
   struct sidecar *sc;
+  bool is_store;
 
   /* A store is named more often than its sidecar. */
   if (asprintf (&beside, "%s.backfill", path) == -1) {
@@ -136,10 +138,15 @@ find_sidecar (const char *path)
     cli_error ("out of memory");
     return NULL;
   }
-  sc = sidecar_peek (access (beside, F_OK) == 0 ? beside : path, &error);
-  if (!sc)
+  is_store = access (beside, F_OK) == 0;
+  sc = sidecar_peek (is_store ? beside : path, &error);
+  if (sc)
+    return sc;
+  if (is_store || (len > 9 && strcmp (path + len - 9, ".backfill") == 0))
     cli_error ("%s", error);
-  return sc;
+  else
+    cli_error ("%s; and there is no %s", error, beside);
+  return NULL;
 }
 
 int
@@ -154,7 +161,7 @@ cmd_check (int argc, char **argv)
   if (cli_getopt (argc, argv, NULL) != -1)
     return STATUS_USAGE;
   if (argc - optind != 1)
-    cli_usage ("check needs one PATH: of a store, or of its sidecar");
+    cli_usage ("'check' needs one FILE: a store, or its sidecar");
   sc = find_sidecar (argv[optind]);
   if (!sc)
     return STATUS_FAILED;

@@ -225,19 +225,18 @@ print_job (struct backfill_job_info *job)
           text_bytes (b, job->data_total),
           text_percent (job->data_processed, job->data_total));
   printf ("  elapsed    %s\n", text_time (a, job->time_elapsed));
-  if (job->type == BACKFILL_JOB_BOUNDED) {
-    if (job->time_remaining != 0)
-      printf ("  left       about %s\n", text_time (a, job->time_remaining));
-    printf ("  speed      %s/s", text_bytes (a, job->current_speed));
-    if (job->speed != 0)
-      printf (", limit %s/s\n", text_bytes (a, job->speed));
-    else
-      printf (", no limit\n");
-  }
+  if (job->time_remaining != 0)
+    printf ("  left       about %s\n", text_time (a, job->time_remaining));
+  /* The recent speed of a job that rests says nothing. */
+  if (job->status == BACKFILL_STATUS_RUNNING)
+    printf ("  speed      %s/s\n", text_bytes (a, job->current_speed));
+  if (job->type == BACKFILL_JOB_BOUNDED && job->speed != 0)
+    printf ("  limit      %s/s\n", text_bytes (a, job->speed));
   printf ("  fetched    %s\n", text_bytes (a, job->bytes_read));
   printf ("  zeros      %s\n", job->sparse ? "as holes" : "allocated");
   if (job->failed_ranges != 0)
-    printf ("  skipped    %" PRIu64 " ranges\n", job->failed_ranges);
+    printf ("  skipped    %" PRIu64 " %s\n", job->failed_ranges,
+            job->failed_ranges == 1 ? "granule" : "granules");
   if (job->error[0] != '\0' || job->errnum != 0)
     printf ("  error      %s\n", job->error[0] != '\0'
                                      ? text_clean (job->error)
@@ -272,20 +271,24 @@ print_info (struct backfill_disk_info *d)
           d->read_only ? ", read-only" : "");
   if (d->damaged_sectors != 0)
     printf ("DAMAGED      %" PRIu64
-            " sectors of the sidecar: I/O to %s at offset %" PRIu64 " fails\n",
-            d->damaged_sectors, text_bytes (buf, d->damaged_length),
-            d->damaged_offset);
+            " %s of the sidecar: I/O to %s at offset %" PRIu64 " fails%s\n",
+            d->damaged_sectors, d->damaged_sectors == 1 ? "sector" : "sectors",
+            text_bytes (buf, d->damaged_length), d->damaged_offset,
+            d->damaged_sectors == 1
+                ? ""
+                : ", and to others ('backfill check' lists them)");
   if (d->sync_error != NULL)
     printf ("SYNC FAILED  %s: nothing is made durable until the disk is "
             "opened again\n",
             text_clean (d->sync_error));
-  printf ("fetched      %s: %" PRIu64 " fetches for the guest, %" PRIu64
-          " ahead, %" PRIu64 " in the background\n",
+  printf ("fetched      %s; requests: %" PRIu64 " for the guest, %" PRIu64
+          " ahead of it, %" PRIu64 " for jobs\n",
           text_bytes (buf, d->bytes_fetched), d->demand_fetches,
           d->ahead_fetches, d->background_fetches);
-  printf ("guest        %" PRIu64 " reads, %" PRIu64 " writes, %" PRIu64
-          " flushes (%" PRIu64 " commits)\n",
-          d->guest_reads, d->guest_writes, d->flushes, d->commits);
+  printf ("guest        reads: %" PRIu64 ", writes: %" PRIu64
+          ", flushes: %" PRIu64 "\n",
+          d->guest_reads, d->guest_writes, d->flushes);
+  printf ("commits      %" PRIu64 "\n", d->commits);
   print_job (&d->job);
 }
 

@@ -47,9 +47,8 @@ interrupted (int sig)
   static const char newline[] = "\n";
   static const char goes_on[]
       = "backfill: interrupted: the job goes on ('backfill abort' ends it)\n";
-  static const char unknown[]
-      = "backfill: interrupted: the job may have been started ('backfill "
-        "info' tells)\n";
+  static const char unknown[] = "backfill: interrupted: the job may have been "
+                                "started ('backfill info' tells)\n";
   ssize_t r = 0;
 
   (void)sig;
@@ -87,8 +86,10 @@ print_status (struct progress *p, const struct backfill_job_info *job)
     snprintf (text + len, sizeof text - (size_t)len, "  %s in %s",
               text_job_type (job->type), text_time (a, job->time_elapsed));
   else if (job->status == BACKFILL_STATUS_RUNNING) {
-    len += snprintf (text + len, sizeof text - (size_t)len, "  %s/s",
-                     text_bytes (c, job->current_speed));
+    /* Both are not known at the beginning. */
+    if (job->current_speed != 0)
+      len += snprintf (text + len, sizeof text - (size_t)len, "  %s/s",
+                       text_bytes (c, job->current_speed));
     if (job->time_remaining != 0)
       snprintf (text + len, sizeof text - (size_t)len, "  %s left",
                 text_time (a, job->time_remaining));

@@ -44,7 +44,7 @@ static const struct command commands[] = {
   { "map", "[DISK]", "show which parts are local",
     "Prints offset, length (bytes) and state of each region, and totals:\n"
     "local   the truth is in the store\n"
-    "zero    local, and a hole in the store: reads as zeros\n"
+    "zero    local, and without data in the store: reads as zeros\n"
     "absent  the truth is in the backing store\n"
     "\n"
     "  --offset OFFSET   where to begin (default 0)\n"
@@ -148,8 +148,8 @@ print_help (FILE *fp)
       "                        $BACKFILL_RUNTIME_DIR, /run/backfill or\n"
       "                        $XDG_RUNTIME_DIR/backfill)\n"
       "      --json            print JSON\n"
-      "      --help            show this, or the help of COMMAND\n"
-      "      --version         show the version\n"
+      "  -h, --help            show this, or the help of COMMAND\n"
+      "  -V, --version         show the version\n"
       "\n"
       "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the job failed or was\n"
       "aborted, 130 interrupted.\n",
@@ -164,7 +164,7 @@ print_command_help (const struct command *c)
   printf ("Options of every command:\n"
           "  -c, --control SOCKET  the server's control socket\n"
           "      --json            print JSON\n"
-          "      --help            show this\n");
+          "  -h, --help            show this\n");
 }
 
 /* The long options of a help text, one a line, for the completion script. */
@@ -296,19 +296,12 @@ finish (int status)
 int
 main (int argc, char **argv)
 {
-  enum {
-    OPT_JSON = 0x100,
-    OPT_HELP,
-    OPT_VERSION,
-    OPT_LONG_OPTIONS,
-    OPT_SHORT_OPTIONS,
-    OPT_COMMANDS
-  };
+  enum { OPT_JSON = 0x100, OPT_LONG_OPTIONS, OPT_SHORT_OPTIONS, OPT_COMMANDS };
   static const struct option longs[] = {
     { "control", required_argument, NULL, 'c' },
     { "json", no_argument, NULL, OPT_JSON },
-    { "help", no_argument, NULL, OPT_HELP },
-    { "version", no_argument, NULL, OPT_VERSION },
+    { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'V' },
     { "long-options", no_argument, NULL, OPT_LONG_OPTIONS },
     { "short-options", no_argument, NULL, OPT_SHORT_OPTIONS },
     { "list-commands", no_argument, NULL, OPT_COMMANDS },
@@ -320,7 +313,7 @@ main (int argc, char **argv)
 
   setlocale (LC_CTYPE, "");
   argv[0] = program; /* getopt's messages begin with it */
-  while ((c = getopt_long (argc, argv, "+c:", longs, NULL)) != -1)
+  while ((c = getopt_long (argc, argv, "+c:hV", longs, NULL)) != -1)
     switch (c) {
     case 'c':
       cli.socket = optarg;
@@ -328,17 +321,17 @@ main (int argc, char **argv)
     case OPT_JSON:
       cli.json = true;
       break;
-    case OPT_HELP:
+    case 'h':
       print_help (stdout);
       return finish (STATUS_OK);
-    case OPT_VERSION:
+    case 'V':
       printf ("backfill %s\n", backfill_version ());
       return finish (STATUS_OK);
     case OPT_LONG_OPTIONS:
       printf ("--control\n--json\n--help\n--version\n");
       return finish (STATUS_OK);
     case OPT_SHORT_OPTIONS:
-      printf ("-c\n");
+      printf ("-c\n-h\n-V\n");
       return finish (STATUS_OK);
     case OPT_COMMANDS:
       for (const struct command *p = commands; p->name != NULL; p++)
@@ -370,7 +363,7 @@ main (int argc, char **argv)
   argc -= optind;
   argv += optind;
   for (int i = 1; i < argc && strcmp (argv[i], "--") != 0; i++) {
-    if (strcmp (argv[i], "--help") == 0) {
+    if (strcmp (argv[i], "--help") == 0 || strcmp (argv[i], "-h") == 0) {
       print_command_help (command);
       return finish (STATUS_OK);
     }

@@ -1,10 +1,12 @@
 /* svg.c - a picture of a disk's map.
  *
- * Rows of cells, the disk from left to right and top to bottom.  A cell's
- * colour is the mixture of its bytes' states, so that one picture shows any
- * number of regions; neighbours of one colour are one rectangle, so that its
- * file stays small.  The colours are of Okabe and Ito's set, and differ in
- * brightness too: they can be told apart by everyone, and in print.
+ * On top a bar of the shares, for a glance.  Below rows of cells, the disk
+ * from left to right and top to bottom.  A cell's size is a power of two, so
+ * that rows begin at round offsets; its colour is the mixture of its bytes'
+ * states, so that one picture shows any number of regions; neighbours of one
+ * colour are one rectangle, so that its file stays small.  The colours are of
+ * Okabe and Ito's set, and differ in brightness too: they can be told apart by
+ * everyone, and in print.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -19,22 +21,26 @@
 #include "cli.h"
 #include "cleanup.h"
 
-#define COLUMNS 96
+#define COLUMNS 128 /* a power of two, as the size of a cell */
 #define MAX_ROWS 48
-#define CELL 9  /* pixels, with the gap between rows */
-#define BOX 7   /* height of what is drawn of it */
-#define LEFT 92 /* room for the rows' offsets */
-#define TOP 84
+#define WIDE 7  /* of a cell, in pixels */
+#define HIGH 10 /* with the gap between rows */
+#define BOX 8   /* of that what is drawn */
+#define LEFT 76 /* room for the rows' offsets */
+#define BAR_TOP 78
+#define BAR 14
+#define TOP 112
 #define RIGHT 28
-#define LEGEND 90
-#define MIN_WIDTH (LEFT + COLUMNS * CELL + RIGHT)
+#define LEGEND 96
+#define ROW (COLUMNS * WIDE)
+#define WIDTH (LEFT + ROW + RIGHT)
 
 static const unsigned char colours[3][3] = {
   [BACKFILL_LOCAL] = { 0x00, 0x72, 0xb2 },  /* blue, dark */
   [BACKFILL_ABSENT] = { 0xe4, 0xe4, 0xe4 }, /* grey, light */
   [BACKFILL_ZERO] = { 0xe6, 0x9f, 0x00 },   /* orange, between */
 };
-#define JOB_COLOUR "#d55e00"
+#define JOB_COLOUR "#222222"
 
 /* Text between tags or in an attribute; what XML cannot hold becomes '?'. */
 static void
@@ -121,11 +127,11 @@ put_legend_entry (FILE *fp, int x, int y, int state, const char *text)
 static void
 put_outline (FILE *fp, size_t from, size_t to)
 {
-  size_t right = LEFT + COLUMNS * CELL;
-  size_t x1 = LEFT + from % COLUMNS * CELL;
-  size_t x2 = LEFT + ((to - 1) % COLUMNS + 1) * CELL;
-  size_t top = TOP + from / COLUMNS * CELL - 1;
-  size_t bottom = TOP + (to - 1) / COLUMNS * CELL + CELL - 1;
+  size_t right = LEFT + ROW;
+  size_t x1 = LEFT + from % COLUMNS * WIDE;
+  size_t x2 = LEFT + ((to - 1) % COLUMNS + 1) * WIDE;
+  size_t top = TOP + from / COLUMNS * HIGH - 1;
+  size_t bottom = TOP + (to - 1) / COLUMNS * HIGH + HIGH - 1;
 
   fprintf (fp, "<path fill=\"none\" stroke=\"" JOB_COLOUR
                "\" stroke-width=\"2\" d=\"");
@@ -134,10 +140,10 @@ put_outline (FILE *fp, size_t from, size_t to)
   /* Two rows that do not touch: two pieces. */
   else if (from / COLUMNS + 1 == (to - 1) / COLUMNS && x2 <= x1)
     fprintf (fp, "M%zu %zu H%zu V%zu H%zu Z M%d %zu H%zu V%zu H%d Z", x1, top,
-             right, top + CELL, x1, LEFT, bottom - CELL, x2, bottom, LEFT);
+             right, top + HIGH, x1, LEFT, bottom - HIGH, x2, bottom, LEFT);
   else
     fprintf (fp, "M%zu %zu H%zu V%zu H%zu V%zu H%d V%zu H%zu Z", x1, top, right,
-             bottom - CELL, x2, bottom, LEFT, top + CELL, x1);
+             bottom - HIGH, x2, bottom, LEFT, top + HIGH, x1);
   fprintf (fp, "\"/>\n");
 }
 
@@ -158,7 +164,7 @@ put_cells (FILE *fp, const struct cell *cells, size_t n)
     fprintf (fp,
              "<rect x=\"%zu\" y=\"%zu\" width=\"%zu\" height=\"%d\" "
              "fill=\"%s\"/>\n",
-             LEFT + (i % COLUMNS) * CELL, TOP + row * CELL, run * CELL, BOX,
+             LEFT + (i % COLUMNS) * WIDE, TOP + row * HIGH, run * WIDE, BOX,
              colour);
     i += run;
   }
@@ -176,7 +182,7 @@ put_job (FILE *fp, const struct picture *p, size_t n)
   if (p->job_next < p->job_end && p->job_next >= p->start
       && p->job_next < p->end) {
     size_t i = picture_cell (p, p->job_next, n);
-    size_t x = LEFT + (i % COLUMNS) * CELL, y = TOP + (i / COLUMNS) * CELL;
+    size_t x = LEFT + (i % COLUMNS) * WIDE, y = TOP + (i / COLUMNS) * HIGH;
 
     fprintf (fp,
              "<path d=\"M%zu %zu l-5 -9 h10 z\" fill=\"" JOB_COLOUR
@@ -184,34 +190,95 @@ put_job (FILE *fp, const struct picture *p, size_t n)
              "</title></path>\n"
              "<rect x=\"%zu\" y=\"%zu\" width=\"%d\" height=\"%d\" "
              "fill=\"none\" stroke=\"" JOB_COLOUR "\" stroke-width=\"1.5\"/>\n",
-             x + CELL / 2, y, p->job_next, x, y, CELL, BOX);
+             x + WIDE / 2, y, p->job_next, x, y, WIDE, BOX);
   }
+}
+
+/* The shares of the states, side by side; one that is there is seen. */
+static void
+put_bar (FILE *fp, const uint64_t sums[3], uint64_t span)
+{
+  static const int order[] = { BACKFILL_LOCAL, BACKFILL_ZERO, BACKFILL_ABSENT };
+  double x = LEFT;
+
+  for (int i = 0; i < 3; i++) {
+    double wide = (double)sums[order[i]] / (double)span * ROW;
+    const unsigned char *c = colours[order[i]];
+
+    if (sums[order[i]] == 0)
+      continue;
+    wide = wide < 1 ? 1 : wide;
+    if (x + wide > LEFT + ROW || i == 2)
+      wide = LEFT + ROW - x;
+    fprintf (fp,
+             "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\" "
+             "fill=\"#%02x%02x%02x\"/>\n",
+             x, BAR_TOP, wide, BAR, c[0], c[1], c[2]);
+    x += wide;
+  }
+}
+
+static void
+put_legend (FILE *fp, const uint64_t sums[3], uint64_t span, int y)
+{
+  static const struct {
+    int state, x;
+    const char *text;
+  } entries[] = {
+    { BACKFILL_LOCAL, LEFT, "local" },
+    { BACKFILL_ZERO, LEFT + 220, "zero: local, without data" },
+    { BACKFILL_ABSENT, LEFT + 560, "absent" },
+  };
+  char size[TEXT_MAX], text[160];
+
+  for (int i = 0; i < 3; i++) {
+    uint64_t sum = sums[entries[i].state];
+
+    snprintf (text, sizeof text, "%s, %s (%.1f%%)", entries[i].text,
+              text_bytes (size, sum),
+              span == 0 ? 0.0 : (double)sum / (double)span * 100);
+    put_legend_entry (fp, entries[i].x, y, entries[i].state, text);
+  }
+}
+
+/* A disk without a name is known by its store. */
+static const char *
+title (const struct backfill_disk_info *disk)
+{
+  const char *slash = strrchr (disk->store, '/');
+
+  if (disk->name[0] != '\0')
+    return disk->name;
+  return slash != NULL ? slash + 1 : disk->store;
 }
 
 void
 picture_svg (const struct picture *p, FILE *fp)
 {
   const struct backfill_disk_info *disk = p->disk;
-  uint64_t span = p->end - p->start, step;
-  size_t n = (size_t)COLUMNS * MAX_ROWS, rows;
+  uint64_t span = p->end - p->start, cell = disk->granule;
+  struct picture grid = *p;
+  size_t n, rows;
   CLEANUP_FREE struct cell *cells = NULL;
   char a[TEXT_MAX], b[TEXT_MAX];
   uint64_t sums[3] = { 0 };
-  size_t height;
+  int height, y;
 
-  /* A cell is not less than a granule, but a row is always full. */
-  step = span / disk->granule + (span % disk->granule != 0);
-  if (step < n)
-    n = step == 0 ? 0 : (size_t)step;
+  while (span / cell > COLUMNS * MAX_ROWS - 1)
+    cell *= 2;
+  n = (size_t)(span / cell + (span % cell != 0));
   rows = n == 0 ? 1 : (n + COLUMNS - 1) / COLUMNS;
-  height = TOP + rows * CELL + LEGEND;
+  height = (int)(TOP + rows * HIGH + LEGEND);
   cells = calloc (n + 1, sizeof *cells);
   if (cells == NULL) {
     cli_error ("out of memory");
     return;
   }
+  /* All cells are of one size, also the last, of which a part may be past the
+   * end. */
+  grid.end = p->start + n * cell;
   if (n > 0)
-    picture_cells (p, cells, n);
+    picture_cells (&grid, cells, n);
   for (size_t i = 0; i < n; i++)
     for (int s = 0; s < 3; s++)
       sums[s] += cells[i].bytes[s];
@@ -219,17 +286,17 @@ picture_svg (const struct picture *p, FILE *fp)
   fprintf (fp,
            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
-           "height=\"%zu\" viewBox=\"0 0 %d %zu\" font-family=\"sans-serif\" "
+           "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
            "font-size=\"12\" fill=\"#222222\">\n<title>Disk ",
-           MIN_WIDTH, height, MIN_WIDTH, height);
-  put_escaped (text_name (disk->name), fp);
-  fprintf (fp, "</title>\n"
-               "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n");
-
-  fprintf (fp, "<text x=\"16\" y=\"28\" font-size=\"18\" "
-               "font-weight=\"bold\">");
-  put_escaped (text_name (disk->name), fp);
-  fprintf (fp, "</text>\n<text x=\"16\" y=\"48\">%s, %d%% local",
+           WIDTH, height, WIDTH, height);
+  put_escaped (title (disk), fp);
+  fprintf (fp,
+           "</title>\n"
+           "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n"
+           "<text x=\"%d\" y=\"28\" font-size=\"18\" font-weight=\"bold\">",
+           LEFT);
+  put_escaped (title (disk), fp);
+  fprintf (fp, "</text>\n<text x=\"%d\" y=\"48\">%s, %d%% local", LEFT,
            text_bytes (a, disk->size), text_percent (disk->local, disk->size));
   if (span != disk->size)
     fprintf (fp, "; shown: %s at offset %" PRIu64, text_bytes (b, span),
@@ -237,7 +304,7 @@ picture_svg (const struct picture *p, FILE *fp)
   if (p->has_job)
     fprintf (fp, "; job %s, %d%%", text_job_status (&disk->job),
              text_percent (disk->job.data_processed, disk->job.data_total));
-  fprintf (fp, "</text>\n<text x=\"16\" y=\"64\" fill=\"#666666\">");
+  fprintf (fp, "</text>\n<text x=\"%d\" y=\"64\" fill=\"#666666\">", LEFT);
   put_escaped (disk->store, fp);
   fprintf (fp, "</text>\n");
 
@@ -247,51 +314,37 @@ picture_svg (const struct picture *p, FILE *fp)
              "%s</text>\n",
              LEFT, TOP + BOX,
              disk->size == 0 ? "the disk is empty" : "the range is empty");
+  else
+    put_bar (fp, sums, span);
   fprintf (fp, "<g shape-rendering=\"crispEdges\">\n");
   put_cells (fp, cells, n);
   fprintf (fp, "</g>\n");
-  for (size_t row = 0; n > 0 && row < rows; row += 6) {
-    uint64_t at
-        = p->start + (uint64_t)((unsigned __int128)span * row * COLUMNS / n);
-
+  for (size_t row = 0; n > 0 && row < rows; row += 4)
     fprintf (fp,
              "<text x=\"%d\" y=\"%zu\" font-size=\"9\" text-anchor=\"end\" "
              "fill=\"#666666\">%s</text>\n",
-             LEFT - 6, TOP + row * CELL + BOX, text_bytes (a, at));
-  }
+             LEFT - 6, TOP + row * HIGH + BOX,
+             text_bytes (a, p->start + row * COLUMNS * cell));
   if (p->has_job && n > 0)
-    put_job (fp, p, n);
+    put_job (fp, &grid, n);
 
-  {
-    int y = (int)(TOP + rows * CELL) + 20;
-    char text[160];
-
-    snprintf (text, sizeof text, "local %s",
-              text_bytes (a, sums[BACKFILL_LOCAL]));
-    put_legend_entry (fp, LEFT, y, BACKFILL_LOCAL, text);
-    snprintf (text, sizeof text, "zero (local as a hole) %s",
-              text_bytes (a, sums[BACKFILL_ZERO]));
-    put_legend_entry (fp, LEFT + 180, y, BACKFILL_ZERO, text);
-    snprintf (text, sizeof text, "absent %s",
-              text_bytes (a, sums[BACKFILL_ABSENT]));
-    put_legend_entry (fp, LEFT + 440, y, BACKFILL_ABSENT, text);
-    if (p->has_job)
-      fprintf (fp,
-               "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" "
-               "fill=\"none\" stroke=\"" JOB_COLOUR "\" "
-               "stroke-width=\"2\"/>\n<text x=\"%d\" y=\"%d\">range of the "
-               "job; the triangle stands at the first absent part of it"
-               "</text>\n",
-               LEFT + 1, y + 25, LEFT + 20, y + 36);
-    if (n > 0)
-      fprintf (fp,
-               "<text x=\"%d\" y=\"%d\" font-size=\"10\" "
-               "fill=\"#666666\">one cell is %s, one row %s; mixed colours "
-               "are mixed cells</text>\n",
-               LEFT, y + (p->has_job ? 56 : 34), text_bytes (a, span / n),
-               text_bytes (b, n >= COLUMNS ? (uint64_t)((unsigned __int128)span
-                                                        * COLUMNS / n)
-                                           : span));
+  y = (int)(TOP + rows * HIGH) + 20;
+  put_legend (fp, sums, span, y);
+  y += 36;
+  if (p->has_job) {
+    fprintf (fp,
+             "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" "
+             "fill=\"none\" stroke=\"" JOB_COLOUR "\" "
+             "stroke-width=\"2\"/>\n<text x=\"%d\" y=\"%d\">range of the "
+             "job; the triangle stands at the first absent part of it"
+             "</text>\n",
+             LEFT + 1, y - 11, LEFT + 20, y);
+    y += 22;
   }
+  if (n > 0)
+    fprintf (fp,
+             "<text x=\"%d\" y=\"%d\" font-size=\"10\" fill=\"#666666\">one "
+             "cell is %s, one row %s; mixed colours are mixed cells</text>\n",
+             LEFT, y, text_bytes (a, cell), text_bytes (b, cell * COLUMNS));
   fprintf (fp, "</svg>\n");
 }

@@ -518,7 +518,7 @@ load_header (struct sidecar *sc, bool repair, char **error)
                          "damaged: restore it from a backup, or give up what "
                          "is not in the backing store by removing it and "
                          "adopt=absent"
-                       : "%s is not a sidecar: name another with metadata=",
+                       : "%s is not a sidecar (metadata= can name another)",
                  sc->path);
     errno = EINVAL;
     return -1;
