@@ -114,7 +114,7 @@ struct disk {
   bool source_lost;
   bool let_go; /* atomic: complete, the source is to be stopped */
   bool local_event;
-  bool started;
+  bool registered; /* there is an entry of ours in the registry */
   bool detached; /* atomic */
   bool served;   /* housekeeper's lock: it is at work on this disk */
 
@@ -201,6 +201,9 @@ int volume_open (struct disk *d, const struct disk_config *config,
                  char **error);
 /* After the last commit: end the session, let files go. */
 int volume_close (struct disk *d, bool clean);
+/* Take the entry out of the registry, if there is one.  Before unlocking: the
+ * next owner's has the same name. */
+void leave_registry (struct disk *d);
 int volume_set_complete (struct disk *d);
 
 /* extents.c: what the source says is zero. */

@@ -76,6 +76,30 @@ source_changed (void *opaque, enum source_state state, const char *why)
   }
 }
 
+/* Again for each pid that the owner has. */
+static void
+enter_registry (struct disk *d)
+{
+  if (d->read_only)
+    return;
+  if (runtime_register (d->runtime_dir, d->store->dev, d->store->ino,
+                        d->store_path, d->control, d->name)
+      == -1)
+    log_error ("cannot enter %s in %s: %m; tools must be told its control "
+               "socket",
+               d->store_path, d->runtime_dir);
+  else
+    d->registered = true;
+}
+
+void
+leave_registry (struct disk *d)
+{
+  if (d->registered)
+    runtime_unregister (d->runtime_dir, d->store->dev, d->store->ino);
+  d->registered = false;
+}
+
 struct disk *
 disk_open (const struct disk_config *cfg, char **error)
 {
@@ -128,6 +152,8 @@ disk_open (const struct disk_config *cfg, char **error)
       goto fail;
     }
   }
+  /* Before the fork: who started the server may look for it at once. */
+  enter_registry (d);
   return d;
 
 fail : {
@@ -153,15 +179,9 @@ disk_start (struct disk *d, char **error)
         message_set (error, "cannot write the sidecar %s: %m", d->metadata);
         return -1;
       }
+      enter_registry (d);
     }
-    if (runtime_register (d->runtime_dir, d->store->dev, d->store->ino,
-                          d->store_path, d->control, d->name)
-        == -1)
-      log_error ("cannot enter %s in %s: %m; tools must be told its control "
-                 "socket",
-                 d->store_path, d->runtime_dir);
   }
-  d->started = true;
   housekeeper_add (d);
   if (d->src
       && source_start (d->src, d->has_identity ? &d->identity : NULL) == -1) {
@@ -233,6 +253,7 @@ disk_free (struct disk *d)
 {
   if (!d)
     return;
+  leave_registry (d);
   if (d->src)
     source_free (d->src);
   jobs_free (d);

@@ -1117,8 +1117,7 @@ volume_close (struct disk *d, bool clean)
       }
     }
   }
-  if (d->started && !d->read_only)
-    runtime_unregister (d->runtime_dir, d->store->dev, d->store->ino);
+  leave_registry (d);
   if (d->work)
     store_unlock_fd (d->work->fd);
   sidecar_unlock (d->sc);

@@ -1,0 +1,108 @@
+# setup.sh - shell functions that the cram tests share: . "$TESTDIR/setup.sh"
+#
+# Servers go to the background by themselves and are given -P NAME.pid and
+# -U NAME.sock: what has a pid file in the test's folder is ended with the
+# test.  Nothing that a test leaves in the background may hold its output.
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
+
+here=$PWD
+golden='nbd+unix:///?socket=golden.sock'
+disk='nbd+unix:///?socket=disk.sock'
+
+# need PROGRAM...: skip the test if one is missing.
+need () {
+  for program; do
+    command -v "$program" >/dev/null || exit 80
+  done
+}
+
+# wait_for COMMAND...: until it succeeds, for a minute.
+wait_for () {
+  for _ in $(seq 600); do
+    ! "$@" >/dev/null 2>&1 || return 0
+    sleep 0.1
+  done
+  echo "timed out: $*"
+  return 1
+}
+
+# ended PID: it is gone.
+ended () {
+  ! kill -0 "$1" 2>/dev/null
+}
+
+# stop NAME: end the server with that pid file in good order.
+stop () {
+  pid=$(cat "$here/$1.pid")
+  kill "$pid"
+  wait_for ended "$pid"
+  rm -f "$here/$1.pid" "$here/$1.sock"
+}
+
+# crash NAME: end it as a crash does.
+crash () {
+  pid=$(cat "$here/$1.pid")
+  kill -KILL "$pid"
+  wait_for ended "$pid"
+  rm -f "$here/$1.pid" "$here/$1.sock"
+}
+
+clean_up () {
+  for file in "$here"/*.pid; do
+    [ ! -s "$file" ] || kill "$(cat "$file")" 2>/dev/null
+  done
+  for file in "$here"/*.pid; do
+    [ ! -s "$file" ] || wait_for ended "$(cat "$file")"
+  done
+}
+trap clean_up EXIT
+
+# make_golden: golden.img, 16 MiB: 4 MiB of data, 4 MiB of hole, 1 MiB of data,
+# and a hole to the end.  No two lines in it are the same.
+make_golden () {
+  seq 1000000 | head -c 4M > golden.img
+  truncate -s 16M golden.img
+  seq 2000000 9000000 | head -c 1M |
+    dd of=golden.img bs=1M seek=8 conv=notrunc status=none
+}
+
+# serve_golden [OPTION...] [-- KEY=VALUE...]: that image, by nbdkit's file
+# plugin.
+serve_golden () {
+  local options=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  [ $# -eq 0 ] || shift
+  nbdkit -r -U golden.sock -P golden.pid "${options[@]}" file golden.img "$@"
+}
+
+# nbdsh with the Python that it was made for, which need not be the first.
+nbdsh () {
+  PATH=/usr/bin:$PATH command nbdsh "$@" </dev/null
+}
+
+# read_at URI OFFSET LENGTH: these bytes.
+read_at () {
+  nbdsh -u "$1" \
+    -c "import sys; sys.stdout.buffer.write(h.pread($3, $2))"
+}
+
+# write_at URI OFFSET TEXT
+write_at () {
+  nbdsh -u "$1" -c "h.pwrite(b'$3', $2)"
+}
+
+# info_of DISK FILTER: what jq makes of `info --json`.
+info_of () {
+  backfill info "$1" --json | jq -c "$2"
+}
+
+# mask: what differs from run to run.
+mask () {
+  sed -E -e "s|$here|DIR|g" \
+    -e 's/ in [0-9].*(ms|s|min|h)$/ in TIME/' \
+    -e 's/^(  elapsed +).*/\1TIME/'
+}
