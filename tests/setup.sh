@@ -27,33 +27,40 @@ wait_for () {
   return 1
 }
 
-# ended PID: it is gone.
+# ended PID: it is gone, or only not reaped yet.
 ended () {
-  ! kill -0 "$1" 2>/dev/null
+  ! grep -q '^State:[^Z]*$' "/proc/$1/status" 2>/dev/null
+}
+
+# end_server NAME SIGNAL.  (nbdkit writes its pid file after it has returned to
+# the shell.)
+end_server () {
+  local pid
+  wait_for test -s "$here/$1.pid" || return
+  pid=$(cat "$here/$1.pid")
+  kill "-$2" "$pid"
+  wait_for ended "$pid"
+  rm -f "$here/$1.pid" "$here/$1.sock"
 }
 
 # stop NAME: end the server with that pid file in good order.
 stop () {
-  pid=$(cat "$here/$1.pid")
-  kill "$pid"
-  wait_for ended "$pid"
-  rm -f "$here/$1.pid" "$here/$1.sock"
+  end_server "$1" TERM
 }
 
 # crash NAME: end it as a crash does.
 crash () {
-  pid=$(cat "$here/$1.pid")
-  kill -KILL "$pid"
-  wait_for ended "$pid"
-  rm -f "$here/$1.pid" "$here/$1.sock"
+  end_server "$1" KILL
 }
 
 clean_up () {
+  local file
   for file in "$here"/*.pid; do
     [ ! -s "$file" ] || kill "$(cat "$file")" 2>/dev/null
   done
   for file in "$here"/*.pid; do
-    [ ! -s "$file" ] || wait_for ended "$(cat "$file")"
+    [ ! -s "$file" ] || wait_for ended "$(cat "$file")" ||
+      kill -KILL "$(cat "$file")"
   done
 }
 trap clean_up EXIT
