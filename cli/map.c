@@ -214,56 +214,92 @@ print_letter (char letter, bool colour, char *last)
   *last = letter;
 }
 
-/* One line: name, bar, percent, job. */
-static int
-print_ascii (const struct picture *picture, int name_width)
+/* A line of --ascii in the making. */
+struct line {
+  struct backfill_state_region *regions;
+  struct picture picture;
+  char tail[256]; /* percent, job */
+};
+
+static void
+line_init (struct line *line)
 {
-  const struct backfill_disk_info *disk = picture->disk;
-  const char *name = text_name (disk->name);
-  bool colour = text_colour ();
-  char job[96] = "", size[TEXT_MAX], tail[256], last = '\0';
+  const struct picture *picture = &line->picture;
+  const struct backfill_job_info *job = &picture->disk->job;
   uint64_t span = picture->end - picture->start;
-  size_t at = SIZE_MAX;
-  struct cell *cells;
+  char size[TEXT_MAX], job_text[96] = "";
   struct totals totals;
-  int width, n;
 
   count (picture->regions, (unsigned)picture->nregions, &totals);
   if (picture->has_job)
-    snprintf (job, sizeof job, ", job %d%%",
-              text_percent (disk->job.data_processed, disk->job.data_total));
-  n = snprintf (tail, sizeof tail, "%3d%% of %s%s",
-                text_percent (span - totals.bytes[BACKFILL_ABSENT], span),
-                text_bytes (size, span), job);
-  width = text_columns () - name_width - n - 5;
-  width = width < MIN_BAR ? MIN_BAR : width;
-  if (span > 0 && span < (uint64_t)width)
-    width = (int)span;
+    snprintf (job_text, sizeof job_text, ", job %d%%",
+              text_percent (job->data_processed, job->data_total));
+  snprintf (line->tail, sizeof line->tail, "%3d%% of %s%s",
+            text_percent (span - totals.bytes[BACKFILL_ABSENT], span),
+            text_bytes (size, span), job_text);
+}
 
-  cells = calloc ((size_t)width, sizeof *cells);
+/* Name, bar, percent, job. */
+static int
+line_print (const struct line *line, int name_width, int width)
+{
+  const struct picture *picture = &line->picture;
+  const char *name = text_name (picture->disk->name);
+  uint64_t span = picture->end - picture->start;
+  CLEANUP_FREE struct cell *cells = NULL;
+  bool colour = text_colour ();
+  size_t at = SIZE_MAX, n = (size_t)width;
+  char last = '\0';
+
+  if (span < n)
+    n = (size_t)span;
+  cells = calloc (n + 1, sizeof *cells);
   if (cells == NULL)
     return cli_error ("out of memory");
-  if (span > 0)
-    picture_cells (picture, cells, (size_t)width);
+  if (n > 0)
+    picture_cells (picture, cells, n);
   if (picture->has_job && picture->job_next < picture->job_end
       && picture->job_next >= picture->start
       && picture->job_next < picture->end)
-    at = picture_cell (picture, picture->job_next, (size_t)width);
+    at = picture_cell (picture, picture->job_next, n);
 
   printf ("%s%*s [", name, name_width - text_width (name), "");
-  for (size_t i = 0; i < (size_t)width; i++)
+  for (size_t i = 0; i < n; i++)
     print_letter (i == at ? '>' : cell_letter (&cells[i]), colour, &last);
-  printf ("%s] %s\n", colour ? "\033[0m" : "", tail);
-  free (cells);
+  printf ("%s]%*s %s\n", colour ? "\033[0m" : "", width - (int)n, "",
+          line->tail);
   return STATUS_OK;
 }
 
+/* All bars are equally long. */
 static int
-ascii_all (struct backfill *h, const char *disk, uint64_t offset,
-           uint64_t length)
+print_lines (struct line *lines, unsigned n)
+{
+  int name_width = 2, tail_width = 0, width, status = STATUS_OK;
+
+  for (unsigned i = 0; i < n; i++) {
+    int w = text_width (text_name (lines[i].picture.disk->name));
+
+    name_width = w > name_width ? w : name_width;
+    w = (int)strlen (lines[i].tail);
+    tail_width = w > tail_width ? w : tail_width;
+  }
+  width = text_columns () - name_width - tail_width - 5;
+  width = width < MIN_BAR ? MIN_BAR : width;
+  for (unsigned i = 0; status == STATUS_OK && i < n; i++)
+    status = line_print (&lines[i], name_width, width);
+  if (status == STATUS_OK && text_terminal (stdout))
+    printf ("# local  - zero  . absent  + partly local  > next for the job\n");
+  return status;
+}
+
+static int
+print_ascii (struct backfill *h, const char *disk, uint64_t offset,
+             uint64_t length)
 {
   struct backfill_disk_info **disks;
-  int name_width = 2, status = STATUS_OK;
+  CLEANUP_FREE struct line *lines = NULL;
+  int status = STATUS_OK;
   unsigned n;
 
   if (disk != NULL) {
@@ -279,33 +315,31 @@ ascii_all (struct backfill *h, const char *disk, uint64_t offset,
   else if (backfill_list_disks (h, &n, &disks) == -1)
     return cli_failed ();
 
-  for (unsigned i = 0; i < n; i++) {
-    int w = text_width (text_name (disks[i]->name));
-
-    name_width = w > name_width ? w : name_width;
-  }
+  lines = calloc (n + 1, sizeof *lines);
+  if (lines == NULL)
+    status = cli_error ("out of memory");
   for (unsigned i = 0; status == STATUS_OK && i < n; i++) {
-    CLEANUP_FREE struct backfill_state_region *regions = NULL;
-    struct picture picture;
-    unsigned nregions;
-
     const char *which = disk;
+    unsigned nregions;
 
     /* Two servers may use one name, one server does not. */
     if (which == NULL)
       which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
     if (backfill_block_get_state_map (h, which, offset, length, &nregions,
-                                      &regions)
+                                      &lines[i].regions)
         == -1) {
       status = cli_failed ();
       break;
     }
     text_clean (disks[i]->name);
-    picture_init (&picture, disks[i], offset, length, regions, nregions);
-    status = print_ascii (&picture, name_width);
+    picture_init (&lines[i].picture, disks[i], offset, length, lines[i].regions,
+                  nregions);
+    line_init (&lines[i]);
   }
-  if (status == STATUS_OK && text_terminal (stdout))
-    printf ("# local  - zero  . absent  + partly local  > next for the job\n");
+  if (status == STATUS_OK)
+    status = print_lines (lines, n);
+  for (unsigned i = 0; lines != NULL && i < n; i++)
+    free (lines[i].regions);
   backfill_free_disks (disks);
   return status;
 }
@@ -321,9 +355,12 @@ write_svg (const struct picture *picture, const char *file)
   picture_svg (picture, fp);
   if (standard)
     return STATUS_OK; /* checked at the end of the program */
-  if (ferror (fp)) {
+  /* What failed before fails again, and then errno says why. */
+  if (fflush (fp) != 0 || ferror (fp)) {
+    int status = cli_error ("cannot write '%s': %m", file);
+
     fclose (fp);
-    return cli_error ("cannot write '%s'", file);
+    return status;
   }
   if (fclose (fp) != 0)
     return cli_error ("cannot write '%s': %m", file);
@@ -382,7 +419,7 @@ cmd_map (int argc, char **argv)
   if (h == NULL)
     return STATUS_FAILED;
   if (ascii) {
-    status = ascii_all (h, disk, offset, length);
+    status = print_ascii (h, disk, offset, length);
     goto out;
   }
   if (svg != NULL && backfill_get_disk_info (h, disk, &info) == -1) {

@@ -1,0 +1,86 @@
+Limits of a job's speed, from the start, changed while it runs, and of all jobs
+together.  (That they hold is measured elsewhere: here a slow job is still in
+progress and a fast one ends.)
+
+  $ . "$TESTDIR/setup.sh"
+  $ need jq
+  $ make_golden
+  $ serve_golden
+  $ nbdkit -U disk.sock -P disk.pid backfill \
+  >   name=a store=a.img backing="$golden" allocate=on speed=16k \
+  >   name=b store=b.img backing="$golden" total-speed=32M
+
+One can be given when the server starts:
+
+  $ info_of a '.job | [.status, .speed]'
+  ["running",16384]
+
+It holds over any second, but for one request; so this job, of 5 MiB of data, is
+not done in a few:
+
+  $ sleep 2
+  $ info_of a '.job | [.status, .processed < 200000]'
+  ["running",true]
+
+It is changed while the job runs, and "none" is no limit:
+
+  $ backfill speed a 1M
+  $ info_of a .job.speed
+  1048576
+  $ backfill info a | grep limit
+    limit      1 MiB/s
+  $ backfill speed a none
+  $ info_of a .job.speed
+  0
+  $ wait_for sh -c 'backfill info a --json | jq -e ".job.result == \"completed\""'
+
+Or with the command that starts the job:
+
+  $ backfill allocate b --quiet --speed 16k
+  $ info_of b .job.speed
+  16384
+
+A limit can be lower than the smallest request; the job still goes on.
+
+  $ backfill speed b 1
+  $ backfill --json speed b 2k | jq -c '[.device, .speed]'
+  ["b",2048]
+
+The total of all jobs:
+
+  $ backfill speed --total
+  32 MiB/s
+  $ backfill speed --total 1M
+  $ backfill speed --total --json
+  {
+    "speed": 1048576
+  }
+  $ backfill speed --total none
+  $ backfill speed --total
+  no limit
+  $ backfill speed --total 32k
+  $ backfill speed b none
+  $ sleep 2
+  $ info_of b '.job | [.status, .processed < 400000]'
+  ["running",true]
+  $ backfill speed --total 0
+  $ wait_for sh -c 'backfill info b --json | jq -e ".job.result == \"completed\""'
+
+Wrong:
+
+  $ backfill speed a
+  backfill: LIMIT: 'a' is not a size: it is not a number
+  Try 'backfill speed --help'.
+  [2]
+  $ backfill speed
+  backfill: 'speed' needs a LIMIT, in bytes a second (0: none)
+  Try 'backfill speed --help'.
+  [2]
+  $ backfill speed a 1M fast
+  backfill: 'speed' takes one DISK and one LIMIT: 'fast' is one too many
+  Try 'backfill speed --help'.
+  [2]
+  $ backfill speed --total a 1M
+  backfill: 'speed' takes one LIMIT with --total: '1M' is one too many
+  Try 'backfill speed --help'.
+  [2]
