@@ -251,6 +251,22 @@ offer (struct disk *disk)
                   backfill_get_error ());
 }
 
+/* Names that are given were compared; here they are known that the sidecars
+ * remember. */
+static int
+check_name (struct disk *disk)
+{
+  for (size_t i = 0; disks.ptr[i] != disk; i++)
+    if (strcmp (disk_name (disks.ptr[i]), disk_name (disk)) == 0) {
+      nbdkit_error ("%s and %s are both named '%s' (a name is remembered): "
+                    "give each its own name=",
+                    disk_store_path (disks.ptr[i]), disk_store_path (disk),
+                    disk_name (disk));
+      return -1;
+    }
+  return 0;
+}
+
 static int
 open_disks (const char *dir)
 {
@@ -276,6 +292,8 @@ open_disks (const char *dir)
       return -1;
     }
     disks.ptr[disks.len++] = disk;
+    if (check_name (disk) == -1)
+      return -1;
     for (j = 0; j < EXPORTS_PER_DISK; j++) {
       struct export *e = &exports[i * EXPORTS_PER_DISK + j];
 

@@ -65,6 +65,24 @@ A job that has ended is remembered until it is dismissed or followed by another.
   $ info_of '' .job
   null
 
+A disk's name is remembered too, unless another is given.
+
+  $ stop disk
+  $ nbdkit -U disk.sock -P disk.pid backfill disk.img name=system
+  $ stop disk
+  $ nbdkit -U disk.sock -P disk.pid backfill disk.img
+  $ info_of system .name
+  "system"
+
+Two disks of one name cannot be in one process, also if that is remembered:
+
+  $ nbdkit -U two.sock -P two.pid backfill other.img size=1M name=system
+  $ stop disk
+  $ stop two
+  $ nbdkit -U two.sock -P two.pid backfill other.img name=system store=disk.img 2>&1 | mask
+  nbdkit: error: DIR/other.img and DIR/disk.img are both named 'system' (a name is remembered): give each its own name=
+  $ nbdkit -U disk.sock -P disk.pid backfill disk.img name=
+
 The first command line works every time after, too; what it gives again must fit.
 
   $ stop disk
