@@ -267,6 +267,21 @@ check_name (struct disk *disk)
   return 0;
 }
 
+/* The engine would refuse it too, but after the fork, where nobody is told. */
+static int
+check_allocate (const struct disk_config *dc, struct disk *disk)
+{
+  uint64_t size = disk_size (disk), offset = dc->allocate.offset;
+
+  if (!dc->has_allocate
+      || (offset <= size && dc->allocate.length <= size - offset))
+    return 0;
+  nbdkit_error ("allocate=%" PRIu64 "+%" PRIu64 " is not within %s, which has "
+                "%" PRIu64 " bytes",
+                offset, dc->allocate.length, disk_store_path (disk), size);
+  return -1;
+}
+
 static int
 open_disks (const char *dir)
 {
@@ -292,7 +307,7 @@ open_disks (const char *dir)
       return -1;
     }
     disks.ptr[disks.len++] = disk;
-    if (check_name (disk) == -1)
+    if (check_name (disk) == -1 || check_allocate (dc, disk) == -1)
       return -1;
     for (j = 0; j < EXPORTS_PER_DISK; j++) {
       struct export *e = &exports[i * EXPORTS_PER_DISK + j];
