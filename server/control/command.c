@@ -850,7 +850,7 @@ const struct command command_table[] = {
     run_map,
     "an object: C<regions> (a list of objects with C<offset>, C<length> and, "
     "if asked for, C<state>: C<local>, C<absent> or C<zero>, which is local "
-    "as a hole), C<size> and C<granule> of the disk, and C<next>, the offset "
+    "without data in the store), C<size> and C<granule> of the disk, and C<next>, the offset "
     "from which to ask for the rest, if there is more",
     "Which ranges of the disk are local, in order, and as long as they can "
     "be.",
