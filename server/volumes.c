@@ -53,7 +53,7 @@ struct volume {
   enum volume_state state;
   unsigned refs;
   uint64_t idle_since; /* when it was last asked for; lists do not count */
-  bool plain; /* it had no sidecar: one without a job leaves none */
+  bool plain;          /* it had no sidecar: one without a job leaves none */
   /* Once it is shut. */
   bool shut, had_job;
   int result;

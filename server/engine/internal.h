@@ -115,8 +115,8 @@ struct disk {
   bool let_go; /* atomic: complete, the source is to be stopped */
   bool local_event;
   bool registered; /* there is an entry of ours in the registry */
-  bool detached; /* atomic */
-  bool served;   /* housekeeper's lock: it is at work on this disk */
+  bool detached;   /* atomic */
+  bool served;     /* housekeeper's lock: it is at work on this disk */
 
   /* Since the last checkpoint. */
   uint64_t copied;        /* atomic, bytes */
