@@ -228,10 +228,8 @@ registry_find (const char *path, struct entry *entry)
     error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path, name,
                registry_dirs (where, sizeof where));
   else
-    error_set (ENXIO,
-               "no owner of '%s' found: there is no %s in %s; is it being "
-               "served?",
-               path, name, registry_dirs (where, sizeof where));
+    error_set (ENXIO, "no owner of '%s' found: there is no %s in %s", path,
+               name, registry_dirs (where, sizeof where));
   return 1;
 }
 
