@@ -850,8 +850,8 @@ const struct command command_table[] = {
     run_map,
     "an object: C<regions> (a list of objects with C<offset>, C<length> and, "
     "if asked for, C<state>: C<local>, C<absent> or C<zero>, which is local "
-    "without data in the store), C<size> and C<granule> of the disk, and C<next>, the offset "
-    "from which to ask for the rest, if there is more",
+    "without data in the store), C<size> and C<granule> of the disk, and "
+    "C<next>, the offset from which to ask for the rest, if there is more",
     "Which ranges of the disk are local, in order, and as long as they can "
     "be.",
     { DEVICE_OR_ONLY,
