@@ -829,8 +829,12 @@ static void
 set_timer (struct source_conn *c, uint64_t now)
 {
   struct ev_loop *loop = c->thread->loop;
-  uint64_t at = c->next_deadline;
+  uint64_t at;
 
+  /* All were answered before it. */
+  if (!c->sent.head)
+    c->next_deadline = 0;
+  at = c->next_deadline;
   switch (c->state) {
   case CONN_CLOSED:
     if (c->index == 0)

@@ -1515,6 +1515,45 @@ test_chain (void **arg)
   end_server (pid);
 }
 
+static uint64_t
+cpu_in_ms (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &ts);
+  return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* The deadline of a request that was answered in time passes: nobody has
+ * anything to do then. */
+static void
+test_idle (void **arg)
+{
+  pid_t pid = serve ("pattern", "size=1M", NULL);
+  struct source *src = SOURCE ();
+  uint64_t before;
+
+  (void)arg;
+  assert_int_equal (source_start (src, NULL), 0);
+  WAIT_FOR (source_get_state (src) == SOURCE_CONNECTED);
+  for (;;) {
+    struct wait *w = new_wait (0, 4096, SOURCE_DEMAND, true);
+    uint64_t deadline = now_in_ms () + 500;
+
+    w->req.deadline = deadline;
+    source_submit (src, &w->req);
+    /* On a very slow machine: again. */
+    if (finish (w) == 0 && now_in_ms () < deadline)
+      break;
+  }
+  nap (600);
+  before = cpu_in_ms ();
+  nap (1500);
+  assert_in_range (cpu_in_ms () - before, 0, 100);
+  source_free (src);
+  end_server (pid);
+}
+
 static void
 no_debug (enum log_level level, const char *fmt, va_list ap)
 {
@@ -1583,6 +1622,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_tls),
     cmocka_unit_test (test_chain),
     cmocka_unit_test (test_hammer),
+    cmocka_unit_test (test_idle),
   };
 
   if (argc > 1)
