@@ -16,7 +16,8 @@
 #include "client.h"
 #include "cleanup.h"
 
-#define PAGE_REGIONS 4000
+/* As many as there is room for. */
+#define PAGE_REGIONS 100000
 
 static int
 get_pages (struct backfill *h, const char *disk, uint64_t offset,
@@ -42,10 +43,10 @@ get_pages (struct backfill *h, const char *disk, uint64_t offset,
   do {
     json_t *args, *page;
 
-    args = json_pack ("{s:I, s:I, s:i, s:b}", "offset", (json_int_t)from,
-                      "length",
-                      (json_int_t)(length == 0 ? 0 : offset + length - from),
-                      "max-regions", PAGE_REGIONS, "states", states);
+    args = json_pack (
+        "{s:I, s:I, s:i, s:b, s:b}", "offset", (json_int_t)from, "length",
+        (json_int_t)(length == 0 ? 0 : offset + length - from), "max-regions",
+        PAGE_REGIONS, "states", states, "packed", 1);
     if (args == NULL) {
       r = error_set (ENOMEM, "out of memory");
       break;

@@ -358,19 +358,58 @@ append_region (struct region_list *list, uint64_t offset, uint64_t length,
   return 0;
 }
 
-int
-reply_regions (const json_t *value, bool states, uint64_t from,
-               struct region_list *list, uint64_t *next, uint64_t *size)
+static int
+bad_region (size_t i)
 {
-  static const char what[] = "a map";
-  const json_t *regions = json_object_get (value, "regions");
-  uint64_t end = from;
+  return error_set (EPROTO,
+                    "the server's answer makes no sense: region %zu of its map "
+                    "is out of order or out of the disk",
+                    i);
+}
 
-  *next = UINT64_MAX;
-  if (get_uint (value, what, "size", size) == -1)
-    return -1;
-  if (!json_is_array (regions))
-    return bad_member (what, "regions");
+/* A letter and a length for each region, one after the other; *end is where
+ * the first begins, and where the last ends. */
+static int
+append_packed (const char *text, bool states, uint64_t size, uint64_t *end,
+               struct region_list *list)
+{
+  for (size_t i = 0; *text; i++) {
+    uint64_t length = 0;
+    int state;
+
+    switch (*text++) {
+    case 'l':
+      state = BACKFILL_LOCAL;
+      break;
+    case 'a':
+      state = BACKFILL_ABSENT;
+      break;
+    case 'z':
+      state = BACKFILL_ZERO;
+      break;
+    default:
+      return bad_member ("a map", "packed");
+    }
+    for (; *text >= '0' && *text <= '9'; text++) {
+      if (length > size / 10)
+        return bad_region (i);
+      length = length * 10 + (uint64_t)(*text - '0');
+    }
+    /* Inside the disk, and not empty. */
+    if (length == 0 || *end > size || length > size - *end)
+      return bad_region (i);
+    if ((states || state != BACKFILL_ABSENT)
+        && append_region (list, *end, length, states ? state : 0) == -1)
+      return -1;
+    *end += length;
+  }
+  return 0;
+}
+
+static int
+append_regions (const json_t *regions, bool states, uint64_t size,
+                uint64_t *end, struct region_list *list)
+{
   for (size_t i = 0; i < json_array_size (regions); i++) {
     const json_t *region = json_array_get (regions, i);
     uint64_t offset, length;
@@ -383,17 +422,33 @@ reply_regions (const json_t *value, bool states, uint64_t from,
                    == -1))
       return -1;
     /* In order, apart, inside the disk, and not empty. */
-    if (offset < end || length == 0 || offset > *size
-        || length > *size - offset)
-      return error_set (EPROTO,
-                        "the server's answer makes no sense: region "
-                        "%zu of its map is out of order or out of "
-                        "the disk",
-                        i);
+    if (offset < *end || length == 0 || offset > size || length > size - offset)
+      return bad_region (i);
     if (append_region (list, offset, length, state) == -1)
       return -1;
-    end = offset + length;
+    *end = offset + length;
   }
+  return 0;
+}
+
+int
+reply_regions (const json_t *value, bool states, uint64_t from,
+               struct region_list *list, uint64_t *next, uint64_t *size)
+{
+  static const char what[] = "a map";
+  const json_t *regions = json_object_get (value, "regions");
+  const char *packed = json_string_value (json_object_get (value, "packed"));
+  uint64_t end = from;
+
+  *next = UINT64_MAX;
+  if (get_uint (value, what, "size", size) == -1)
+    return -1;
+  if (packed == NULL && !json_is_array (regions))
+    return bad_member (what, "regions");
+  if ((packed ? append_packed (packed, states, *size, &end, list)
+              : append_regions (regions, states, *size, &end, list))
+      == -1)
+    return -1;
   if (get_optional_uint (value, what, "next", next) == -1)
     return -1;
   /* Each page must go forward, or reading it would never end. */

@@ -601,11 +601,37 @@ run_quit (struct call *call)
 
 /* A page of the map in the making. */
 struct page {
-  json_t *regions; /* array */
-  size_t max, bytes;
+  json_t *regions; /* array, or NULL: */
+  char *packed;
+  size_t nr, max, bytes;
   bool states, more, failed;
   uint64_t next; /* if more */
 };
+
+/* A million regions as objects would be seconds of JSON at both ends. */
+static int
+pack_region (void *opaque, uint64_t offset, uint64_t length,
+             enum disk_region_state state)
+{
+  static const char letters[]
+      = { [DISK_LOCAL] = 'l', [DISK_ABSENT] = 'a', [DISK_ZERO] = 'z' };
+  struct page *page = opaque;
+  char digits[20], *p = digits + sizeof digits;
+
+  do
+    *--p = (char)('0' + length % 10);
+  while (length /= 10);
+  if (page->nr == page->max || MAX_PAGE - page->bytes < 1 + sizeof digits) {
+    page->next = offset;
+    page->more = true;
+    return 1;
+  }
+  page->nr++;
+  page->packed[page->bytes++] = letters[state];
+  memcpy (page->packed + page->bytes, p, (size_t)(digits + sizeof digits - p));
+  page->bytes += (size_t)(digits + sizeof digits - p);
+  return 0;
+}
 
 static int
 add_region (void *opaque, uint64_t offset, uint64_t length,
@@ -655,6 +681,7 @@ run_map (struct call *call)
     .max = arg_size (call, "max-regions"),
     .states = arg_value (call, "states"),
   };
+  bool packed = arg_value (call, "packed");
   struct disk *disk = call_disk (call);
   json_t *o;
   uint64_t size;
@@ -679,11 +706,15 @@ run_map (struct call *call)
   }
   if (length == 0)
     length = size - offset;
-  page.regions = json_array ();
-  if (page.regions == NULL)
+  if (packed)
+    page.packed = malloc (MAX_PAGE);
+  else
+    page.regions = json_array ();
+  if (page.packed == NULL && page.regions == NULL)
     return NULL;
   if (length > 0)
-    r = disk_regions (disk, length, offset, page.states, add_region, &page);
+    r = disk_regions (disk, length, offset, page.states,
+                      packed ? pack_region : add_region, &page);
   if (r == -1) {
     int err = errno;
 
@@ -695,11 +726,16 @@ run_map (struct call *call)
                      : "");
   }
   if (r == -1 || page.failed) {
+    free (page.packed);
     json_decref (page.regions);
     return NULL;
   }
-  o = json_pack ("{s:o,s:o*,s:o*}", "regions", page.regions, "size",
-                 object_number (size), "granule",
+  if (packed) {
+    page.regions = json_stringn_nocheck (page.packed, page.bytes);
+    free (page.packed);
+  }
+  o = json_pack ("{s:o,s:o*,s:o*}", packed ? "packed" : "regions", page.regions,
+                 "size", object_number (size), "granule",
                  object_number (disk_granule (disk)));
   if (page.more && o
       && object_set (o, "next", object_number (page.next)) == -1) {
@@ -850,19 +886,25 @@ const struct command command_table[] = {
     run_map,
     "an object: C<regions> (a list of objects with C<offset>, C<length> and, "
     "if asked for, C<state>: C<local>, C<absent> or C<zero>, which is local "
-    "without data in the store), C<size> and C<granule> of the disk, and "
-    "C<next>, the offset from which to ask for the rest, if there is more",
+    "without data in the store), or C<packed> in its place, C<size> and "
+    "C<granule> of the disk, and C<next>, the offset from which to ask for the "
+    "rest, if there is more",
     "Which ranges of the disk are local, in order, and as long as they can "
     "be.",
     { DEVICE_OR_ONLY,
       { ARG_INTEGER, true, "offset", .help = "first byte" },
       { ARG_INTEGER, true, "length",
         .help = "bytes, 0 for all to the end of the disk" },
-      { ARG_INTEGER, true, "max-regions", .def = 1000, .min = 1, .max = 4000,
+      { ARG_INTEGER, true, "max-regions", .def = 1000, .min = 1, .max = 100000,
         .help = "how many regions may be in the answer" },
       { ARG_BOOLEAN, true, "states",
         .help = "give all regions with their state, not only those that are "
-                "local" } } },
+                "local" },
+      { ARG_BOOLEAN, true, "packed",
+        .help = "give all regions as one string, C<packed>: one after the "
+                "other from C<offset> on, each a letter (C<l> local, C<a> "
+                "absent, C<z> zero, which is told from local only with "
+                "C<states>) and its length" } } },
   { "query-block-jobs",
     RUN_QUERY,
     run_jobs,

@@ -650,6 +650,7 @@ struct extent_run {
   uint64_t offset, length;
   unsigned flags;
   bool any, stop;
+  uint64_t data_start, data_stop; /* of the store, as last seen */
 };
 
 /* Hand on the run before, if this one is of another kind. */
@@ -739,6 +740,22 @@ disk_extents (struct disk *d, uint64_t count_, uint64_t offset,
   return leave (d, x.any ? 0 : err);
 }
 
+/* store_next_data, which is asked once for an extent of data, not once for
+ * each region in it.  A hole is not remembered: what was fetched into it since
+ * was never zero. */
+static int
+next_data (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
+           uint64_t *start, uint64_t *stop)
+{
+  if ((at < x->data_start || at >= x->data_stop)
+      && store_next_data (d->store, at, d->size, &x->data_start, &x->data_stop)
+             == -1)
+    return -1;
+  *start = min_u64 (max_u64 (x->data_start, at), end);
+  *stop = min_u64 (x->data_stop, end);
+  return 0;
+}
+
 static int
 region_local (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
               bool want_zero)
@@ -747,7 +764,7 @@ region_local (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
     uint64_t start = at, stop = end;
 
     if (want_zero && !d->store->is_block
-        && store_next_data (d->store, at, end, &start, &stop) == -1)
+        && next_data (d, x, at, end, &start, &stop) == -1)
       return errno;
     /* A granule is zero only if all of it is a hole. */
     start = start >= end ? end : max_u64 (round_down (start, d->granule), at);

@@ -314,8 +314,10 @@ class Server:
         offset = args.get("offset", 0)
         end = offset + args.get("length", 0)
         end = d.size if end == offset else min(end, d.size)
-        limit = args.get("max-regions", 1000)
+        # Pages as a server's that has little room.
+        limit = min(args.get("max-regions", 1000), 4000)
         states = args.get("states", False)
+        packed = args.get("packed", False)
         out, after = [], None
         if not hasattr(d, "cached") or d.cached[0] != d.local_all:
             d.cached = (d.local_all, list(d.regions()))
@@ -325,7 +327,7 @@ class Server:
         for o, l, s in regions[first:]:
             e = min(o + l, end)
             o = max(o, offset)
-            if o >= e or (not states and s == "absent"):
+            if o >= e or (not states and not packed and s == "absent"):
                 if o >= end:
                     break
                 continue
@@ -333,10 +335,16 @@ class Server:
                 after = o
                 break
             r = {"offset": o, "length": e - o}
-            if states:
+            if states or packed:
                 r["state"] = s
             out.append(r)
-        m = {"regions": out, "size": d.size, "granule": d.granule}
+        m = {"size": d.size, "granule": d.granule}
+        # Both forms are answers that a client must be ready for.
+        if packed and self.mode != "map-order":
+            m["packed"] = "".join("%s%d" % (r["state"][0], r["length"])
+                                  for r in out)
+        else:
+            m["regions"] = out
         if after is not None:
             m["next"] = after
         if self.mode == "map-loop":

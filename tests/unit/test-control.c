@@ -536,8 +536,8 @@ test_checks (void **state)
        "Parameter 'speed' is missing");
   BAD ("{\"execute\":\"block-job-cancel\"}", "Parameter 'device' is missing");
   BAD ("{\"execute\":\"query-allocation-map\",\"arguments\":{\"device\":"
-       "\"vda\",\"max-regions\":4001}}",
-       "between 1 and 4000");
+       "\"vda\",\"max-regions\":100001}}",
+       "between 1 and 100000");
   fails (&cl, ALLOCATE ("\"device\":\"vdb\""), "DeviceNotFound", "ENOENT",
          "'vdb'");
   fails (&cl,
@@ -848,6 +848,40 @@ walk_map (struct client *cl, const char *options, bool states)
   assert_int_equal (seen, 64 * MIB / 4096 / (states ? 1 : 2));
 }
 
+/* The same as one string. */
+static void
+walk_packed (struct client *cl, const char *options)
+{
+  uint64_t next = 0, seen = 0;
+  unsigned pages = 0;
+
+  for (;;) {
+    char text[70000];
+    const char *packed;
+    json_t *answer, *map;
+
+    snprintf (text, sizeof text,
+              "{\"execute\":\"query-allocation-map\",\"arguments\":{"
+              "\"device\":\"\",\"packed\":true,\"offset\":%" PRIu64 "%s",
+              next, options);
+    map = returned (cl, text, &answer);
+    assert_null (json_object_get (map, "regions"));
+    assert_int_equal (number (map, "size"), 64 * MIB);
+    pages++;
+    for (packed = text_of (map, "packed"); *packed; packed += 5, seen++)
+      assert_memory_equal (packed, seen % 2 ? "a4096" : "l4096", 5);
+    if (json_object_get (map, "next") == NULL) {
+      json_decref (answer);
+      break;
+    }
+    assert_int_equal (number (map, "next"), seen * 4096);
+    next = seen * 4096;
+    json_decref (answer);
+  }
+  assert_int_equal (seen, 64 * MIB / 4096);
+  assert_true (pages > 1);
+}
+
 static void
 test_map (void **state)
 {
@@ -865,8 +899,9 @@ test_map (void **state)
   /* The longest id and the largest page: still less than 256 KiB, which
    * receive checks. */
   snprintf (options, sizeof options,
-            ",\"states\":true,\"max-regions\":4000},\"id\":\"%065000d\"}", 0);
+            ",\"states\":true,\"max-regions\":100000},\"id\":\"%065000d\"}", 0);
   walk_map (&cl, options, true);
+  walk_packed (&cl, ",\"max-regions\":9999}}");
 
 #define MAP(args)                                                    \
   "{\"execute\":\"query-allocation-map\",\"arguments\":{\"device\":" \

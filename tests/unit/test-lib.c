@@ -574,12 +574,22 @@ test_map (void **state)
     { "query-allocation-map",
       { "={\"regions\":[{\"offset\":2048,\"length\":512}],\"size\":8192,"
         "\"granule\":512}" } },
+    /* The same as strings. */
+    { "query-allocation-map",
+      { "={\"packed\":\"l512a512l1024\",\"next\":2048,\"size\":8192,"
+        "\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"l512a5632\",\"size\":8192,\"granule\":512}" } },
     { "query-allocation-map",
       { "={\"regions\":[],\"size\":0,\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"\",\"size\":0,\"granule\":512}" } },
     { "query-allocation-map",
       { "={\"regions\":[{\"offset\":0,\"length\":4096,\"state\":\"zero\"},"
         "{\"offset\":4096,\"length\":4096,\"state\":\"absent\"}],"
         "\"size\":8192,\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"z4096a4096\",\"size\":8192,\"granule\":512}" } },
     /* A page that does not go forward, one out of the disk, one backwards. */
     { "query-allocation-map",
       { "={\"regions\":[],\"next\":0,\"size\":8192,\"granule\":512}" } },
@@ -589,6 +599,19 @@ test_map (void **state)
     { "query-allocation-map",
       { "={\"regions\":[{\"offset\":4096,\"length\":512},"
         "{\"offset\":0,\"length\":512}],\"size\":8192,\"granule\":512}" } },
+    /* Strings that are none. */
+    { "query-allocation-map",
+      { "={\"packed\":\"l8704\",\"size\":8192,\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"l18446744073709551617\",\"size\":8192,"
+        "\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"l512a\",\"size\":8192,\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"512\",\"size\":8192,\"granule\":512}" } },
+    { "query-allocation-map",
+      { "={\"packed\":\"l512\",\"next\":256,\"size\":8192,"
+        "\"granule\":512}" } },
     { NULL, { NULL } },
   };
   struct backfill_state_region *states;
@@ -600,23 +623,31 @@ test_map (void **state)
   (void)state;
   start (&server, steps, NULL);
   h = backfill_connect (server.path);
-  assert_int_equal (backfill_block_get_allocation_map (h, "vda", &n, &regions),
-                    0);
-  assert_int_equal (n, 2);
-  assert_int_equal (regions[1].offset, 1024);
-  assert_int_equal (regions[1].length, 1536);
-  free (regions);
-  assert_int_equal (backfill_block_get_allocation_map (h, "vda", &n, &regions),
-                    0);
-  assert_int_equal (n, 0);
-  assert_null (regions);
-  assert_int_equal (backfill_block_get_state_map (h, "vda", 0, 0, &n, &states),
-                    0);
-  assert_int_equal (n, 2);
-  assert_int_equal (states[0].state, BACKFILL_ZERO);
-  assert_int_equal (states[1].state, BACKFILL_ABSENT);
-  free (states);
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal (
+        backfill_block_get_allocation_map (h, "vda", &n, &regions), 0);
+    assert_int_equal (n, 2);
+    assert_int_equal (regions[0].length, 512);
+    assert_int_equal (regions[1].offset, 1024);
+    assert_int_equal (regions[1].length, 1536);
+    free (regions);
+  }
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal (
+        backfill_block_get_allocation_map (h, "vda", &n, &regions), 0);
+    assert_int_equal (n, 0);
+    assert_null (regions);
+  }
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal (
+        backfill_block_get_state_map (h, "vda", 0, 0, &n, &states), 0);
+    assert_int_equal (n, 2);
+    assert_int_equal (states[0].state, BACKFILL_ZERO);
+    assert_int_equal (states[1].offset, 4096);
+    assert_int_equal (states[1].state, BACKFILL_ABSENT);
+    free (states);
+  }
+  for (int i = 0; i < 8; i++) {
     assert_int_equal (
         backfill_block_get_allocation_map (h, "vda", &n, &regions), -1);
     assert_int_equal (backfill_get_errno (), EPROTO);
