@@ -159,8 +159,11 @@ struct backfill_event {
 };
 
 /* uri: unix:PATH or a bare path, of a control socket that must be there now.
- * NULL: each call finds the owner of its disk in the registry of open
- * volumes ($BACKFILL_RUNTIME_DIR, /run/backfill or
+ * nbd:PATH: the control socket of the server that serves NBD on the unix
+ * socket PATH, found in the registry of open volumes and accepted if its
+ * process belongs to root, to the caller or to that socket's owner.
+ * NULL: each call finds the owner of its disk in that registry
+ * ($BACKFILL_RUNTIME_DIR, /run/backfill or
  * $XDG_RUNTIME_DIR/backfill), and accepts it if its process belongs to root,
  * to the caller or to the store's owner.  Without an owner it asks
  * backfilld. */

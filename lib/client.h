@@ -132,6 +132,10 @@ char *registry_daemon (unsigned i);
  * entry_free of each. */
 int registry_list (struct entry **entries, size_t *n)
     __attribute__ ((nonnull (1, 2)));
+/* The same, of those who listen on the socket file at path: here its owner is
+ * trusted, and not that of whatever store an entry names. */
+int registry_find_listener (const char *path, struct entry **entries, size_t *n)
+    __attribute__ ((nonnull (1, 2, 3)));
 /* "/run/backfill" or such, for messages: in buf. */
 const char *registry_dirs (char *buf, size_t size)
     __attribute__ ((nonnull (1)));
@@ -142,8 +146,9 @@ struct backfill {
   pthread_mutex_t lock; /* guards idle, nidle, timeout */
   struct conn *idle;
   unsigned nidle;
-  unsigned timeout; /* ms, 0 = none */
-  char *socket;     /* NULL: by the registry */
+  unsigned timeout;   /* ms, 0 = none */
+  char *socket;       /* NULL: by the registry */
+  struct trust trust; /* who may serve socket */
 };
 
 /* One server that was found, with a connection to it. */

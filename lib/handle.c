@@ -55,11 +55,64 @@ handle_new (unsigned timeout)
   if (h == NULL)
     return error_nomem ();
   h->timeout = timeout;
+  h->trust.any = true; /* unless it is found by other means than its name */
   if (pthread_mutex_init (&h->lock, NULL) != 0) {
     free (h);
     return error_nomem ();
   }
   return h;
+}
+
+/* What "nbd:PATH" leads to: the control socket of who serves NBD at PATH.
+ * Several entries with different ones are possible, of servers that are dead
+ * (the inode was used again): the one that answers is meant. */
+static int
+find_nbd (struct backfill *h, const char *path)
+{
+  char where[2048], why[2048] = "";
+  int64_t deadline = handle_deadline (h);
+  struct entry *entries;
+  int r = 0;
+  size_t n;
+
+  if (registry_find_listener (path, &entries, &n) == -1)
+    return -1;
+  for (size_t i = 0; r == 0 && i < n; i++) {
+    struct conn *conn;
+
+    if (h->socket != NULL && strcmp (h->socket, entries[i].control) == 0)
+      continue; /* another disk of that server */
+    conn = handle_take (h, entries[i].control, &entries[i].trust, false,
+                        deadline);
+    if (conn == NULL) {
+      snprintf (why, sizeof why, ": %s", backfill_get_error ());
+      if (backfill_get_errno () == ETIMEDOUT)
+        r = -1; /* it is there, and hangs: not to be passed over */
+    }
+    else if (h->socket != NULL) {
+      r = error_set (ENOTUNIQ,
+                     "both '%s' and '%s' say that they serve NBD at '%s'",
+                     h->socket, entries[i].control, path);
+      handle_give (h, conn);
+    }
+    else {
+      h->socket = strdup (entries[i].control);
+      h->trust = entries[i].trust;
+      handle_give (h, conn);
+      if (h->socket == NULL) {
+        error_nomem ();
+        r = -1;
+      }
+    }
+  }
+  if (r == 0 && h->socket == NULL)
+    r = error_set (ENXIO,
+                   "no server of disks found in %s that serves NBD at '%s'%s",
+                   registry_dirs (where, sizeof where), path, why);
+  for (size_t i = 0; i < n; i++)
+    entry_free (&entries[i]);
+  free (entries);
+  return r;
 }
 
 /* The path of a socket URI, or NULL. */
@@ -74,7 +127,8 @@ uri_path (const char *uri)
     while (isalnum ((unsigned char)*p) || *p == '+' || *p == '-' || *p == '.')
       p++;
     if (p != uri && strncmp (p, "://", 3) == 0) {
-      error_set (EINVAL, "'%s': only unix:PATH, or a path, can be used", uri);
+      error_set (EINVAL,
+                 "'%s': only unix:PATH, nbd:PATH, or a path, can be used", uri);
       return NULL;
     }
   }
@@ -88,12 +142,16 @@ uri_path (const char *uri)
 struct backfill *
 backfill_connect (const char *uri)
 {
-  static const struct trust any = { .any = true };
   struct backfill *h = handle_new (DEFAULT_TIMEOUT);
   struct conn *conn;
 
   if (h == NULL || uri == NULL)
     return h;
+  if (strncmp (uri, "nbd:", 4) == 0 && strncmp (uri, "nbd://", 6) != 0) {
+    if (find_nbd (h, uri + 4) == -1)
+      goto error;
+    return h;
+  }
   uri = uri_path (uri);
   if (uri == NULL)
     goto error;
@@ -102,7 +160,7 @@ backfill_connect (const char *uri)
     error_nomem ();
     goto error;
   }
-  conn = handle_take (h, h->socket, &any, false, handle_deadline (h));
+  conn = handle_take (h, h->socket, &h->trust, false, handle_deadline (h));
   if (conn == NULL)
     goto error;
   handle_give (h, conn);
@@ -307,8 +365,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
 
   memset (owners, 0, sizeof *owners);
   if (h->socket != NULL) {
-    static const struct trust any = { .any = true };
-    struct conn *conn = handle_take (h, h->socket, &any, events, deadline);
+    struct conn *conn = handle_take (h, h->socket, &h->trust, events, deadline);
 
     return conn == NULL ? -1 : append_owner (owners, h->socket, conn);
   }
@@ -564,7 +621,6 @@ struct conn *
 handle_route (struct backfill *h, const char *disk, bool events, char **device,
               int64_t deadline)
 {
-  static const struct trust any = { .any = true };
   struct conn *conn;
 
   *device = NULL;
@@ -574,7 +630,7 @@ handle_route (struct backfill *h, const char *disk, bool events, char **device,
     return route_name (h, disk, events, device, deadline);
   }
 
-  conn = handle_take (h, h->socket, &any, events, deadline);
+  conn = handle_take (h, h->socket, &h->trust, events, deadline);
   if (conn == NULL || disk == NULL)
     return conn;
   if (is_path (disk)

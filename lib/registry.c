@@ -2,10 +2,11 @@
  *
  * Every process that has a volume open leaves an entry DEV-INO.volume (hex,
  * of the store) in a runtime directory, with the lines "store PATH",
- * "control PATH", "pid N", "name NAME".  An entry is a hint: its process may
- * be dead, and the directory may be one that everybody writes to.  So an
- * entry counts only if its file belongs to root, the caller or the store's
- * owner, and whoever answers on its socket must too (struct trust).
+ * "control PATH", "pid N", "name NAME", "listen DEV-INO PATH".  An entry is a
+ * hint: its process may be dead, and the directory may be one that everybody
+ * writes to.  So an entry counts only if its file belongs to root, the caller
+ * or the store's owner, and whoever answers on its socket must too (struct
+ * trust).
  *
  * The directories are those where servers put entries: BACKFILL_RUNTIME_DIR
  * alone if it is set, else /run/backfill and $XDG_RUNTIME_DIR/backfill.
@@ -116,15 +117,30 @@ entry_free (struct entry *entry)
   entry->store = entry->control = NULL;
 }
 
-/* Read one entry.  store: who owns that is trusted; NULL: ask the path in the
- * entry.  -1 with errno if it is no good; no error text. */
+/* Is this "DEV-INO PATH" of that socket? */
+static bool
+is_socket (const char *value, const struct stat *sock)
+{
+  char key[64];
+  size_t len;
+
+  snprintf (key, sizeof key, "%lx-%lx ", (unsigned long)sock->st_dev,
+            (unsigned long)sock->st_ino);
+  len = strlen (key);
+  return strncmp (value, key, len) == 0;
+}
+
+/* Read one entry.  thing: what the caller named, whose owner is trusted;
+ * NULL: the store that the entry names.  sock: only an entry of who listens on
+ * it is good, may be NULL.  -1 with errno if it is no good; no error text. */
 static int
-entry_read (int dir, const char *file, const struct stat *store,
-            struct entry *entry)
+entry_read (int dir, const char *file, const struct stat *thing,
+            const struct stat *sock, struct entry *entry)
 {
   CLEANUP_FREE char *line = NULL;
   __attribute__ ((cleanup (cleanup_fclose))) FILE *fp = NULL;
   size_t cap = 0;
+  bool listens = false;
   struct stat st, seen;
   ssize_t len;
   int fd;
@@ -154,6 +170,9 @@ entry_read (int dir, const char *file, const struct stat *store,
       field = &entry->store;
     else if (strncmp (line, "control ", 8) == 0)
       field = &entry->control;
+    else if (sock != NULL && strncmp (line, "listen ", 7) == 0
+             && is_socket (line + 7, sock))
+      listens = true;
     if (field != NULL && *field == NULL) {
       *field = strdup (strchr (line, ' ') + 1);
       if (*field == NULL)
@@ -164,12 +183,16 @@ entry_read (int dir, const char *file, const struct stat *store,
     errno = EINVAL;
     goto error;
   }
+  if (sock != NULL && !listens) {
+    errno = ENOENT;
+    goto error;
+  }
   /* The store may be out of our sight: then only root and we are trusted. */
-  if (store == NULL && stat (entry->store, &seen) == 0)
-    store = &seen;
-  if (store != NULL) {
+  if (thing == NULL && stat (entry->store, &seen) == 0)
+    thing = &seen;
+  if (thing != NULL) {
     entry->trust.has_owner = true;
-    entry->trust.owner = store->st_uid;
+    entry->trust.owner = thing->st_uid;
   }
   if (!trust_uid (&entry->trust, st.st_uid)) {
     errno = EPERM;
@@ -207,7 +230,7 @@ registry_find (const char *path, struct entry *entry)
       continue;
     /* The caller named the store itself: its owner counts, not that of
      * whatever path the entry gives. */
-    if (entry_read (dir, name, &st, entry) == 0) {
+    if (entry_read (dir, name, &st, NULL, entry) == 0) {
       free (dirs[0]);
       free (dirs[1]);
       if (entry->control == NULL) {
@@ -247,8 +270,9 @@ append_entry (struct entry **entries, size_t *n, const struct entry *entry)
   return 0;
 }
 
-int
-registry_list (struct entry **entries, size_t *n)
+/* Entries that name a control socket: all, or those of who listens on sock. */
+static int
+list_entries (const struct stat *sock, struct entry **entries, size_t *n)
 {
   char *dirs[2];
   int r = 0;
@@ -268,7 +292,7 @@ registry_list (struct entry **entries, size_t *n)
       struct entry entry;
 
       if (len <= 7 || strcmp (d->d_name + len - 7, ".volume") != 0
-          || entry_read (dirfd (dir), d->d_name, NULL, &entry) == -1)
+          || entry_read (dirfd (dir), d->d_name, sock, sock, &entry) == -1)
         continue;
       if (entry.control == NULL)
         entry_free (&entry);
@@ -289,4 +313,26 @@ registry_list (struct entry **entries, size_t *n)
     *n = 0;
   }
   return r;
+}
+
+int
+registry_list (struct entry **entries, size_t *n)
+{
+  return list_entries (NULL, entries, n);
+}
+
+int
+registry_find_listener (const char *path, struct entry **entries, size_t *n)
+{
+  struct stat st;
+
+  if (stat (path, &st) == -1) {
+    int err = errno;
+
+    return error_set (err == ENOENT ? ENXIO : err, "NBD socket '%s': %s", path,
+                      strerror (err));
+  }
+  if (!S_ISSOCK (st.st_mode))
+    return error_set (ENOTSOCK, "'%s' is not a socket", path);
+  return list_entries (&st, entries, n);
 }

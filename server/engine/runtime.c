@@ -7,13 +7,16 @@
  */
 #include "config.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <stdbool.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -77,6 +80,37 @@ entry_path (const char *dir, dev_t dev, ino_t ino)
   return path;
 }
 
+/* A line for each socket file that this process listens on.  Whoever knows
+ * such a file, as a hypervisor's configuration does, finds the process by it:
+ * its inode is in use for as long as it is listened on, so that device and
+ * inode are never another's. */
+static void
+print_sockets (FILE *fp)
+{
+  DIR *fds = opendir ("/proc/self/fd");
+  const struct dirent *d;
+
+  while (fds && (d = readdir (fds)) != NULL) {
+    struct sockaddr_un addr = { 0 };
+    socklen_t len = sizeof addr - 1; /* the path need not end in a NUL */
+    int listens = 0, fd = atoi (d->d_name);
+    socklen_t size = sizeof listens;
+    struct stat sb;
+
+    if (d->d_name[0] == '.')
+      continue;
+    if (getsockopt (fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0
+        && listens && getsockname (fd, (struct sockaddr *)&addr, &len) == 0
+        && addr.sun_family == AF_UNIX && addr.sun_path[0] == '/'
+        && strchr (addr.sun_path, '\n') == NULL
+        && stat (addr.sun_path, &sb) == 0 && S_ISSOCK (sb.st_mode))
+      fprintf (fp, "listen %lx-%lx %s\n", (unsigned long)sb.st_dev,
+               (unsigned long)sb.st_ino, addr.sun_path);
+  }
+  if (fds)
+    closedir (fds);
+}
+
 int
 runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
                   const char *control, const char *name)
@@ -85,7 +119,8 @@ runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
   CLEANUP_FREE char *temp = NULL;
   CLEANUP_FREE char *text = NULL;
   CLEANUP_CLOSE int fd = -1;
-  int len;
+  size_t len;
+  FILE *fp;
 
   if (!path)
     return -1;
@@ -93,18 +128,22 @@ runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
     temp = NULL;
     return -1;
   }
-  len = asprintf (&text, "store %s\n%s%s%spid %d\nname %s\n", store,
-                  control ? "control " : "", control ? control : "",
-                  control ? "\n" : "", (int)getpid (), name);
-  if (len == -1) {
-    text = NULL;
+  fp = open_memstream (&text, &len);
+  if (!fp)
     return -1;
-  }
+  fprintf (fp, "store %s\n", store);
+  if (control)
+    fprintf (fp, "control %s\n", control);
+  fprintf (fp, "pid %d\nname %s\n", (int)getpid (), name);
+  print_sockets (fp);
+  if (fclose (fp) != 0)
+    return -1;
   unlink (temp);
   fd = open (temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (fd == -1)
     return -1;
-  if (write (fd, text, (size_t)len) != len || rename (temp, path) == -1) {
+  errno = 0;
+  if (write (fd, text, len) != (ssize_t)len || rename (temp, path) == -1) {
     int err = errno ? errno : ENOSPC;
 
     unlink (temp);

@@ -6,9 +6,10 @@
  * are opened with O_NOFOLLOW and owner checks.
  *
  * Registry: one entry per open volume, a file `DEV-INO.volume` (hex) holding
- * the lines "store PATH", "control PATH", "pid N", "name NAME", written
- * before the first reply and unlinked at close.  It is only a hint:
- * whoever connects checks SO_PEERCRED (root or the store's owner).
+ * the lines "store PATH", "control PATH", "pid N", "name NAME", and "listen
+ * DEV-INO PATH" (hex) for each socket file that the process listens on when
+ * it is written: before the first reply.  Unlinked at close.  It is only a
+ * hint: whoever connects checks SO_PEERCRED (root or the store's owner).
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
