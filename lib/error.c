@@ -13,6 +13,7 @@
 #include <errno.h>
 
 #include "client.h"
+#include "private.h"
 
 static __thread int last_errno;
 static __thread char last_text[4096];
@@ -32,6 +33,12 @@ error_set (int errnum, const char *fmt, ...)
   last_errno = errnum;
   errno = errnum;
   return -1;
+}
+
+int
+backfill_private_error (int errnum, const char *text)
+{
+  return error_set (errnum, "%s", text);
 }
 
 void *
