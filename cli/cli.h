@@ -54,14 +54,16 @@ int cmd_watch (int argc, char **argv);
 
 /* main.c */
 
-/* getopt_long over a command's options plus -c and --json, which it handles
- * itself; longs ends with a zero entry, or is NULL.  Returns -1 at the end
- * with optind at the first argument.  Exits with STATUS_USAGE after its own
- * message when an option is wrong. */
+/* getopt_long over a command's options plus -c, --json and libvirt's, which
+ * it handles itself; longs ends with a zero entry, or is NULL.  Returns -1 at
+ * the end with optind at the first argument.  Exits with STATUS_USAGE after its
+ * own message when an option is wrong. */
 int cli_getopt (int argc, char **argv, const struct option *longs);
 
 /* The one optional DISK; usage error if there is more.  NULL: left out. */
 const char *cli_disk (int argc, char **argv);
+/* The disk that this DISK (or NULL) means: with libvirt's options another. */
+const char *cli_find (const char *disk);
 
 /* "backfill: ...", then how to get help; exits with STATUS_USAGE. */
 void cli_usage (const char *fmt, ...)
@@ -73,6 +75,32 @@ int cli_failed (void);
 
 /* A handle, or NULL after a message. */
 struct backfill *cli_connect (void);
+
+/* libvirt.c */
+
+enum {
+  LIBVIRT_CONNECT = 0x20000,
+  LIBVIRT_DOMAIN,
+  LIBVIRT_POOL,
+  LIBVIRT_VOLUME
+};
+#define LIBVIRT_OPTIONS                                      \
+  { "connect", required_argument, NULL, LIBVIRT_CONNECT },   \
+      { "domain", required_argument, NULL, LIBVIRT_DOMAIN }, \
+      { "pool", required_argument, NULL, LIBVIRT_POOL },     \
+  {                                                          \
+    "volume", required_argument, NULL, LIBVIRT_VOLUME        \
+  }
+/* Takes one of them; false: it is another. */
+bool libvirt_option (int c);
+/* One of them was given: then libvirt_disk tells which disk is meant. */
+bool libvirt_used (void);
+/* The DISK of a domain stands before the command. */
+bool libvirt_takes_path (void);
+void libvirt_path (const char *path);
+/* disk: the command's DISK, or NULL.  Sets cli.socket; exits after a message
+ * if there is no such disk. */
+const char *libvirt_disk (const char *disk);
 
 /* text.c */
 

@@ -484,6 +484,7 @@ cmd_speed (int argc, char **argv)
     limit = argv[optind];
     speed = parse_limit (limit);
   }
+  disk = cli_find (disk);
 
   h = cli_connect ();
   if (h == NULL)

@@ -127,6 +127,9 @@ static void
 print_help (FILE *fp)
 {
   fputs ("Usage: backfill [-c SOCKET] COMMAND [DISK] [OPTION...]\n"
+         "       backfill [--connect URI] --domain DOMAIN DISK COMMAND "
+         "[OPTION...]\n"
+         "       backfill [--connect URI] --pool POOL --volume VOLUME COMMAND\n"
          "\n"
          "Shows and drives disks that backfill serves and fills in.\n"
          "\n"
@@ -147,6 +150,12 @@ print_help (FILE *fp)
       "                        owner of the disk is looked up in\n"
       "                        $BACKFILL_RUNTIME_DIR, /run/backfill or\n"
       "                        $XDG_RUNTIME_DIR/backfill)\n"
+      "      --domain DOMAIN       the disk of a libvirt domain; DISK is its "
+      "target\n"
+      "                        (vda), its source's name, or its store's path\n"
+      "      --pool POOL --volume VOLUME\n"
+      "                        the disk that is this storage volume\n"
+      "      --connect URI     where libvirt is\n"
       "      --json            print JSON\n"
       "  -h, --help            show this, or the help of COMMAND\n"
       "  -V, --version         show the version\n"
@@ -179,7 +188,7 @@ print_long_options (const char *help)
       len++;
     printf ("%.*s\n", (int)len - 2, p + 2);
   }
-  printf ("--control\n--json\n--help\n");
+  printf ("--control\n--domain\n--pool\n--volume\n--connect\n--json\n--help\n");
 }
 
 void
@@ -236,16 +245,36 @@ cli_connect (void)
   return h;
 }
 
+static const struct command *
+find_command (const char *name)
+{
+  for (const struct command *c = commands; c->name != NULL; c++)
+    if (strcmp (c->name, name) == 0)
+      return c;
+  return NULL;
+}
+
+/* What has no DISK is about a whole server, or none. */
+static void
+check_takes_disk (void)
+{
+  if (strstr (find_command (cli.command)->arguments, "[DISK]") == NULL)
+    cli_usage ("'%s' is not about one disk: it does not go with --domain, "
+               "--volume, --pool or --connect",
+               cli.command);
+}
+
 int
 cli_getopt (int argc, char **argv, const struct option *longs)
 {
   enum { OPT_CONTROL = 'c', OPT_JSON = 0x10000 };
   struct option all[32] = { { "control", required_argument, NULL, OPT_CONTROL },
-                            { "json", no_argument, NULL, OPT_JSON } };
+                            { "json", no_argument, NULL, OPT_JSON },
+                            LIBVIRT_OPTIONS };
   int c;
 
-  for (size_t i = 0; longs != NULL && longs[i].name != NULL && i < 29; i++)
-    all[2 + i] = longs[i];
+  for (size_t i = 0; longs != NULL && longs[i].name != NULL && i < 25; i++)
+    all[6 + i] = longs[i];
   for (;;) {
     c = getopt_long (argc, argv, "c:", all, NULL);
     switch (c) {
@@ -259,9 +288,17 @@ cli_getopt (int argc, char **argv, const struct option *longs)
       fprintf (stderr, "Try 'backfill %s --help'.\n", cli.command);
       exit (STATUS_USAGE);
     default:
-      return c;
+      if (!libvirt_option (c))
+        return c;
+      check_takes_disk ();
     }
   }
+}
+
+const char *
+cli_find (const char *disk)
+{
+  return libvirt_used () ? libvirt_disk (disk) : disk;
 }
 
 const char *
@@ -270,16 +307,7 @@ cli_disk (int argc, char **argv)
   if (argc - optind > 1)
     cli_usage ("'%s' takes one DISK: '%s' is one too many", cli.command,
                argv[optind + 1]);
-  return optind < argc ? argv[optind] : NULL;
-}
-
-static const struct command *
-find_command (const char *name)
-{
-  for (const struct command *c = commands; c->name != NULL; c++)
-    if (strcmp (c->name, name) == 0)
-      return c;
-  return NULL;
+  return cli_find (optind < argc ? argv[optind] : NULL);
 }
 
 /* Output that was not written is a failure, whatever the command says. */
@@ -299,6 +327,7 @@ main (int argc, char **argv)
   enum { OPT_JSON = 0x100, OPT_LONG_OPTIONS, OPT_SHORT_OPTIONS, OPT_COMMANDS };
   static const struct option longs[] = {
     { "control", required_argument, NULL, 'c' },
+    LIBVIRT_OPTIONS,
     { "json", no_argument, NULL, OPT_JSON },
     { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'V' },
@@ -328,7 +357,8 @@ main (int argc, char **argv)
       printf ("backfill %s\n", backfill_version ());
       return finish (STATUS_OK);
     case OPT_LONG_OPTIONS:
-      printf ("--control\n--json\n--help\n--version\n");
+      printf ("--control\n--domain\n--pool\n--volume\n--connect\n--json\n"
+              "--help\n--version\n");
       return finish (STATUS_OK);
     case OPT_SHORT_OPTIONS:
       printf ("-c\n-h\n-V\n");
@@ -338,9 +368,20 @@ main (int argc, char **argv)
         puts (p->name);
       return finish (STATUS_OK);
     default:
+      if (libvirt_option (c))
+        break;
       fprintf (stderr, "Try 'backfill --help'.\n");
       return STATUS_USAGE;
     }
+  /* Of a domain the disk may come first, as in virsh. */
+  if (libvirt_takes_path () && optind < argc
+      && find_command (argv[optind]) == NULL) {
+    libvirt_path (argv[optind++]);
+    if (optind == argc)
+      cli_usage ("'%s' is not a command: if it is a disk, a command must "
+                 "follow",
+                 argv[optind - 1]);
+  }
   if (optind == argc) {
     print_help (stderr);
     return STATUS_USAGE;
@@ -372,6 +413,8 @@ main (int argc, char **argv)
       return finish (STATUS_OK);
     }
   }
+  if (libvirt_used ())
+    check_takes_disk ();
   argv[0] = program;
   optind = 0; /* glibc: start anew, also with other flags */
   return finish (command->run (argc, argv));
