@@ -1,0 +1,139 @@
+"""common.py - what the tests of libbackfill-libvirt share.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+TOP = os.environ["TOP_SRCDIR"]
+BUILD = os.environ["TOP_BUILDDIR"]
+NBDKIT = os.environ.get("NBDKIT") or shutil.which("nbdkit")
+PLUGIN = os.environ["BACKFILL_PLUGIN"]
+CALLS = os.path.join(BUILD, "tests/libvirt/calls")
+LONG = 300  # seconds, for what ends by itself
+
+failures = []
+
+
+def skip(why):
+    print("skipped: " + why)
+    sys.exit(77)
+
+
+def need(*programs):
+    if os.environ.get("HAVE_LIBVIRT") != "yes":
+        skip("built without libvirt")
+    for p in programs:
+        if not shutil.which(p):
+            skip(p + " is missing")
+    if not NBDKIT:
+        skip("nbdkit is missing")
+
+
+started = time.monotonic()
+
+
+def check(what, ok, detail=None):
+    print("%6.1f %s%s" % (time.monotonic() - started,
+                          "ok: " if ok else "NOT OK: ", what), flush=True)
+    if not ok:
+        failures.append(what)
+        if detail is not None:
+            print("    %s" % (detail,), flush=True)
+    return ok
+
+
+def finish():
+    print("%d failed" % len(failures))
+    return 1 if failures else 0
+
+
+def run(*args, **kwargs):
+    return subprocess.run(args, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=LONG, **kwargs)
+
+
+class Answer(dict):
+    """What calls printed; .ok tells whether the call succeeded."""
+
+    def __init__(self, r):
+        value = json.loads(r.stdout)
+        super().__init__(value if isinstance(value, dict) else {})
+        self.value = value
+        self.ok = r.returncode == 0
+
+
+def calls(*args, **kwargs):
+    r = run(CALLS, *[str(a) for a in args], **kwargs)
+    if r.returncode not in (0, 1):
+        raise RuntimeError("calls %s: %s %s" % (args, r.stdout, r.stderr))
+    return Answer(r)
+
+
+def wait_for(what, condition):
+    end = time.monotonic() + LONG
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise RuntimeError("waited in vain: " + what)
+        time.sleep(0.05)
+
+
+class Nbdkit:
+    """An nbdkit in the foreground, that ends with this object."""
+
+    def __init__(self, socket, *args, env=None):
+        self.socket = socket
+        self.log = open(socket + ".log", "w", encoding="utf-8")
+        if os.path.exists(socket):
+            os.unlink(socket)
+        self.process = subprocess.Popen(
+            [NBDKIT, "-f", "-U", socket] + list(args),
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=env)
+        try:
+            wait_for(socket, self.listens)
+        except BaseException:
+            self.end()
+            raise
+
+    def listens(self):
+        if self.process.poll() is not None:
+            with open(self.log.name, encoding="utf-8") as f:
+                raise RuntimeError("nbdkit ended: " + f.read())
+        return os.path.exists(self.socket)
+
+    def end(self):
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+
+class Disks(Nbdkit):
+    """One with the plugin: it can be asked when this returns."""
+
+    def __init__(self, socket, *args, env=None):
+        super().__init__(socket, PLUGIN, *args, env=env)
+        try:
+            wait_for("control socket", lambda: self.listens() and run(
+                "backfill", "-c", "nbd:" + socket, "list").returncode == 0)
+        except BaseException:
+            self.end()
+            raise
