@@ -10,7 +10,7 @@ _backfill_disks ()
 
 _backfill ()
 {
-    local cur prev word command='' i
+    local cur prev word command='' domain='' i
     local -a _backfill_call=("${COMP_WORDS[0]}")
 
     cur=${COMP_WORDS[COMP_CWORD]}
@@ -23,9 +23,20 @@ _backfill ()
                 i=$((i + 1))
                 _backfill_call+=(-c "${COMP_WORDS[i]}")
                 ;;
+            --domain)
+                i=$((i + 1))
+                domain=${COMP_WORDS[i]}
+                ;;
+            --pool|--volume|--connect)
+                i=$((i + 1))
+                ;;
             -*) ;;
             *)
-                if [ -z "$command" ]; then
+                # Of a domain the disk may come before the command.
+                if [ -z "$command" ] &&
+                    { [ -z "$domain" ] ||
+                          "${COMP_WORDS[0]}" --list-commands 2>/dev/null |
+                              grep -qxF -- "$word"; }; then
                     command=$word
                 fi
                 ;;
@@ -42,7 +53,12 @@ _backfill ()
             mapfile -t COMPREPLY < <(compgen -W 'report skip' -- "$cur")
             return
             ;;
-        --offset|--length|--speed|--retry)
+        --domain)
+            mapfile -t COMPREPLY < <(compgen -W \
+                "$(virsh -q list --name 2>/dev/null)" -- "$cur")
+            return
+            ;;
+        --offset|--length|--speed|--retry|--pool|--volume|--connect)
             return
             ;;
     esac
