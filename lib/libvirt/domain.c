@@ -18,7 +18,6 @@
 #include "config.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -391,14 +390,13 @@ find_only (const struct config *config, struct found *found)
 int
 find_domain_disk (virDomainPtr domain, const char *path, struct found *found)
 {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
   __attribute__ ((cleanup (cleanup_xml_doc))) xmlDocPtr doc = NULL;
   CLEANUP_FREE char *xml = NULL;
   struct config config;
   virConnectPtr conn;
   int r;
 
-  pthread_once (&once, xmlInitParser);
+  host_initialize ();
   conn = virDomainGetConnect (domain);
   if (conn == NULL)
     return find_error_libvirt ("the domain");

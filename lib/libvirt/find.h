@@ -32,6 +32,10 @@ int find_error_libvirt (const char *fmt, ...)
 
 /* host.c */
 
+/* Before the first call of libvirt: a caller who has only NULL for a domain may
+ * have made none, and without this libvirt aborts where it should complain. */
+void host_initialize (void);
+
 /* 0, or -1 with EREMOTE when its hypervisor is on another machine. */
 int host_check (virConnectPtr conn);
 

@@ -12,10 +12,13 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <libvirt/virterror.h>
+#include <libxml/parser.h>
 #include <libxml/uri.h>
 
 #include "cleanup.h"
@@ -65,6 +68,21 @@ is_our_name (const char *name)
   same = info->ai_canonname != NULL && is_same_name (name, info->ai_canonname);
   freeaddrinfo (info);
   return same;
+}
+
+static void
+initialize (void)
+{
+  virInitialize ();
+  xmlInitParser ();
+}
+
+void
+host_initialize (void)
+{
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+  pthread_once (&once, initialize);
 }
 
 int

@@ -17,9 +17,11 @@ int
 find_volume (virStorageVolPtr volume, struct found *found)
 {
   CLEANUP_FREE char *path = NULL;
-  virConnectPtr conn = virStorageVolGetConnect (volume);
+  virConnectPtr conn;
   const char *name;
 
+  host_initialize ();
+  conn = virStorageVolGetConnect (volume);
   if (conn == NULL)
     return find_error_libvirt ("the storage volume");
   name = virStorageVolGetName (volume);
