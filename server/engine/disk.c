@@ -563,8 +563,8 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
     /* Both are asked for before either is waited for. */
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits)
-        edge[i].have = bytes ? parked_fetch (d, &edge[i].part, &edge[i].piece)
-                             : -ENOMEM;
+        edge[i].have
+            = bytes ? parked_fetch (d, &edge[i].part, &edge[i].piece) : -ENOMEM;
     for (unsigned i = 0; i < nr_edges; i++)
       if (edge[i].waits) {
         int e = parked_wait (d, &edge[i].part, &edge[i].piece, edge[i].have,
