@@ -325,6 +325,19 @@ close_volume (struct volumes *vs, struct volume *v)
 
 /* --- opening ---------------------------------------------------------- */
 
+/* The file at the path may be another than the one that is open, or was
+ * looked at. */
+static bool
+may_have (const struct control_peer *peer, const struct volume *v,
+          char **error)
+{
+  if (is_ours (peer) || disk_store_owner (v->disk) == peer->uid)
+    return true;
+  errno = EPERM;
+  message_set (error, "'%s' belongs to another user", v->path);
+  return false;
+}
+
 /* Room for one more, if need be by closing one that is idle.  The lock is
  * held, and let go if one is closed. */
 static bool
@@ -486,6 +499,11 @@ command_get (void *opaque, const struct control_peer *peer, const char *path,
   v = get_volume (vs, path, error);
   if (!v)
     return NULL;
+  if (!may_have (peer, v, error)) {
+    put_volume (vs, v);
+    errno = EPERM;
+    return NULL;
+  }
   /* Before the job: a daemon that dies then finds no job, not a job that
    * nobody goes on with.  One that was found in the volume is ours now. */
   if ((use == CONTROL_JOB || has_job (v->disk))
@@ -525,12 +543,14 @@ command_list (void *opaque, const struct control_peer *peer,
   disks->ptr = calloc (vs->nr_open + 1, sizeof *disks->ptr);
   if (!disks->ptr)
     return -1;
-  for (struct volume *v = vs->open; v; v = v->next)
-    if (v->state == VOLUME_OPEN
-        && (is_ours (peer) || disk_store_owner (v->disk) == peer->uid)) {
+  for (struct volume *v = vs->open; v; v = v->next) {
+    CLEANUP_FREE char *ignored = NULL;
+
+    if (v->state == VOLUME_OPEN && may_have (peer, v, &ignored)) {
       v->refs++;
       disks->ptr[disks->len++] = v->disk;
     }
+  }
   return 0;
 }
 
@@ -589,6 +609,8 @@ command_release (void *opaque, const struct control_peer *peer,
   LOCK_SCOPE (&vs->lock);
   while ((v = find_volume (vs, path)) && v->state != VOLUME_OPEN)
     pthread_cond_wait (&vs->changed, &vs->lock);
+  if (v && !may_have (peer, v, error))
+    return -1;
   a = note_away (vs, path);
   if (!a) {
     errno = ENOMEM;

@@ -148,6 +148,13 @@ def test_other_users():
             stdout=subprocess.PIPE, text=True, timeout=LONG).stdout
         check("the list shows only one's own", "own.img" in listed
               and "root.img" not in listed, listed)
+        # Another file in the place of an open one gives no right to that.
+        p.control().call("query-disks", device=p.vol("root.img"))
+        os.rename(p.vol("root.img"), p.vol("moved.img"))
+        os.rename(p.vol("own.img"), p.vol("root.img"))
+        for command in ("query-disks", "disk-release"):
+            check("%s of what is open is refused" % command, ask_as(
+                65534, p, command, device=p.vol("root.img")) == "EPERM")
         check("it goes on", stop(d) == 0)
 
 
