@@ -73,7 +73,12 @@ class Place:
             if p.poll() is None:
                 p.kill()
             p.wait()
-        shutil.rmtree(self.dir)
+        # What a killed server had started may be at work for a moment.
+        for _ in range(50):
+            shutil.rmtree(self.dir, ignore_errors=True)
+            if not os.path.exists(self.dir):
+                return
+            time.sleep(0.1)
 
     def path(self, *names):
         return os.path.join(self.dir, *names)
