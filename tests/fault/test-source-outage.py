@@ -220,7 +220,7 @@ def needs_it_no_more(t, how, length):
     job = ctl.job()
     check(job["result"] == "completed" and job["remaining"] == 0, "job", job)
     if length == len(data):
-        ctl.wait_event("DISK_LOCAL")
+        wait_for(lambda: ctl.saw("DISK_LOCAL"), "the event")
     else:
         check(ctl.disk()["absent"] == len(data) - length, "no more than that",
               ctl.disk())
