@@ -522,14 +522,34 @@ wait_for_job (void *opaque)
   return NULL;
 }
 
+static void *
+fail_once (void *opaque)
+{
+  struct worker *w = opaque;
+
+  CHECK (backfill_get_error ()[0] == '\0' && backfill_get_errno () == 0);
+  FAILS (backfill_block_allocate (w->h, w->disk, 0, 0, 8), EINVAL, "0x8");
+  return NULL;
+}
+
 static void
 threads (char **argv)
 {
   struct worker workers[NR_HANDLES][NR_THREADS], waiters[NR_HANDLES];
   struct backfill *handles[NR_HANDLES];
+  struct worker other;
 
   for (int i = 0; i < NR_HANDLES; i++)
     handles[i] = open_any ();
+  /* Neither another thread's failure nor a success changes the error. */
+  FAILS (backfill_disk_flush (handles[0], argv[2]), ENXIO, argv[2]);
+  other.h = handles[0];
+  other.disk = argv[0];
+  CHECK (pthread_create (&other.thread, NULL, fail_once, &other) == 0);
+  pthread_join (other.thread, NULL);
+  CHECK (backfill_disk_flush (handles[0], argv[0]) == 0);
+  CHECK (backfill_get_errno () == ENXIO
+         && strstr (backfill_get_error (), argv[2]) != NULL);
   for (int i = 0; i < 2; i++)
     CHECK (backfill_block_allocate (handles[i], argv[i], 0, 0, NONBLOCK) == 0);
   /* Who waits must not hold up the others of the same handle. */

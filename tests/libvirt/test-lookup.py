@@ -7,7 +7,9 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 
@@ -321,24 +323,48 @@ def test_remote(d, node):
 
 
 def test_trust(d, vms, node):
-    """An entry that somebody else made for a socket is not believed."""
+    """An entry that somebody else made for a socket is not believed, though
+    his server is there and answers."""
     if os.geteuid() != 0:
         return
-    folder = os.environ["BACKFILL_RUNTIME_DIR"]
-    st = os.stat(vms.socket)
-    mine = os.path.join(folder, "1-1.volume")
-    with open(mine, "w", encoding="utf-8") as f:
-        f.write("store %s/theirs.img\ncontrol %s/theirs.control\npid 1\n"
-                "name disk-a\nlisten %x-%x %s\n"
-                % (d, d, st.st_dev, st.st_ino, vms.socket))
-    with open(d + "/theirs.img", "w") as f:
-        f.truncate(MIB)
-    for path in (mine, d + "/theirs.img"):
-        os.chown(path, 12345, 12345)
-    a = node.domain("vda", "find")
-    check("a stranger's entry for our socket is not believed", a.ok
-          and a["disk"] == "disk-a", a.value)
-    os.unlink(mine)
+    theirs = d + "/theirs"
+    os.mkdir(theirs)
+    os.chmod(d, 0o755)
+    plugin = shutil.copy(common.PLUGIN, theirs)
+    os.chown(theirs, 12345, 12345)
+    control = theirs + "/x.control"
+    process = subprocess.Popen(
+        ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups",
+         common.NBDKIT, "-f", "-U", theirs + "/x.sock", plugin, "name=disk-a",
+         "store=%s/x.img" % theirs, "size=1M", "control=" + control,
+         "runtime-dir=%s/run" % theirs], stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    try:
+        common.wait_for("their server", lambda: process.poll() is not None
+                        or run("backfill", "-c", control, "list"
+                               ).returncode == 0)
+        check("a stranger's server runs", process.poll() is None)
+        st = os.stat(vms.socket)
+        mine = os.path.join(os.environ["BACKFILL_RUNTIME_DIR"], "1-1.volume")
+        with open(mine, "w", encoding="utf-8") as f:
+            f.write("store %s/x.img\ncontrol %s\npid %d\nname disk-a\n"
+                    "listen %x-%x %s\n" % (theirs, control, process.pid,
+                                           st.st_dev, st.st_ino, vms.socket))
+        os.chown(mine, 12345, 12345)
+        a = node.domain("vda", "info")
+        check("his entry for our socket is not believed", a.ok, a.value)
+        st = os.stat(theirs + "/x.sock")
+        with open(mine, "w", encoding="utf-8") as f:
+            f.write("store %s/x.img\ncontrol %s\npid %d\nname disk-a\n"
+                    "listen %x-%x %s/x.sock\n"
+                    % (theirs, control, process.pid, st.st_dev, st.st_ino,
+                       theirs))
+        r = run("backfill", "-c", "nbd:" + theirs + "/x.sock", "list")
+        check("but for his own it is", r.returncode == 0, r)
+        os.unlink(mine)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class Backing:
@@ -365,7 +391,7 @@ class Backing:
 
 
 def main():
-    common.need("backfill", "ldd")
+    common.need("backfill", "ldd", "setpriv")
     with tempfile.TemporaryDirectory(prefix="lv-", dir="/tmp") as d:
         os.environ["BACKFILL_RUNTIME_DIR"] = d + "/run"
         backing = Backing(d)

@@ -305,7 +305,7 @@ def test_hook(d, backing):
     before = guest_writes()
     for name, metadata, word in (
             ("clone", metadata_xml(d, backing), "listens there already"),
-            ("command", metadata_xml(d, "[ sh -c id ]"), "command"),
+            ("bracket", metadata_xml(d, "[ sh -c id ]"), "is a command"),
             ("key", metadata_xml(d, backing).replace("target='vdb'",
                                                      "target='vdb' sice='1'"),
              "'sice'"),
