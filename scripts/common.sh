@@ -47,6 +47,20 @@ install_packages () {
       --no-install-recommends $lacking >&2
 }
 
+# unpack_dependency PACKAGE FOLDER: unpack what that package stands for (the
+# one that it depends on) into a folder, and do not install it.
+unpack_dependency () {
+  [ ! -e "$2/done" ] || return 0
+  command -v apt-get >/dev/null || return 1
+  real=$(apt-cache depends --important "$1" 2>/dev/null |
+           sed -n 's/^ *Depends: *//p' | head -n 1)
+  [ -n "$real" ] || return 1
+  rm -rf "$2"
+  mkdir -p "$2"
+  (cd "$2" && apt-get -qq download "$real" >/dev/null 2>&1 &&
+     dpkg -x "$real"_*.deb . && rm "$real"_*.deb && : >done)
+}
+
 # The files of the project, without what a build in the tree made.
 list_files () {
   git ls-files -z --cached --others --exclude-standard 2>/dev/null ||

@@ -15,7 +15,7 @@ say "golden image: $(du -h --apparent-size "$dir/golden" | cut -f1)," \
 serve source -r --filter=stats file "$dir/golden" statsfile="$dir/source.stats"
 disk disk "$dir/store" backing="$(uri source)"
 must_fail "$nbdkit" -f -U "$dir/second.sock" "$plugin" "$dir/store" control=off
-grep -q "${server[disk]}" "$dir/out" || fail "the owner is not named"
+grep -q "${server[disk]}" "$dir/out" || fail "the owner is not named: $(cat "$dir/out")"
 allocate disk
 [ "$(member disk .absent)" = 0 ] || fail "not all is local"
 same "$dir/store" "$dir/golden"

@@ -6,8 +6,8 @@
 # nothing.  Then it boots again from the raw image alone, and finds all that
 # it had.
 #
-# The kernel is that of this machine, or the one in the unpacked Debian
-# package that BACKFILL_GUEST_KERNEL names.
+# The kernel is the one in the unpacked Debian package that
+# BACKFILL_GUEST_KERNEL names, or that of this machine.
 #
 # SPDX-License-Identifier: LGPL-2.1-or-later
 . "${0%/*}/interop-lib.sh"
@@ -17,9 +17,9 @@ busybox=$(command -v busybox) || skip "no busybox"
 ! ldd "$busybox" > /dev/null 2>&1 || skip "$busybox is not static"
 
 kernel=
-for k in "${BACKFILL_GUEST_KERNEL-}"/boot/vmlinuz-*; do
+for k in "${BACKFILL_GUEST_KERNEL-}"/boot/vmlinuz-* /boot/vmlinuz-*; do
   version=${k##*/vmlinuz-}
-  for modules in "${BACKFILL_GUEST_KERNEL-}"{,/usr}"/lib/modules/$version"; do
+  for modules in "${k%/boot/*}"{,/usr}"/lib/modules/$version"; do
     # Modules that are compressed cannot be used.
     if [ -r "$k" ] && [ -e "$modules/kernel/drivers/block/virtio_blk.ko" ]; then
       kernel=$k
