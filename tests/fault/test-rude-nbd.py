@@ -548,8 +548,11 @@ def test_sigterm_with_a_hung_source_frees_the_volume(d):
     except nbd.Error:
         pass
     assert old.p.wait(LONG) == 0, old.text()
-    # The job goes on with the next.
-    new.ask("block-job-set-speed", device="", speed=0)
+    # The job goes on with the next, unless the guest's reads were its end.
+    try:
+        new.ask("block-job-set-speed", device="", speed=0)
+    except QmpError:
+        pass
     assert wait_job(new, "concluded")["result"] == "completed"
     same(h2.pread(SIZE, 0), want)
     new.stop()
