@@ -76,7 +76,8 @@ source_changed (void *opaque, enum source_state state, const char *why)
   }
 }
 
-/* Again for each pid that the owner has. */
+/* Twice: the second time with the pid that the fork gave the owner, and with
+ * the sockets that clients connect to, which are there only then. */
 static void
 enter_registry (struct disk *d)
 {
@@ -179,8 +180,8 @@ disk_start (struct disk *d, char **error)
         message_set (error, "cannot write the sidecar %s: %m", d->metadata);
         return -1;
       }
-      enter_registry (d);
     }
+    enter_registry (d);
   }
   housekeeper_add (d);
   if (d->src
