@@ -72,6 +72,15 @@ until backfill -c "nbd:$dir/nbd.sock" list >/dev/null 2>&1; do
   kill -0 $server || { cat "$dir/log"; exit 1; }
   sleep 0.1
 done
+mkdir "$dir/volumes" "$dir/state"
+backfilld --runtime-dir="$dir/run" --state-dir="$dir/state" "$dir/volumes" \
+  >"$dir/daemon-log" 2>&1 &
+daemon=$!
+pids="$pids $daemon"
+until [ -S "$dir/run/backfilld.sock" ]; do
+  kill -0 $daemon || { cat "$dir/daemon-log"; exit 1; }
+  sleep 0.1
+done
 cat >"$dir/node.xml" <<END
 <node><domain type='test'><name>g1</name><memory>65536</memory>
 <os><type>hvm</type></os><devices>$disks</devices></domain></node>
@@ -141,6 +150,10 @@ for page in $pages; do
       expect $page "$store: 0 of 4194304 bytes are local" ;;
     backfill_get_disk_info)
       expect $page "$store: backing store .*golden.sock" "$store" ;;
+    backfill_create_volume)
+      expect $page '' "$dir/volumes/$page.img" \
+        "nbd+unix:///?socket=$dir/golden.sock"
+      cmp "$dir/golden.img" "$dir/volumes/$page.img" ;;
     backfill_disk_flush) expect $page '' "$store" ;;
     backfill_disk_detach)
       expect $page '' "$store"
