@@ -1,0 +1,449 @@
+/* test-commit.c - making writes durable: the order of what is done (I1), which
+ * flush waits for which commit (G11), and what a failed sync means (G24).
+ *
+ * Disks without a backing store; absent reads as zeros.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include "box.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define G UINT64_C (4096)
+#define MIB (UINT64_C (1) << 20)
+
+static struct box box;
+static struct disk *disk;
+
+static int
+setup (void **state)
+{
+  struct disk_config c;
+
+  (void)state;
+  box_make (&box);
+  c = box_config (&box);
+  c.has_size = true;
+  c.size = 8 * MIB + 1000;
+  disk = box_open (&box, &c);
+  calls_record (&box);
+  return 0;
+}
+
+static int
+teardown (void **state)
+{
+  (void)state;
+  calls_stop ();
+  disk_free (disk);
+  disk = NULL;
+  box_drop (&box);
+  return 0;
+}
+
+static void
+expect_calls (const char *want)
+{
+  CLEANUP_FREE char *is = calls_take ();
+
+  if (strcmp (is, want) != 0)
+    fail_msg ("calls: '%s', not '%s'", is, want);
+}
+
+static void
+flush (void)
+{
+  assert_int_equal (disk_flush (disk), 0);
+}
+
+/* Data, then W, then the answer; the data's sync before the bit's write, that
+ * before its sync, that before the flush's answer. */
+static void
+data_first_then_the_bit (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, 0);
+  expect_calls ("ws ww");
+  /* W says "syncing" before, "ok" after. */
+  flush ();
+  expect_calls ("ww ss wm sm ww");
+  assert_true (box_in_s (&box, 0));
+  /* Changes need no bits any more. */
+  fill_bytes (disk, 100, 200, 2, 0);
+  expect_calls ("ws");
+  flush ();
+  expect_calls ("ww ss ww");
+  /* Nothing new: a sync of the store alone. */
+  flush ();
+  expect_calls ("ww ss ww");
+}
+
+static void
+fua_is_durable (void **state)
+{
+  (void)state;
+  /* A new granule: a commit. */
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  expect_calls ("ws ww ss wm sm ww");
+  assert_true (box_in_s (&box, 0));
+  /* One in S: one call. */
+  fill_bytes (disk, 512, 512, 2, DISK_FUA);
+  expect_calls ("ds");
+  /* One new and one old. */
+  fill_bytes (disk, 0, 2 * G, 3, DISK_FUA);
+  expect_calls ("ws ww ss wm sm ww");
+  /* Zero and trim have no such call. */
+  assert_int_equal (disk_zero (disk, G, 0, DISK_FUA | DISK_MAY_TRIM), 0);
+  expect_calls ("ww ss ww");
+  assert_int_equal (disk_trim (disk, G, 4 * G, DISK_FUA), 0);
+  expect_calls ("ww ss wm sm ww");
+  assert_true (box_in_s (&box, 4));
+}
+
+/* What is only copied need not be durable: no commit for it, until the guest
+ * changes it. */
+static void
+copied_is_not_committed (void **state)
+{
+  (void)state;
+  assert_int_equal (map_mark (disk->map, 5, 7, MAP_COPIED), 0);
+  free (calls_take ());
+  flush ();
+  expect_calls ("ww ss ww");
+  assert_false (box_in_s (&box, 5));
+  fill_bytes (disk, 5 * G + 7, 9, 1, 0);
+  flush ();
+  expect_calls ("ws ww ss wm sm ww");
+  assert_true (box_in_s (&box, 5));
+  /* Granule 6 came along: its data was covered by the same sync. */
+  assert_true (box_in_s (&box, 6));
+  assert_int_equal (map_mark (disk->map, 8, 9, MAP_COPIED), 0);
+  assert_int_equal (commit_run (disk, COMMIT_CHECKPOINT), 0);
+  assert_true (box_in_s (&box, 8));
+}
+
+/* Flushes from other threads. */
+
+struct flusher {
+  pthread_t thread;
+  bool done; /* atomic */
+  int result;
+};
+
+static void *
+flusher (void *arg)
+{
+  struct flusher *f = arg;
+
+  f->result = disk_flush (disk);
+  __atomic_store_n (&f->done, true, __ATOMIC_RELEASE);
+  return NULL;
+}
+
+static bool
+is_done (struct flusher *f)
+{
+  return __atomic_load_n (&f->done, __ATOMIC_ACQUIRE);
+}
+
+static void
+start_flush (struct flusher *f)
+{
+  *f = (struct flusher){ 0 };
+  assert_int_equal (pthread_create (&f->thread, NULL, flusher, f), 0);
+}
+
+static void
+end_flush (struct flusher *f)
+{
+  pthread_join (f->thread, NULL);
+  assert_int_equal (f->result, 0);
+}
+
+/* So many have called, and there is a commit that is being formed. */
+static bool
+has_formed (void *opaque)
+{
+  const uint64_t *flushes = opaque;
+
+  if (counted (&disk->flushes) < *flushes)
+    return false;
+  LOCK_SCOPE (&disk->commit.lock);
+  return disk->commit.forming != NULL;
+}
+
+/* A commit runs: its snapshot is older than what a flush that comes now has to
+ * cover, whether the store or the sidecar is being synced. */
+static void
+flush_never_joins_the_running_commit (void **state)
+{
+  static const enum file during[] = { FILE_STORE, FILE_SIDECAR };
+
+  (void)state;
+  for (unsigned i = 0; i < 2; i++) {
+    struct flusher first, second;
+    uint64_t flushes = counted (&disk->flushes) + 2;
+    uint64_t a = 10 * i, b = a + 1;
+
+    fill_bytes (disk, a * G, G, 1, 0);
+    calls_hold (CALL_SYNC, during[i]);
+    start_flush (&first);
+    calls_wait_held ();
+    /* Acknowledged while the commit runs, then flushed. */
+    fill_bytes (disk, b * G, G, 2, 0);
+    start_flush (&second);
+    wait_until (has_formed, &flushes);
+    nap_ms (50);
+    assert_false (is_done (&first));
+    assert_false (is_done (&second));
+    /* The bit must not ride along: its data is not covered by the sync. */
+    assert_false (box_in_s (&box, b));
+    calls_hold (CALL_SYNC, FILE_STORE);
+    calls_let_go ();
+    /* The second commit has only begun: the first flush has its answer. */
+    calls_wait_held ();
+    end_flush (&first);
+    assert_true (box_in_s (&box, a));
+    assert_false (box_in_s (&box, b));
+    assert_false (is_done (&second));
+    calls_let_go ();
+    end_flush (&second);
+    assert_true (box_in_s (&box, b));
+  }
+}
+
+/* However many flushes come while one runs, one more commit answers them. */
+static void
+many_flushes_are_one_commit (void **state)
+{
+  struct flusher first, other[12];
+  uint64_t commits, flushes = 13;
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, 0);
+  calls_hold (CALL_SYNC, FILE_STORE);
+  start_flush (&first);
+  calls_wait_held ();
+  commits = counted (&disk->commits);
+  fill_bytes (disk, G, G, 1, 0);
+  for (unsigned i = 0; i < 12; i++)
+    start_flush (&other[i]);
+  wait_until (has_formed, &flushes);
+  nap_ms (100);
+  calls_let_go ();
+  end_flush (&first);
+  for (unsigned i = 0; i < 12; i++)
+    end_flush (&other[i]);
+  assert_true (box_in_s (&box, 1));
+  /* On a slow machine one that had called had not joined yet. */
+  assert_in_range (counted (&disk->commits) - commits, 1, 3);
+}
+
+/* Reads and writes go on while a commit syncs. */
+static void
+nobody_else_waits_for_a_commit (void **state)
+{
+  struct flusher f;
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, 0);
+  for (enum file file = FILE_STORE; file <= FILE_SIDECAR; file++) {
+    fill_bytes (disk, (20 + file) * G, G, 1, 0);
+    calls_hold (CALL_SYNC, file);
+    start_flush (&f);
+    calls_wait_held ();
+    expect_bytes (disk, 0, G, 1);
+    fill_bytes (disk, 0, G, 1, 0);
+    assert_int_equal (disk_zero (disk, G, (30 + file) * G, 0), 0);
+    assert_false (is_done (&f));
+    calls_let_go ();
+    end_flush (&f);
+  }
+}
+
+/* What the next to open the volume finds; the disk so far is dead. */
+static void
+reopen (void)
+{
+  struct disk_config c = box_config (&box);
+
+  disk_free (disk);
+  disk = box_open (&box, &c);
+}
+
+static void
+failed_sync_of_the_store_is_final (void **state)
+{
+  struct disk_info info;
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  fill_bytes (disk, G, G, 2, 0);
+  calls_fail (CALL_SYNC, FILE_STORE, EIO);
+  assert_int_equal (disk_flush (disk), -1);
+  assert_int_equal (errno, EIO);
+  calls_fail (CALL_SYNC, FILE_STORE, 0);
+  free (calls_take ());
+  /* The kernel would say that all is well now; it is not. */
+  assert_int_equal (disk_flush (disk), -1);
+  assert_int_equal (errno, EIO);
+  errno = 0;
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);
+  assert_int_equal (errno, EIO);
+  assert_int_equal (calls_count (CALL_SYNC, FILE_STORE), 0);
+  assert_int_equal (calls_count (CALL_WRITE, FILE_SIDECAR), 0);
+  assert_false (box_in_s (&box, 1));
+  disk_get_info (disk, &info);
+  assert_int_equal (info.sync_error, EIO);
+  /* Reads go on, and writes that nobody flushes. */
+  expect_bytes (disk, G, G, 2);
+  fill_bytes (disk, 2 * G, G, 3, 0);
+  expect_bytes (disk, 2 * G, G, 3);
+  /* Who opens it next writes again what the sync may have lost, and only then
+   * is all well. */
+  free (calls_take ());
+  reopen ();
+  assert_true (calls_count (CALL_WRITE, FILE_STORE) >= 1);
+  expect_bytes (disk, G, G, 2);
+  expect_bytes (disk, 2 * G, G, 3);
+  assert_true (box_in_s (&box, 1) && box_in_s (&box, 2));
+  flush ();
+}
+
+static void
+failed_sync_of_the_sidecar_is_final (void **state)
+{
+  (void)state;
+  fill_bytes (disk, G, G, 2, 0);
+  calls_fail (CALL_SYNC, FILE_SIDECAR, EIO);
+  assert_int_equal (disk_flush (disk), -1);
+  calls_fail (CALL_SYNC, FILE_SIDECAR, 0);
+  assert_int_equal (disk_flush (disk), -1);
+  assert_int_equal (errno, EIO);
+  /* Not stable: S may show the bit and not hold it. */
+  assert_false (map_is_stable (disk->map, 1, 2));
+  expect_bytes (disk, G, G, 2);
+}
+
+/* The sync inside a FUA write counts as well. */
+static void
+failed_fua_is_final (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  calls_fail (CALL_DSYNC, FILE_STORE, EIO);
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);
+  calls_fail (CALL_DSYNC, FILE_STORE, 0);
+  assert_int_equal (disk_flush (disk), -1);
+  assert_int_equal (errno, EIO);
+}
+
+/* A sidecar that cannot be written fails the flush, but once it can be again
+ * all is well: nothing has been lost. */
+static void
+failed_write_of_the_sidecar_is_not (void **state)
+{
+  (void)state;
+  fill_bytes (disk, G, G, 2, 0);
+  calls_fail (CALL_WRITE, FILE_SIDECAR, EIO);
+  assert_int_equal (disk_flush (disk), -1);
+  calls_fail (CALL_WRITE, FILE_SIDECAR, 0);
+  assert_false (box_in_s (&box, 1));
+  flush ();
+  assert_true (box_in_s (&box, 1));
+}
+
+/* The runtime directory is full: no bit can outlive the process there, so each
+ * write that needs one is durable before its answer (I5). */
+static void
+without_w_each_write_is_a_commit (void **state)
+{
+  (void)state;
+  for (uint64_t g = 1; g < 4; g++) {
+    calls_fail (CALL_WRITE, FILE_WORK, ENOSPC);
+    switch (g) {
+    case 1:
+      fill_bytes (disk, g * G, G, 2, 0);
+      break;
+    case 2:
+      assert_int_equal (disk_zero (disk, G, g * G, 0), 0);
+      break;
+    default:
+      assert_int_equal (disk_trim (disk, G, g * G, 0), 0);
+    }
+    assert_true (box_in_s (&box, g));
+  }
+  calls_fail (CALL_WRITE, FILE_WORK, 0);
+  fill_bytes (disk, 5 * G, G, 2, 0);
+  assert_false (box_in_s (&box, 5));
+}
+
+/* A write that fails leaves no bit: what is absent stays absent. */
+static void
+failed_write_leaves_no_bit (void **state)
+{
+  CLEANUP_FREE char *buf = calloc (1, G);
+
+  (void)state;
+  calls_fail (CALL_WRITE, FILE_STORE, ENOSPC);
+  errno = 0;
+  assert_int_equal (disk_pwrite (disk, buf, G, G, 0), -1);
+  assert_int_equal (errno, ENOSPC);
+  calls_fail (CALL_WRITE, FILE_STORE, 0);
+  assert_false (is_local (disk, G, G));
+  assert_int_equal (calls_count (CALL_WRITE, FILE_WORK), 0);
+}
+
+/* All local: the header says so, after the data is durable, and from then on
+ * S is neither written nor needed. */
+static void
+completion_is_one_header (void **state)
+{
+  struct disk_info info;
+  struct sidecar *sc;
+
+  (void)state;
+  fill_bytes (disk, 0, disk_size (disk), 7, 0);
+  free (calls_take ());
+  flush ();
+  /* Both copies of the header, each with its sync. */
+  expect_calls ("ww ss wm sm wm sm ww");
+  disk_get_info (disk, &info);
+  assert_true (info.complete);
+  sc = box_peek (&box);
+  assert_true (sc->h.state & SIDECAR_COMPLETE);
+  sidecar_free (sc);
+  assert_false (box_in_s (&box, 0));
+  fill_bytes (disk, 5, 5, 8, 0);
+  flush ();
+  expect_calls ("ws ww ss ww");
+}
+
+int
+main (void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
+  const struct CMUnitTest tests[] = {
+    TEST (data_first_then_the_bit),
+    TEST (fua_is_durable),
+    TEST (copied_is_not_committed),
+    TEST (flush_never_joins_the_running_commit),
+    TEST (many_flushes_are_one_commit),
+    TEST (nobody_else_waits_for_a_commit),
+    TEST (failed_sync_of_the_store_is_final),
+    TEST (failed_sync_of_the_sidecar_is_final),
+    TEST (failed_fua_is_final),
+    TEST (failed_write_of_the_sidecar_is_not),
+    TEST (without_w_each_write_is_a_commit),
+    TEST (failed_write_leaves_no_bit),
+    TEST (completion_is_one_header),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
