@@ -226,6 +226,15 @@ box_end_server (struct box *b)
   b->server = 0;
 }
 
+char *
+box_key (const char *key, const char *value)
+{
+  char *s;
+
+  assert_true (asprintf (&s, "%s=%s", key, value) > 0);
+  return s;
+}
+
 /* The disk. */
 
 void

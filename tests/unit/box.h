@@ -47,10 +47,12 @@ void box_close (struct disk *d);
 void box_golden (const struct box *b, uint64_t size, uint64_t piece);
 uint8_t box_golden_byte (uint64_t offset);
 /* nbdkit serves it on sock, with those further arguments, NULL at the end:
- * filters, the plugin, its keys.  Skips the test where there is no nbdkit. */
+ * filters, the plugin, its keys. */
 void box_serve (struct box *b, const char *first, ...)
     __attribute__ ((sentinel));
 void box_end_server (struct box *b);
+/* "KEY=VALUE", malloc'd. */
+char *box_key (const char *key, const char *value);
 
 /* How the disk reads: all of [offset, offset+length) is that byte. */
 void expect_bytes (struct disk *d, uint64_t offset, uint64_t length, int byte);

@@ -1,0 +1,589 @@
+/* test-volume.c - opening and closing, as DESIGN's rules of recovery have it:
+ * what is believed after which death (I5, I6), what is durable before the
+ * first reply (G14), and what the end leaves.
+ *
+ * What a user sees of refused files is in tests/fault; here is what only the
+ * engine's inside shows: the order of calls, bits, and the volume's files.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include "box.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fetch.h"
+
+#define G UINT64_C (4096)
+#define MIB (UINT64_C (1) << 20)
+
+static struct box box;
+static struct disk_config config;
+
+static int
+setup (void **state)
+{
+  (void)state;
+  box_make (&box);
+  config = box_config (&box);
+  config.has_size = true;
+  config.size = 8 * MIB;
+  return 0;
+}
+
+static int
+teardown (void **state)
+{
+  (void)state;
+  box_drop (&box);
+  return 0;
+}
+
+static struct disk *
+start (void)
+{
+  return box_open (&box, &config);
+}
+
+/* Its process is dead; the boot goes on. */
+static void
+killed (struct disk *d)
+{
+  disk_free (d);
+}
+
+/* The same, and the power was cut: as if all had been written just before. */
+static void
+new_boot (struct disk *d)
+{
+  char *error = NULL;
+  struct sidecar *sc;
+
+  disk_free (d);
+  sc = sidecar_open (box.metadata, false, &error);
+  assert_non_null (sc);
+  sc->h.boot_id[3] ^= 1;
+  assert_int_equal (sidecar_write_header (sc), 0);
+  sidecar_free (sc);
+}
+
+static char *
+work_path (void)
+{
+  struct sidecar *sc = box_peek (&box);
+  char *path = sc->h.work ? strdup (sc->h.work) : NULL;
+
+  sidecar_free (sc);
+  return path;
+}
+
+static void
+session_is_recorded_before_the_first_reply (void **state)
+{
+  struct disk *d = start ();
+  struct sidecar *sc = box_peek (&box);
+  struct stat sb;
+
+  (void)state;
+  assert_true (sc->h.session_open);
+  assert_int_equal (sc->h.session, 1);
+  assert_int_equal (sc->h.session_pid, getpid ());
+  assert_false (sc->h.state & SIDECAR_CREATING);
+  assert_non_null (sc->h.work);
+  assert_int_equal (stat (sc->h.work, &sb), 0);
+  assert_int_equal (sb.st_mode & 07777, 0600);
+  sidecar_free (sc);
+  killed (d);
+  d = start ();
+  sc = box_peek (&box);
+  assert_int_equal (sc->h.session, 2);
+  sidecar_free (sc);
+  box_close (d);
+}
+
+static void
+clean_end_leaves_nothing_to_recover (void **state)
+{
+  struct disk *d = start ();
+  struct sidecar *sc;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  assert_int_equal (map_mark (d->map, 5, 6, MAP_COPIED), 0);
+  assert_int_equal (map_mark (d->map, 7, 8, MAP_HOLE), 0);
+  box_close (d);
+  assert_int_equal (box_count (&box, ".work"), 0);
+  sc = box_peek (&box);
+  assert_false (sc->h.session_open);
+  assert_null (sc->h.work);
+  sidecar_free (sc);
+  for (uint64_t g = 0; g < 9; g++)
+    assert_int_equal (box_in_s (&box, g), g == 0 || g == 5 || g == 7);
+  d = start ();
+  expect_bytes (d, 0, G, 1);
+  box_close (d);
+}
+
+/* Killed: all that was answered is there, flushed or not, is the guest's until
+ * it is committed, and is durable before anybody can see it. */
+static void
+killed_on_the_same_boot (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_FREE char *old = NULL, *calls = NULL;
+  char *synced, *bits;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, DISK_FUA);
+  fill_bytes (d, 2 * G, G, 2, 0);
+  fill_bytes (d, 100, 100, 3, 0);
+  assert_int_equal (disk_zero (d, G, 4 * G, 0), 0);
+  assert_int_equal (disk_trim (d, G, 6 * G, 0), 0);
+  assert_int_equal (map_mark (d->map, 8, 9, MAP_COPIED), 0);
+  assert_false (box_in_s (&box, 2));
+  old = work_path ();
+  killed (d);
+
+  calls_record (&box);
+  d = start ();
+  calls = calls_take ();
+  calls_stop ();
+  /* The sidecar as it is, then the store, then W's bits and their sync; the
+   * record of the new session comes after. */
+  synced = strstr (calls, "sm");
+  assert_non_null (synced);
+  synced = strstr (synced, "ss");
+  assert_non_null (synced);
+  bits = strstr (synced, "wm sm");
+  assert_non_null (bits);
+  assert_non_null (strstr (bits + 5, "wm sm"));
+  for (uint64_t g = 0; g < 10; g++) {
+    assert_int_equal (is_local (d, g * G, G), g % 2 == 0);
+    assert_int_equal (box_in_s (&box, g), g % 2 == 0);
+  }
+  expect_bytes (d, 2 * G, G, 2);
+  expect_bytes (d, 100, 100, 3);
+  expect_bytes (d, 200, 100, 1);
+  expect_bytes (d, 4 * G, G, 0);
+  expect_bytes (d, 6 * G, G, 0);
+  /* The old W has done its work. */
+  assert_int_equal (access (old, F_OK), -1);
+  assert_int_equal (box_count (&box, ".work"), 1);
+  box_close (d);
+}
+
+/* And a second time, without a word in between. */
+static void
+killed_again_and_again (void **state)
+{
+  struct disk *d = start ();
+
+  (void)state;
+  for (unsigned i = 0; i < 5; i++) {
+    fill_bytes (d, i * 2 * G, G, 10 + (int)i, 0);
+    killed (d);
+    d = start ();
+    for (unsigned j = 0; j <= i; j++)
+      expect_bytes (d, j * 2 * G, G, 10 + (int)j);
+    assert_false (is_local (d, G, G));
+  }
+  box_close (d);
+}
+
+/* The power was cut: W vouches for bytes that may be gone. */
+static void
+another_boot_believes_s_alone (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_FREE char *old = NULL;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  assert_int_equal (disk_flush (d), 0);
+  fill_bytes (d, 2 * G, G, 2, 0);
+  assert_int_equal (map_mark (d->map, 4, 5, MAP_COPIED), 0);
+  old = work_path ();
+  new_boot (d);
+  assert_int_equal (access (old, F_OK), 0);
+  d = start ();
+  assert_int_equal (access (old, F_OK), -1);
+  assert_true (is_local (d, 0, G));
+  assert_false (is_local (d, 2 * G, G));
+  assert_false (is_local (d, 4 * G, G));
+  expect_bytes (d, 0, G, 1);
+  box_close (d);
+}
+
+/* The store was replaced by a copy, with the session open on this boot: W is
+ * about the other file. */
+static void
+w_is_of_one_store (void **state)
+{
+  struct disk *d = start ();
+  char command[700];
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  killed (d);
+  snprintf (command, sizeof command, "cp -a '%s' '%s.new' && mv '%s.new' '%s'",
+            box.store, box.store, box.store, box.store);
+  assert_int_equal (system (command), 0);
+  box_refused (&box, &config, EINVAL, "working map", "discard-unflushed=yes");
+  config.discard_unflushed = true;
+  d = start ();
+  assert_false (is_local (d, 0, G));
+  box_close (d);
+}
+
+/* Somebody holds W: the owner is alive, whatever became of its other locks. */
+static void
+w_in_use_is_an_owner (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_FREE char *path = work_path ();
+  CLEANUP_CLOSE int fd = -1;
+  char pid[40];
+
+  (void)state;
+  killed (d);
+  fd = open (path, O_RDWR | O_CLOEXEC);
+  assert_true (fd >= 0);
+  assert_int_equal (store_lock_fd (fd, false), 0);
+  snprintf (pid, sizeof pid, "process %d", (int)getpid ());
+  box_refused (&box, &config, EBUSY, "in use", pid);
+}
+
+static void
+store_and_sidecar_are_locked (void **state)
+{
+  struct disk *d;
+  char pid[40], other[140];
+
+  (void)state;
+  config.control = "/some/where.control";
+  d = start ();
+  snprintf (pid, sizeof pid, "process %d", (int)getpid ());
+  box_refused (&box, &config, EBUSY, pid, "/some/where.control");
+  /* The same sidecar for another store. */
+  snprintf (other, sizeof other, "%s.other", box.store);
+  config.store = other;
+  config.metadata = box.metadata;
+  box_refused (&box, &config, EBUSY, "in use", pid);
+  box_close (d);
+}
+
+/* A sync was under way or had failed: what the page cache shows may never have
+ * been written.  It is written again before it is synced. */
+static void
+syncing_is_written_again (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_FREE char *calls = NULL;
+  char *written;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  fill_bytes (d, 9 * G, 3 * G, 2, 0);
+  assert_int_equal (work_set_state (d->work, WORK_SYNCING), 0);
+  killed (d);
+  calls_record (&box);
+  d = start ();
+  assert_true (calls_count (CALL_WRITE, FILE_STORE) >= 2);
+  calls = calls_take ();
+  calls_stop ();
+  written = strstr (calls, "ws");
+  assert_non_null (written);
+  assert_non_null (strstr (written, "ss"));
+  expect_bytes (d, 0, G, 1);
+  expect_bytes (d, 9 * G, 3 * G, 2);
+  assert_true (box_in_s (&box, 0) && box_in_s (&box, 11));
+  box_close (d);
+}
+
+/* A sync that fails while it is opened: it does not open, and the next to try
+ * knows that something may be missing. */
+static void
+failed_sync_at_open_is_not_forgotten (void **state)
+{
+  static const enum file files[] = { FILE_STORE, FILE_SIDECAR };
+  struct disk *d = start ();
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  killed (d);
+  calls_record (&box);
+  for (unsigned i = 0; i < 2; i++) {
+    calls_fail (CALL_SYNC, files[i], EIO);
+    box_refused (&box, &config, EIO, box.dir, "Input/output error");
+    calls_fail (CALL_SYNC, files[i], 0);
+    assert_false (i == 0 && box_in_s (&box, 0));
+  }
+  free (calls_take ());
+  d = start ();
+  assert_true (calls_count (CALL_WRITE, FILE_STORE) > 0);
+  expect_bytes (d, 0, G, 1);
+  calls_stop ();
+  box_close (d);
+}
+
+/* The last commit fails: the session stays open, and W stays. */
+static void
+failed_end_is_left_to_be_recovered (void **state)
+{
+  struct disk *d = start ();
+  struct sidecar *sc;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  calls_record (&box);
+  calls_fail (CALL_SYNC, FILE_STORE, EIO);
+  assert_int_equal (disk_gate (d), -1);
+  calls_stop ();
+  assert_int_equal (disk_gate (d), -1);
+  sc = box_peek (&box);
+  assert_true (sc->h.session_open && sc->h.work);
+  sidecar_free (sc);
+  disk_free (d);
+  assert_int_equal (box_count (&box, ".work"), 1);
+  d = start ();
+  expect_bytes (d, 0, G, 1);
+  box_close (d);
+}
+
+/* Complete: nothing in S is looked at, and there is no W. */
+static void
+complete_needs_neither_s_nor_w (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_CLOSE int fd = -1;
+  struct disk_info info;
+  char junk[SIDECAR_SECTOR];
+
+  (void)state;
+  fill_bytes (d, 0, disk_size (d), 5, 0);
+  assert_int_equal (disk_flush (d), 0);
+  fill_bytes (d, 10, 10, 6, 0);
+  killed (d);
+  fd = open (box.metadata, O_RDWR | O_CLOEXEC);
+  memset (junk, 0x55, sizeof junk);
+  assert_int_equal (pwrite (fd, junk, sizeof junk, SIDECAR_MAP_OFFSET),
+                    sizeof junk);
+  d = start ();
+  disk_get_info (d, &info);
+  assert_true (info.complete && info.absent == 0 && info.nr_damaged == 0);
+  expect_bytes (d, 10, 10, 6);
+  expect_bytes (d, 20, G, 5);
+  assert_int_equal (box_count (&box, ".work"), 0);
+  box_close (d);
+  assert_int_equal (pread (fd, junk, sizeof junk, SIDECAR_MAP_OFFSET),
+                    sizeof junk);
+  assert_int_equal (junk[100], 0x55);
+}
+
+/* Read-only: what W holds is seen, and nothing is written anywhere. */
+static void
+read_only_writes_nothing (void **state)
+{
+  struct disk *d = start ();
+  struct sidecar *before, *after;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, DISK_FUA);
+  fill_bytes (d, 2 * G, G, 2, 0);
+  killed (d);
+  before = box_peek (&box);
+  calls_record (&box);
+  config.read_only = true;
+  d = start ();
+  expect_bytes (d, 0, G, 1);
+  expect_bytes (d, 2 * G, G, 2);
+  assert_int_equal (disk_pwrite (d, "x", 1, 0, 0), -1);
+  assert_int_equal (errno, EROFS);
+  assert_int_equal (disk_gate (d), 0);
+  disk_free (d);
+  for (enum call call = CALL_WRITE; call < NR_CALLS; call++)
+    for (enum file file = FILE_STORE; file <= FILE_WORK; file++)
+      assert_int_equal (calls_count (call, file), 0);
+  calls_stop ();
+  after = box_peek (&box);
+  assert_int_equal (after->h.sequence, before->h.sequence);
+  assert_true (after->h.session_open);
+  assert_false (box_in_s (&box, 2));
+  sidecar_free (before);
+  sidecar_free (after);
+  config.read_only = false;
+  d = start ();
+  expect_bytes (d, 2 * G, G, 2);
+  box_close (d);
+}
+
+/* The gate. */
+
+static void
+nothing_is_done_after_the_gate (void **state)
+{
+  struct disk *d = start ();
+  struct disk_info info;
+  char buf[16], *error = NULL;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  assert_int_equal (disk_gate (d), 0);
+  assert_int_equal (disk_gate (d), 0);
+#define SHUT(call)             \
+  errno = 0;                   \
+  assert_int_equal (call, -1); \
+  assert_int_equal (errno, ESHUTDOWN)
+  SHUT (disk_pread (d, buf, sizeof buf, 0));
+  SHUT (disk_pwrite (d, buf, sizeof buf, 0, 0));
+  SHUT (disk_zero (d, G, 0, 0));
+  SHUT (disk_trim (d, G, 0, 0));
+  SHUT (disk_cache (d, G, 0));
+  SHUT (disk_flush (d));
+  SHUT (job_start (d, &(struct job_options){ 0 }, &error));
+  free (error);
+  error = NULL;
+  /* It is free for others. */
+  box_close (start ());
+  disk_get_info (d, &info);
+  assert_int_equal (info.size, 8 * MIB);
+  disk_free (d);
+}
+
+/* A job that is paused when the volume is closed goes on with its next owner:
+ * an abort that comes too late must not be answered with success (G37). */
+static void
+abort_after_the_gate_is_refused (void **state)
+{
+  struct job_options o = { .speed = 1 };
+  CLEANUP_FREE char *file = NULL;
+  char *error = NULL;
+  struct job_info info;
+  struct disk *d;
+
+  (void)state;
+  box_golden (&box, MIB, MIB);
+  file = box_key ("file", box.golden);
+  box_serve (&box, "file", file, NULL);
+  config.has_size = false;
+  config.backing = box.uri;
+  assert_int_equal (disk_pools_start (), 0);
+  d = box_start (&box, &config);
+  /* With a byte a second it does not end. */
+  assert_int_equal (job_start (d, &o, &error), 0);
+  assert_int_equal (job_pause (d, &error), 0);
+  assert_int_equal (disk_gate (d), 0);
+  SHUT (job_abort (d, &error));
+  assert_non_null (error);
+  free (error);
+  disk_free (d);
+  disk_pools_stop ();
+
+  d = start ();
+  job_get_info (d, &info);
+  assert_int_equal (info.status, JOB_PAUSED);
+  box_close (d);
+}
+
+/* A part of a granule is written while the gate closes: the guest is told
+ * that, not that its disk has an error. */
+
+struct writer {
+  struct disk *disk;
+  int result, err;
+  bool closed; /* atomic */
+};
+
+static void *
+write_part (void *arg)
+{
+  struct writer *w = arg;
+
+  w->result = disk_pwrite (w->disk, "abc", 3, 2 * G + 7, 0);
+  w->err = errno;
+  return NULL;
+}
+
+static void *
+close_gate (void *arg)
+{
+  struct writer *w = arg;
+
+  disk_gate (w->disk);
+  return NULL;
+}
+
+static bool
+one_waits_for_a_claim (void *opaque)
+{
+  struct writer *w = opaque;
+  LOCK_SCOPE (&w->disk->claims.lock);
+
+  return w->disk->claims.waiting > 0;
+}
+
+static bool
+is_gated (void *opaque)
+{
+  struct writer *w = opaque;
+
+  return __atomic_load_n (&w->disk->gated, __ATOMIC_ACQUIRE);
+}
+
+static void
+gate_tells_a_parked_write (void **state)
+{
+  struct writer w = { .disk = NULL };
+  pthread_t writer, closer;
+  struct claim claim;
+
+  (void)state;
+  assert_int_equal (disk_pools_start (), 0);
+  w.disk = box_start (&box, &config);
+  claim_take (&w.disk->claims, &claim, 2, 3);
+  pthread_create (&writer, NULL, write_part, &w);
+  wait_until (one_waits_for_a_claim, &w);
+  pthread_create (&closer, NULL, close_gate, &w);
+  wait_until (is_gated, &w);
+  claim_drop (&w.disk->claims, &claim);
+  pthread_join (writer, NULL);
+  pthread_join (closer, NULL);
+  assert_int_equal (w.result, -1);
+  assert_int_equal (w.err, ESHUTDOWN);
+  disk_free (w.disk);
+  disk_pools_stop ();
+}
+
+int
+main (void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
+  const struct CMUnitTest tests[] = {
+    TEST (session_is_recorded_before_the_first_reply),
+    TEST (clean_end_leaves_nothing_to_recover),
+    TEST (killed_on_the_same_boot),
+    TEST (killed_again_and_again),
+    TEST (another_boot_believes_s_alone),
+    TEST (w_is_of_one_store),
+    TEST (w_in_use_is_an_owner),
+    TEST (store_and_sidecar_are_locked),
+    TEST (syncing_is_written_again),
+    TEST (failed_sync_at_open_is_not_forgotten),
+    TEST (failed_end_is_left_to_be_recovered),
+    TEST (complete_needs_neither_s_nor_w),
+    TEST (read_only_writes_nothing),
+    TEST (nothing_is_done_after_the_gate),
+    TEST (abort_after_the_gate_is_refused),
+    TEST (gate_tells_a_parked_write),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
