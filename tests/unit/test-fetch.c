@@ -1,0 +1,475 @@
+/* test-fetch.c - fetches: each granule is asked for once (G32), the guest wins
+ * over what was fetched (I3), and who does not need it does not wait (I4).
+ *
+ * The backing store is a real nbdkit that the test stops (SIGSTOP) and lets
+ * go on: so that what meets is decided here, and not by chance.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include "box.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fetch.h"
+
+#define G UINT64_C (4096)
+#define MIB (UINT64_C (1) << 20)
+#define SIZE (8 * MIB)
+#define READERS 32u
+
+static struct box box;
+static struct disk *disk;
+
+static int
+setup (void **state)
+{
+  struct disk_config c;
+  CLEANUP_FREE char *file = NULL;
+
+  (void)state;
+  box_make (&box);
+  /* A mebibyte of data, one of holes, and so on. */
+  box_golden (&box, SIZE, MIB);
+  file = box_key ("file", box.golden);
+  box_serve (&box, "file", file, NULL);
+  c = box_config (&box);
+  c.backing = box.uri;
+  c.fetch_unit = 4096; /* no read-ahead */
+  c.timeout = 600000;
+  assert_int_equal (disk_pools_start (), 0);
+  disk = box_start (&box, &c);
+  return 0;
+}
+
+static int
+teardown (void **state)
+{
+  (void)state;
+  if (box.server > 0)
+    kill (box.server, SIGCONT);
+  box_close (disk);
+  disk_pools_stop ();
+  box_drop (&box);
+  return 0;
+}
+
+static void
+stop_server (void)
+{
+  int status;
+
+  kill (box.server, SIGSTOP);
+  assert_int_equal (waitpid (box.server, &status, WUNTRACED), box.server);
+  assert_true (WIFSTOPPED (status));
+}
+
+static void
+expect_golden (const uint8_t *buf, uint64_t offset, uint64_t length)
+{
+  for (uint64_t i = 0; i < length; i++)
+    if (buf[i] != box_golden_byte (offset + i))
+      fail_msg ("byte %llu is %u", (unsigned long long)(offset + i), buf[i]);
+}
+
+static void
+read_golden (uint64_t offset, uint64_t length)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (length);
+
+  assert_int_equal (disk_pread (disk, buf, length, offset), 0);
+  expect_golden (buf, offset, length);
+}
+
+/* Operations in threads of their own. */
+
+enum kind { READ, WRITE, ZERO, TRIM };
+
+struct task {
+  pthread_t thread;
+  enum kind kind;
+  uint64_t offset, length;
+  int byte;
+  uint8_t *buf;
+  int result;
+  bool done; /* atomic */
+};
+
+static void *
+task (void *arg)
+{
+  struct task *t = arg;
+
+  switch (t->kind) {
+  case READ:
+    t->result = disk_pread (disk, t->buf, t->length, t->offset);
+    break;
+  case WRITE:
+    memset (t->buf, t->byte, t->length);
+    t->result = disk_pwrite (disk, t->buf, t->length, t->offset, 0);
+    break;
+  case ZERO:
+    t->result = disk_zero (disk, t->length, t->offset, 0);
+    break;
+  case TRIM:
+    t->result = disk_trim (disk, t->length, t->offset, 0);
+    break;
+  }
+  __atomic_store_n (&t->done, true, __ATOMIC_RELEASE);
+  return NULL;
+}
+
+static void
+start (struct task *t, enum kind kind, uint64_t offset, uint64_t length,
+       int byte)
+{
+  *t = (struct task){ .kind = kind,
+                      .offset = offset,
+                      .length = length,
+                      .byte = byte,
+                      .buf = calloc (1, length) };
+  assert_non_null (t->buf);
+  assert_int_equal (pthread_create (&t->thread, NULL, task, t), 0);
+}
+
+static bool
+is_done (void *opaque)
+{
+  struct task *t = opaque;
+
+  return __atomic_load_n (&t->done, __ATOMIC_ACQUIRE);
+}
+
+static void
+end (struct task *t)
+{
+  pthread_join (t->thread, NULL);
+  assert_int_equal (t->result, 0);
+}
+
+/* How many share the fetch at offset; 0: there is none. */
+struct sharing {
+  uint64_t offset;
+  unsigned want;
+};
+
+static unsigned
+shares (uint64_t offset)
+{
+  LOCK_SCOPE (&disk->fetch.lock);
+
+  for (struct fetch *f = disk->fetch.first; f; f = f->next)
+    if (f->offset <= offset && offset < f->end)
+      return f->refs - 1;
+  return 0;
+}
+
+static bool
+is_shared (void *opaque)
+{
+  const struct sharing *s = opaque;
+
+  return shares (s->offset) == s->want;
+}
+
+static void
+wait_shared (uint64_t offset, unsigned want)
+{
+  struct sharing s = { offset, want };
+
+  wait_until (is_shared, &s);
+}
+
+static bool
+is_parked (void *opaque)
+{
+  const unsigned *want = opaque;
+
+  return __atomic_load_n (&disk->nr_parked, __ATOMIC_ACQUIRE) == *want;
+}
+
+static void
+wait_parked (unsigned want)
+{
+  wait_until (is_parked, &want);
+}
+
+static bool
+table_is_empty (void *opaque)
+{
+  (void)opaque;
+  return fetch_table_is_empty (disk);
+}
+
+static uint64_t
+fetched (void)
+{
+  struct disk_info info;
+
+  disk_get_info (disk, &info);
+  return info.bytes_fetched;
+}
+
+static void
+readers_join (void **state)
+{
+  struct task t[READERS];
+
+  (void)state;
+  stop_server ();
+  for (unsigned i = 0; i < READERS; i++)
+    start (&t[i], READ, 8 * G + i, 3 * G, 0);
+  wait_shared (9 * G, READERS);
+  kill (box.server, SIGCONT);
+  for (unsigned i = 0; i < READERS; i++) {
+    end (&t[i]);
+    expect_golden (t[i].buf, 8 * G + i, 3 * G);
+    free (t[i].buf);
+  }
+  /* The last ones needed a granule more than the first. */
+  assert_int_equal (fetched (), 4 * G);
+}
+
+/* A fetch stays in the table until its granules are local: who comes between
+ * joins it, and the reply does not wait for the store. */
+static void
+replies_do_not_wait_for_the_commit (void **state)
+{
+  struct claim claim;
+
+  (void)state;
+  claim_take (&disk->claims, &claim, 0, 1);
+  read_golden (0, 4 * G);
+  assert_false (is_local (disk, 0, 4 * G));
+  for (unsigned i = 0; i < 5; i++)
+    read_golden (i * 100, 3 * G);
+  assert_int_equal (fetched (), 4 * G);
+  claim_drop (&disk->claims, &claim);
+  wait_until (table_is_empty, NULL);
+  assert_true (is_local (disk, 0, 4 * G));
+  read_golden (0, 4 * G);
+  assert_int_equal (fetched (), 4 * G);
+}
+
+/* The guest changes what is being fetched: whole granules at once, whatever
+ * becomes of the backing store (I4), and what comes from there replaces
+ * nothing of it (I3). */
+static void
+the_guest_wins (void **state)
+{
+  struct task reader;
+  char *buf;
+
+  (void)state;
+  stop_server ();
+  start (&reader, READ, 0, 16 * G, 0);
+  wait_shared (0, 1);
+  fill_bytes (disk, 2 * G, 2 * G, 7, 0);
+  assert_int_equal (disk_zero (disk, G, 6 * G, 0), 0);
+  assert_int_equal (disk_trim (disk, G, 8 * G, 0), 0);
+  assert_int_equal (disk_flush (disk), 0);
+  expect_bytes (disk, 2 * G, 2 * G, 7);
+  expect_bytes (disk, 6 * G, G, 0);
+  expect_bytes (disk, 8 * G, G, 0);
+  kill (box.server, SIGCONT);
+  end (&reader);
+  /* It began before: old or new. */
+  buf = (char *)reader.buf;
+  assert_true ((uint8_t)buf[0] == box_golden_byte (0));
+  free (reader.buf);
+  wait_until (table_is_empty, NULL);
+  expect_bytes (disk, 2 * G, 2 * G, 7);
+  expect_bytes (disk, 6 * G, G, 0);
+  expect_bytes (disk, 8 * G, G, 0);
+  read_golden (0, 2 * G);
+  read_golden (4 * G, 2 * G);
+  read_golden (9 * G, 7 * G);
+}
+
+/* The same when the data has come, and waits for its commit. */
+static void
+the_guest_wins_over_what_has_come (void **state)
+{
+  struct claim claim;
+  struct task writer;
+
+  (void)state;
+  claim_take (&disk->claims, &claim, 0, 1);
+  start (&writer, WRITE, 2 * G, G, 9);
+  read_golden (0, 2 * G);
+  end (&writer);
+  free (writer.buf);
+  read_golden (3 * G, G);
+  claim_drop (&disk->claims, &claim);
+  wait_until (table_is_empty, NULL);
+  expect_bytes (disk, 2 * G, G, 9);
+  read_golden (0, 2 * G);
+  read_golden (3 * G, G);
+}
+
+/* Parts of a granule wait for the rest of it, in order; the granule's other
+ * bytes are the backing store's. */
+static void
+parts_are_applied_in_order (void **state)
+{
+  struct task t[3];
+  const uint64_t g = 20 * G;
+
+  (void)state;
+  stop_server ();
+  start (&t[0], WRITE, g + 100, 100, 1);
+  wait_parked (1);
+  start (&t[1], WRITE, g + 150, 100, 2);
+  wait_parked (2);
+  start (&t[2], ZERO, g + 240, 60, 0);
+  wait_parked (3);
+  /* Nobody is told that it is done before it is. */
+  nap_ms (20);
+  for (unsigned i = 0; i < 3; i++)
+    assert_false (is_done (&t[i]));
+  kill (box.server, SIGCONT);
+  for (unsigned i = 0; i < 3; i++) {
+    end (&t[i]);
+    free (t[i].buf);
+  }
+  read_golden (g, 100);
+  expect_bytes (disk, g + 100, 50, 1);
+  expect_bytes (disk, g + 150, 90, 2);
+  expect_bytes (disk, g + 240, 60, 0);
+  read_golden (g + 300, G - 300);
+  assert_int_equal (fetched (), G);
+}
+
+/* A change of the whole granule overtakes them: they count as done just
+ * before it, and end with it. */
+static void
+whole_changes_overtake_parts (void **state)
+{
+  const enum kind kinds[] = { WRITE, ZERO, TRIM };
+
+  (void)state;
+  stop_server ();
+  for (unsigned i = 0; i < 3; i++) {
+    const uint64_t g = (30 + i) * G;
+    struct task part, whole;
+
+    start (&part, WRITE, g + 10, 500, 1);
+    wait_parked (1);
+    start (&whole, kinds[i], g, G, 5);
+    /* While the backing store does not answer. */
+    end (&whole);
+    end (&part);
+    free (whole.buf);
+    free (part.buf);
+    expect_bytes (disk, g, G, kinds[i] == WRITE ? 5 : 0);
+  }
+  kill (box.server, SIGCONT);
+  wait_until (table_is_empty, NULL);
+  expect_bytes (disk, 30 * G, G, 5);
+  expect_bytes (disk, 31 * G, 2 * G, 0);
+}
+
+/* A part's owner and a copier meet on the same granule: whoever is first does
+ * all of it, and nothing is lost or done twice. */
+static void
+parts_meet_the_copier (void **state)
+{
+  struct task part;
+  struct claim claim;
+
+  (void)state;
+  stop_server ();
+  start (&part, WRITE, 40 * G + 10, 500, 3);
+  wait_parked (1);
+  wait_shared (40 * G, 1);
+  claim_take (&disk->claims, &claim, 40, 41);
+  kill (box.server, SIGCONT);
+  nap_ms (20);
+  claim_drop (&disk->claims, &claim);
+  end (&part);
+  free (part.buf);
+  read_golden (40 * G, 10);
+  expect_bytes (disk, 40 * G + 10, 500, 3);
+  read_golden (40 * G + 510, G - 510);
+  wait_until (table_is_empty, NULL);
+  expect_bytes (disk, 40 * G + 10, 500, 3);
+}
+
+/* What the backing store says is zero is never read from it. */
+static void
+known_zeros_are_not_fetched (void **state)
+{
+  struct job_options o = { .length = 0 };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  read_golden (0, 100);
+  assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
+  expect_bytes (disk, MIB + 100, 1000, 0);
+  assert_int_equal (fetched (), G);
+  if (job_start (disk, &o, &error) == -1)
+    fail_msg ("%s", error);
+  do {
+    nap_ms (5);
+    job_get_info (disk, &info);
+  } while (info.status != JOB_CONCLUDED);
+  assert_int_equal (info.result, JOB_RESULT_COMPLETED);
+  assert_int_equal (fetched (), SIZE / 2);
+  assert_int_equal (info.bytes_read, SIZE / 2 - G);
+  for (uint64_t at = 0; at < SIZE; at += 2 * MIB) {
+    read_golden (at, MIB);
+    expect_bytes (disk, at + MIB, MIB, 0);
+  }
+}
+
+/* A job that is aborted writes nothing more, also of what was in flight. */
+static void
+aborted_jobs_write_nothing_more (void **state)
+{
+  struct job_options o = { .length = MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  read_golden (4 * MIB, 1);
+  assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
+  stop_server ();
+  assert_int_equal (job_start (disk, &o, &error), 0);
+  while (fetch_table_is_empty (disk))
+    nap_ms (2);
+  assert_int_equal (job_abort (disk, &error), 0);
+  kill (box.server, SIGCONT);
+  wait_until (table_is_empty, NULL);
+  job_get_info (disk, &info);
+  assert_int_equal (info.result, JOB_RESULT_CANCELLED);
+  assert_int_equal (info.processed, 0);
+  assert_int_equal (info.remaining, MIB);
+  read_golden (0, MIB);
+}
+
+int
+main (void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
+  const struct CMUnitTest tests[] = {
+    TEST (readers_join),
+    TEST (replies_do_not_wait_for_the_commit),
+    TEST (the_guest_wins),
+    TEST (the_guest_wins_over_what_has_come),
+    TEST (parts_are_applied_in_order),
+    TEST (whole_changes_overtake_parts),
+    TEST (parts_meet_the_copier),
+    TEST (known_zeros_are_not_fetched),
+    TEST (aborted_jobs_write_nothing_more),
+  };
+
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
