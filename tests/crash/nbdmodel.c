@@ -452,7 +452,7 @@ static void
 model_pin (uint64_t s, uint64_t h, uint64_t issued, bool from_log)
 {
   struct sector *sec = &sectors[s];
-  bool match[64] = { false }, found = false, others = false;
+  bool match[64] = { false }, found = false, others = false, kept = false;
   uint8_t buf[SECTOR];
 
   if (sec->nr < 2 || sec->nr > 64)
@@ -464,11 +464,19 @@ model_pin (uint64_t s, uint64_t h, uint64_t issued, bool from_log)
     match[i] = hash (buf, sector_len (s)) == h;
     if (!v->acked || v->acked >= issued)
       continue;
-    if (match[i])
-      found = found || !v->dead;
-    else
-      others = others || !v->dead || v->durable_ok;
+    if (match[i] && !v->dead) {
+      found = true;
+      /* What was there right after a power cut is on the disk; what was
+       * written since may not be. */
+      kept = kept || v->acked <= cut_time;
+    }
+    else if (!match[i])
+      others = others || !v->dead;
   }
+  for (unsigned i = 0; i < sec->nr; i++)
+    others = others
+             || (kept && !match[i] && sec->v[i].acked
+                 && sec->v[i].acked <= cut_time && sec->v[i].durable_ok);
   if (!found || !others)
     return;
   now++;
@@ -481,8 +489,7 @@ model_pin (uint64_t s, uint64_t h, uint64_t issued, bool from_log)
       continue;
     if (!v->dead)
       v->dead = now;
-    /* What was there right after a power cut is on the disk. */
-    if (v->acked <= cut_time)
+    if (kept && v->acked <= cut_time)
       v->durable_ok = false;
   }
 }

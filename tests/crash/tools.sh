@@ -120,6 +120,28 @@ cmp -s -n 512 "$golden" /dev/zero || {
     && fail "the bytes of before a flushed trim were not caught"
 }
 
+# What was written since a power cut and read is not durable by that: the next
+# cut may take it away again.
+scenario=read-not-durable
+new_disk $((MiB)) --dense
+fs_start
+server_must_start
+guest <<-END
+	write 0 4096
+	END
+fs "keep * 0"
+power_cut
+fs_start
+server_must_start
+verify powercut --sample=0
+guest <<-END
+	write 0 4096
+	read 0 4096
+	END
+fs "keep * 0"
+power_cut
+verify_at "$fs_in/disk" powercut
+
 # lossyfs: a failed fsync leaves the pages clean and loses some of them.
 scenario=failed-fsync
 new_disk $((4 * MiB))
