@@ -328,8 +328,7 @@ close_volume (struct volumes *vs, struct volume *v)
 /* The file at the path may be another than the one that is open, or was
  * looked at. */
 static bool
-may_have (const struct control_peer *peer, const struct volume *v,
-          char **error)
+may_have (const struct control_peer *peer, const struct volume *v, char **error)
 {
   if (is_ours (peer) || disk_store_owner (v->disk) == peer->uid)
     return true;
