@@ -34,12 +34,12 @@ USER = "libvirt-qemu"
 WRITE_BASE, GRANULES, NOTE, MAGIC = 8 * MIB, 1024, 2 * 512, 0x42460000
 
 
-def domain_xml(name, d, metadata):
+def domain_xml(name, d, metadata, socket=SOCKET, targets=("vda", "vdb")):
     disks = "".join(
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/>"
         "<source protocol='nbd' name='g1-%s'><host transport='unix' "
         "socket='%s'/></source><target dev='%s' bus='virtio'/></disk>"
-        % (t, SOCKET, t) for t in ("vda", "vdb"))
+        % (t, socket, t) for t in targets)
     xml = ("<domain type='qemu'><name>%s</name><memory unit='MiB'>32</memory>"
            "<vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type>"
            "<boot dev='hd'/></os><metadata>%s</metadata><devices>"
@@ -53,7 +53,7 @@ def domain_xml(name, d, metadata):
 
 
 def metadata_xml(d, backing):
-    return ("<b:disks xmlns:b='urn:backfill:1.0' total-speed='1M'>"
+    return ("<b:disks xmlns:b='urn:backfill:1.0' total-speed='256k'>"
             + "".join("<b:disk target='%s' store='%s/pool/g1-%s.img' "
                       "backing='%s'/>" % (t, d, t, backing)
                       for t in ("vda", "vdb")) + "</b:disks>")
@@ -242,7 +242,7 @@ def test_running(d):
     r = tool("--domain", "g1", "vda", "map", "--totals")
     check("backfill --domain g1 vda map --totals", r.returncode == 0
           and "absent" in r.stdout, r)
-    r = tool("--domain", "g1", "vdb", "allocate", "--length", "1M", "--wait")
+    r = tool("--domain", "g1", "vdb", "allocate", "--length", "64K", "--wait")
     check("backfill --domain g1 vdb allocate --wait", r.returncode == 0, r)
     must(run("backfill", "-c", "nbd:" + SOCKET, "speed", "--total", "none"))
     a = disk("vdb", "allocate", 0, 0, 0)
@@ -368,7 +368,7 @@ def test_volume(d, backing):
         refused("a volume that nobody has: " + call[0], volume("v3", *call),
                 "ENXIO", "v3")
     with Disks(d + "/v3.sock", "store=%s/pool/v3" % d, "adopt=absent",
-               "backing=" + backing, "total-speed=1M"):
+               "backing=" + backing, "total-speed=256k"):
         a = volume("v3", "map")
         check("a volume in use: its map", a.ok and a.value == [], a.value)
         check("no job", volume("v3", "info")["type"] == NONE)
@@ -390,6 +390,74 @@ def test_volume(d, backing):
     with open(d + "/pool/v3", "rb") as f, open(d + "/golden.img", "rb") as g:
         check("it is the golden image", f.read() == g.read())
     must(virsh("vol-delete", "v3", "--pool", "p"))
+
+
+def test_offline(d, golden, backing):
+    """One job of one disk: begun before the domain runs, gone on with while it
+    does, and ended after it."""
+    store = d + "/pool/off.img"
+    control = "/run/backfill/backfilld.sock"
+    with open(d + "/backfilld.log", "w", encoding="utf-8") as f:
+        daemon = subprocess.Popen(
+            ["backfilld", "--state-dir=" + d + "/state", "--speed=256k",
+             "--grace=1", "--idle=1", "--socket-mode=0660",
+             "--socket-group=kvm", d + "/pool"],
+            stdin=subprocess.DEVNULL, stdout=f, stderr=f)
+    wait_for("backfilld", lambda: daemon.poll() is None
+             and os.path.exists(control))
+
+    a = volume("g1-vda.img", "map")
+    check("a volume that nobody has open is backfilld's",
+          a.value == [[0, SIZE]], a.value)
+    check("and its job is on record",
+          volume("g1-vda.img", "info")["type"] == COMPLETED)
+
+    must(run("backfill", "create", store, "--backing", backing))
+    for path in (store, store + ".backfill"):
+        shutil.chown(path, USER, "kvm")
+    must(virsh("pool-refresh", "p"))
+    a = volume("off.img", "allocate", 0, 0, NONBLOCK | SPARSE)
+    check("a job before there is a guest", a.ok, a.value)
+    before = wait_for("its progress", lambda: [
+        a for a in [volume("off.img", "info")] if a["processed"] > 0])[0]
+    check("it is in progress", before["type"] == BOUNDED
+          and before["total"] == SIZE, before.value)
+
+    must(virsh("define", domain_xml(
+        "off", d, "<b:disks xmlns:b='urn:backfill:1.0' total-speed='256k'>"
+        "<b:disk target='vda' store='%s'/></b:disks>" % store,
+        socket="/run/backfill-libvirt/off.sock", targets=["vda"])))
+    must(virsh("start", "off"))
+    during = calls(URI, "domain", "off", "vda", "info")
+    check("the guest's server goes on with it", during["type"] == BOUNDED
+          and during["total"] == SIZE
+          and during["processed"] >= before["processed"]
+          and during["elapsed"] >= before["elapsed"], during.value)
+    a = volume("off.img", "info")
+    check("which the volume's call tells too", a["type"] == BOUNDED
+          and a["processed"] >= during["processed"], a.value)
+    wait_for("the guest's writes", lambda: json.loads(must(tool(
+        "--domain", "off", "vda", "info", "--json")))["stats"]["guest-writes"]
+        > 20)
+    during = calls(URI, "domain", "off", "vda", "info")
+    must(virsh("destroy", "off"))
+
+    wait_for("backfilld to go on", lambda: volume("off.img", "info").get(
+        "processed", 0) > during["processed"])
+    a = volume("off.img", "info")
+    check("after the guest backfilld goes on with it", a["type"] == BOUNDED
+          and a["elapsed"] >= during["elapsed"], a.value)
+    must(run("backfill", "-c", control, "speed", "--total", "none"))
+    wait_for("its end",
+             lambda: volume("off.img", "info")["type"] != BOUNDED)
+    a = volume("off.img", "info")
+    check("to its end", a["type"] == COMPLETED and a["processed"] == SIZE,
+          a.value)
+    a = volume("off.img", "map")
+    check("when all is local", a.value == [[0, SIZE]], a.value)
+    daemon.terminate()
+    check("(backfilld ends well)", daemon.wait(60) == 0)
+    check_disk(golden, store)
 
 
 def inside(d):
@@ -424,13 +492,14 @@ def test_all(d):
         test_hook(d, backing)
         test_ended(d, golden)
         test_again(d)
+        test_offline(d, golden, backing)
     return common.finish()
 
 
 def main():
     if len(sys.argv) == 3 and sys.argv[1] == "inside":
         return inside(sys.argv[2])
-    common.need("backfill", "libvirtd", "virsh", "qemu-system-x86_64", "as",
+    common.need("backfill", "backfilld", "libvirtd", "virsh", "qemu-system-x86_64", "as",
                 "ld", "unshare", "hostname", "fallocate")
     if os.geteuid() != 0:
         common.skip("it needs root")
