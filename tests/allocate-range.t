@@ -28,8 +28,8 @@ The last byte of one granule and the first of the next:
 
 Sizes take the suffixes that nbdkit takes, in either case:
 
-  $ try --offset 64k --length 8s
-  $ try --offset 72K --length 4096b
+  $ try --offset 128s --length 4096b
+  $ try --offset 72K --length 4k
   $ try --offset 1M --length 1m
   $ regions | tail -n 6
                  65536                 4096  local
