@@ -355,6 +355,10 @@ load_wait () {
   wait "$load_pid"
   code=$?
   load_pid=''
+  # The power was cut, or it was told to end, before it had begun.
+  if [ "$code" = 143 ] || { [ "$code" = 2 ] && fs_is_dead; }; then
+    code=0
+  fi
   if [ "$code" != 0 ] && [ "$code" != 3 ]; then
     cat "$tmp/load.err" >&2
     fail "the guest's load found a violation or could not run (exit $code)"
