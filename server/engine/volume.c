@@ -764,8 +764,9 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
   }
   /* Overwritten granules that were in S already are not in W.  What a failed
    * sync lost of them must not be shown from the page cache, as a later
-   * flush would not bring it to the disk (G14). */
-  if (old && state == WORK_SYNCING)
+   * flush would not bring it to the disk (G14).  Without a W nobody knows
+   * whether one failed. */
+  if (d->sc->h.session_open && (!old || state == WORK_SYNCING))
     posix_fadvise (d->store->fd, 0, 0, POSIX_FADV_DONTNEED);
   return 0;
 }
