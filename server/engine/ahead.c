@@ -47,7 +47,7 @@
 /* Below 1/FULL of the credit, plans shrink. */
 #define FULL 4
 #define WINDOW_UNITS 4u
-#define LONG_WINDOW_UNITS 16u
+#define LONG_WINDOW_UNITS AHEAD_REACH
 #define DENSE_UNITS 4u
 #define SPAN_UNITS 6u
 /* A plan that did not come within this many reads is taken for lost. */

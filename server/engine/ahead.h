@@ -18,6 +18,7 @@
 #define AHEAD_WAYS 4u
 #define AHEAD_LAST 3u
 #define AHEAD_RANGES 6u
+#define AHEAD_REACH 16u /* units: nothing further from a read is planned */
 
 /* What is remembered of 64 consecutive blocks; bit i is block i of it. */
 struct ahead_region {

@@ -112,7 +112,22 @@ pieces_next (struct pieces *ps)
   return &ps->ptr[ps->nr];
 }
 
-/* buf NULL: only make it local.  0 or errno.  Not the first time: EAGAIN if
+/* A job goes slowly while there is a guest.  To the tick of the clock, as that
+ * is asked for each operation. */
+static void
+note_guest (struct disk *d)
+{
+  struct timespec ts;
+  uint64_t now;
+
+  clock_gettime (CLOCK_MONOTONIC_COARSE, &ts);
+  now = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+  if (counted (&d->last_guest_op) != now)
+    __atomic_store_n (&d->last_guest_op, now, __ATOMIC_RELAXED);
+}
+
+/* buf NULL: only make it local.  deadline 0, of a read: the timeout, from when
+ * there is something to wait for.  0 or errno.  Not the first time: EAGAIN if
  * it has to be asked for again. */
 static int
 read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
@@ -161,6 +176,8 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
   }
   if (ahead && err == 0)
     fetch_ahead (d, offset, (uint32_t)(end - offset), miss);
+  if (ps.nr > 0 && deadline == 0)
+    deadline = now_ms () + d->timeout;
 
   for (size_t i = 0; i < ps.nr; i++) {
     uint64_t start = ps.ptr[i].offset, stop = ps.ptr[i].end;
@@ -209,9 +226,8 @@ disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
       err = errno;
   }
   else {
-    __atomic_store_n (&d->last_guest_op, now_ms (), __ATOMIC_RELAXED);
-    err = read_range (d, buf, offset, offset + count_, now_ms () + d->timeout,
-                      true, true);
+    note_guest (d);
+    err = read_range (d, buf, offset, offset + count_, 0, true, true);
   }
   return leave (d, err);
 }
@@ -590,7 +606,7 @@ guest_change (struct disk *d, enum change_kind kind, const void *buf,
     return -1;
   count (&d->guest_writes, 1);
   if (!map_is_complete (d->map))
-    __atomic_store_n (&d->last_guest_op, now_ms (), __ATOMIC_RELAXED);
+    note_guest (d);
   if (d->read_only)
     err = EROFS;
   else if (!in_range (d, count_, offset))

@@ -843,6 +843,17 @@ fetch_wait_room (struct disk *d, uint64_t deadline)
   return 0;
 }
 
+/* Is there nothing that could be planned near [offset, end)? */
+static bool
+is_local_around (struct disk *d, uint64_t offset, uint64_t end)
+{
+  uint64_t reach = AHEAD_REACH * d->fetch.ahead.unit;
+
+  return map_is_live (d->map,
+                      granule_floor (d, offset - min_u64 (offset, reach)),
+                      granule_ceil (d, min_u64 (end + reach, d->size)));
+}
+
 void
 fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
 {
@@ -852,6 +863,9 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
 
   if (d->read_only || d->no_source || is_gated (d)
       || !__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE))
+    return;
+  /* Local data all around is the common case: it takes no lock. */
+  if (!miss && is_local_around (d, offset, offset + length))
     return;
   if (miss)
     extents_want (d->ext, offset);
