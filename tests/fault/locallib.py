@@ -207,7 +207,9 @@ def sanitizer_env():
 
 
 class Source(Process):
-    """The backing store: nbdkit's file plugin on the golden image."""
+    """The backing store: nbdkit's file plugin on the golden image.  (With one
+    thread a connection: with several this nbdkit may fail an assertion of its
+    own, "sock >= 0", when a client is killed that has requests in flight.)"""
 
     def __init__(self, d, image, filters=(), args=()):
         self.socket = os.path.join(d.path, "source.sock")
@@ -215,8 +217,8 @@ class Source(Process):
         for path in (self.socket, pid):
             if os.path.exists(path):
                 os.unlink(path)
-        Process.__init__(self, d, [NBDKIT, "-f", "-r", "-U", self.socket,
-                                   "-P", pid]
+        Process.__init__(self, d, [NBDKIT, "-f", "-r", "-t", "1", "-U",
+                                   self.socket, "-P", pid]
                          + ["--filter=" + f for f in filters]
                          + ["file", image, *args], "source")
         self.uri = "nbd+unix:///?socket=" + self.socket
