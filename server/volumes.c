@@ -644,6 +644,7 @@ command_take (void *opaque, const struct control_peer *peer, const char *path,
               char **error)
 {
   struct volumes *vs = opaque;
+  struct volume *v;
   struct away *a;
 
   if (may_use (peer, path, error) == -1)
@@ -654,7 +655,11 @@ command_take (void *opaque, const struct control_peer *peer, const char *path,
     return -1;
   }
   LOCK_SCOPE (&vs->lock);
-  if (find_volume (vs, path))
+  /* One on its way in may fail, as its owner had it a moment ago: its job
+   * would be nobody's. */
+  while ((v = find_volume (vs, path)) && v->state != VOLUME_OPEN)
+    pthread_cond_wait (&vs->changed, &vs->lock);
+  if (v)
     return 0;
   if (ledger_add (vs->ledger, path) == -1) {
     message_set (error, "the ledger in %s cannot be written: %m",
