@@ -916,6 +916,32 @@ take_command (struct disk *d, const struct disk_config *cfg, char **error)
   return -1;
 }
 
+/* The sidecar says what the store shall read as, and which job goes on: where
+ * volumes are opened for others it is believed only if it belongs to the
+ * store's owner, to root or to us.  In a folder that many may write to, anyone
+ * could lay one beside another's store. */
+static int
+check_sidecar_owner (const struct disk *d, char **error)
+{
+  struct stat sb;
+
+  if (!path_is_confined ())
+    return 0;
+  if (fstat (d->sc->fd, &sb) == -1) {
+    message_set (error, "%s: %m", d->metadata);
+    return -1;
+  }
+  if (sb.st_uid == 0 || sb.st_uid == geteuid ()
+      || (d->store && sb.st_uid == d->store->uid))
+    return 0;
+  message_set (error,
+               "the sidecar %s belongs to user %lu, not to the owner of the "
+               "store: give it to that one, if you trust what it says",
+               d->metadata, (unsigned long)sb.st_uid);
+  errno = EPERM;
+  return -1;
+}
+
 static int
 open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
             char **error)
@@ -968,6 +994,8 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     return -1;
   }
   if (d->sc) {
+    if (check_sidecar_owner (d, error) == -1)
+      return -1;
     if (!d->store && finish_volume (d, error) == -1)
       return -1;
     if (match_store (d, cfg, error) == -1)

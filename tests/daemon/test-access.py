@@ -158,6 +158,26 @@ def test_other_users():
         check("it goes on", stop(d) == 0)
 
 
+def test_sidecar_of_another():
+    """A sidecar that another user laid beside a store is not believed."""
+    if os.geteuid() != 0:
+        print("(not root: other users cannot be tried)")
+        return
+    with Place() as p:
+        d = p.daemon("--idle=1")
+        p.create("a.img")
+        stop(d)
+        os.chown(p.vol("a.img.backfill"), 65534, 65534)
+        d = p.daemon("--idle=1")
+        r = p.control().call("query-disks", device=p.vol("a.img"))
+        check("it is refused", isinstance(r, dict)
+              and r.get("errno-name") == "EPERM"
+              and "a.img.backfill" in r["desc"], r)
+        os.chown(p.vol("a.img"), 65534, 65534)
+        r = p.control().call("query-disks", device=p.vol("a.img"))
+        check("that of the store's owner is fine", isinstance(r, list), r)
+
+
 def test_commands_in_sidecars():
     """A backing store that is a command is not run, unless that is allowed."""
     with Place() as p:
