@@ -5,10 +5,13 @@ guest and back, also when either dies at any moment, and nothing is lost.
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import fcntl
+import json
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 
 import nbd
@@ -218,6 +221,49 @@ def test_killed_in_between():
                  == "completed")
         check("nothing is lost in %d rounds (SEED=%d)" % (rounds, seed),
               p.read_store("a.img") == want)
+
+
+def test_offer_while_asked():
+    """An offer counts while a client's question has the volume half open."""
+    with Place(MiB) as p:
+        d = p.daemon("--idle=1", "--grace=600")
+        names = ["o%d.img" % i for i in range(12)]
+        for name in names:
+            p.create(name)
+        stop(d)
+        # Their owner, which is about to end.
+        held = [open(p.vol(name), "r+b") for name in names]
+        for f in held:
+            fcntl.lockf(f, fcntl.LOCK_EX)
+        d = p.daemon("--idle=1", "--grace=600")
+        now, ended = [names[0]], threading.Event()
+
+        def ask():
+            c = p.control()
+            while not ended.is_set():
+                c.call("query-disks", device=p.vol(now[0]))
+            c.close()
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for t in threads:
+            t.start()
+        c = p.control()
+        answers = []
+        for name in names:
+            now[0] = name
+            time.sleep(0.1)
+            answers.append(c.call("disk-take", device=p.vol(name)))
+        ended.set()
+        for t in threads:
+            t.join()
+        check("all offers are taken", answers == [{}] * len(names), answers)
+        with open(p.path("state", "jobs.json")) as f:
+            kept = json.load(f)["volumes"]
+        check("and written down", sorted(kept)
+              == sorted(p.vol(name) for name in names), kept)
+        for f in held:
+            f.close()
+        stop(d)
 
 
 for name, test in sorted(globals().copy().items()):
