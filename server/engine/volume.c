@@ -284,6 +284,7 @@ static int
 make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
 {
   struct sidecar_header h = { 0 };
+  uint8_t uuid[SIDECAR_UUID_SIZE];
 
   h.size = d->size;
   h.granule = d->granule;
@@ -294,6 +295,15 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   h.backing = d->backing;
   h.store = d->store_path;
   record_identity (d, &h);
+  /* The mark of a volume that it was before may outlive ours in a power cut:
+   * then the new sidecar would not be its own. */
+  if (store_get_uuid (st, uuid)) {
+    store_set_uuid (st, NULL);
+    if (fsync (st->fd) == -1) {
+      message_set (error, "cannot sync the store %s: %m", d->store_path);
+      return -1;
+    }
+  }
   d->sc = sidecar_create (d->metadata, &h, error);
   if (!d->sc)
     return -1;
