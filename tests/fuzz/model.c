@@ -923,6 +923,12 @@ open_disk (bool is_new)
     c.timeout = setup.fails ? 2000 : 300000;
   }
   disk = disk_open (&c, &error);
+  /* A new one needs the backing store, which may just be starting again. */
+  for (unsigned i = 0; !disk && is_new && i < 300; i++) {
+    nap (100);
+    free (error);
+    disk = disk_open (&c, &error);
+  }
   if (!disk) {
     failed ("cannot open the volume: %s", error);
     _exit (1);
