@@ -26,17 +26,11 @@ Commands, all of them:
 
 Options of the program and of a command:
 
-  $ complete_line --v
+  $ complete_line --ver
   --version
-  $ complete_line map --
+  $ complete_line map -- | diff - <(backfill map --long-options | sort)
+  $ complete_line map --a
   --ascii
-  --control
-  --help
-  --json
-  --length
-  --offset
-  --svg
-  --totals
   $ complete_line allocate --s
   --sparse
   --speed

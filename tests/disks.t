@@ -14,6 +14,7 @@ one whose name is empty is "".
   >   name=vda store=images/a.img backing="$golden" \
   >   name=vdb store=images/b.img backing='[ nbdkit -r -f pattern 1M ]' \
   >   name= store=c.img size=1M
+  $ wait_until_connected
   $ backfill list | mask
   NAME        SIZE  LOCAL  SOURCE     JOB  STORE
   vda       16 MiB     0%  connected  -    DIR/images/a.img
@@ -96,7 +97,7 @@ With -c, before the command or after it, the server at that socket is asked:
   backfill: the server at 'golden.sock' does not speak backfill's protocol
   [1]
   $ backfill -c tcp://host list
-  backfill: 'tcp://host': only unix:PATH, or a path, can be used
+  backfill: 'tcp://host': only unix:PATH, nbd:PATH, or a path, can be used
   [1]
   $ backfill -c '' list
   backfill: the path of the control socket is empty

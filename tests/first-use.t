@@ -15,6 +15,7 @@ sparse, and as large as the golden image.
   >   backing='nbd+unix:///?socket=golden.sock'
   $ stat -c '%n has %s bytes, %b blocks' disk.img
   disk.img has 16777216 bytes, 0 blocks
+  $ wait_until_connected
   $ backfill list | mask
   NAME        SIZE  LOCAL  SOURCE     JOB  STORE
   ""        16 MiB     0%  connected  -    DIR/disk.img

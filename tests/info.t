@@ -5,6 +5,7 @@ info shows all about one disk.
   $ make_golden
   $ serve_golden
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img backing="$golden"
+  $ wait_until_connected
   $ backfill info | mask
   name         ""
   store        DIR/disk.img

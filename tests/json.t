@@ -9,6 +9,7 @@ The objects that --json prints: those of the control protocol.
 
 list is an array of disks, info one of them.
 
+  $ wait_until_connected
   $ backfill list --json | jq -c 'map([.name, .store, .backing, .size, .granule, .local, .absent, .source, .job]) | .[]' | mask
   ["vda","DIR/a.img","nbd+unix:///?socket=DIR/golden.sock",16777216,4096,0,16777216,"connected",null]
   ["","DIR/b.img",null,1000000,4096,0,1000000,"none",null]

@@ -32,7 +32,7 @@ Unknown commands and arguments, missing ones, wrong types and values:
   $ try '{"execute": "block-allocate", "arguments": {"on-error": "stop"}}'
   GenericError: Parameter 'on-error' does not accept value 'stop': use 'report' or 'skip'
   $ try '{"execute": "query-allocation-map", "arguments": {"max-regions": 0}}'
-  GenericError: Parameter 'max-regions' expects a value between 1 and 4000
+  GenericError: Parameter 'max-regions' expects a value between 1 and 100000
 
 Ranges that are not within the disk:
 

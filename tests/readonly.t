@@ -22,6 +22,7 @@ Read-only, several processes may have it open.  They are not found without -c.
   $ backfill list
   backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
+  $ wait_until_connected -c control
   $ backfill -c control list | mask
   NAME        SIZE  LOCAL  SOURCE     JOB        STORE
   ""        16 MiB     6%  connected  completed  DIR/disk.img

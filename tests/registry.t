@@ -23,6 +23,7 @@ Its entry is a file with a few lines, named by the store's device and inode:
   control *.control (glob)
   pid PID
   name 
+  listen *-* DIR/disk.sock (glob)
   $ cd "$here"
 
 It goes with the server.

@@ -107,6 +107,13 @@ info_of () {
   backfill info "$1" --json | jq -c "$2"
 }
 
+# wait_until_connected [-c SOCKET]: to all backing stores.
+wait_until_connected () {
+  wait_for sh -c "backfill list --json $* > \"$here/list.json\" &&
+    ! grep -q '\"source\": \"lost\"' \"$here/list.json\""
+  rm -f "$here/list.json"
+}
+
 # mask: what differs from run to run.
 mask () {
   sed -E -e "s|$here|DIR|g" \

@@ -7,12 +7,11 @@ Help, versions, and wrong usage.
 
 --help shows the commands, and after a command its options:
 
-  $ backfill --help | head -n 5
+  $ backfill --help | grep -E '^(Usage|Shows|Commands|Options)'
   Usage: backfill [-c SOCKET] COMMAND [DISK] [OPTION...]
-  
   Shows and drives disks that backfill serves and fills in.
-  
   Commands:
+  Options:
   $ backfill -h | cmp - <(backfill --help)
   $ backfill help | cmp - <(backfill --help)
   $ backfill pause --help
