@@ -462,17 +462,18 @@ start (struct daemon *d, const struct options *o)
   return 0;
 }
 
-/* 0, or -1 if something could not be made durable, or does not end. */
+/* 0, or -1 if something could not be made durable, or does not end: then all
+ * is left to the process's end. */
 static int
 end (struct daemon *d)
 {
-  int r = 0;
-
   /* Commands first: none may be running when the volumes are closed. */
   if (control && control_stop (control) == -1)
     return -1;
+  /* A disk that was left behind, as its store does not answer, may still use
+   * all that there is. */
   if (d->volumes && volumes_stop (d->volumes) == -1)
-    r = -1;
+    return -1;
   if (d->pools)
     disk_pools_stop ();
   control_free (control);
@@ -480,7 +481,7 @@ end (struct daemon *d)
   free (d->runtime_dir);
   free (d->state_dir);
   free (d->socket);
-  return r;
+  return 0;
 }
 
 static int
