@@ -4,11 +4,22 @@
 # -U NAME.sock: what has a pid file in the test's folder is ended with the
 # test.  Nothing that a test leaves in the background may hold its output.
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 here=$PWD
 golden='nbd+unix:///?socket=golden.sock'
 disk='nbd+unix:///?socket=disk.sock'
+
+# A server that should have been refused, and so was given no pid file, ends
+# with the test too.
+nbdkit () {
+  case " $* " in
+    *" -P "* | *" -f "* | *" --run "* | *" --help "* | *" --dump-plugin "*)
+      command nbdkit "$@"
+      ;;
+    *) command nbdkit -P "$(mktemp -u "$here/unexpected-XXXXXX.pid")" "$@" ;;
+  esac
+}
 
 # need PROGRAM...: skip the test if one is missing.
 need () {
