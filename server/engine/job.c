@@ -1272,6 +1272,7 @@ job_abort (struct disk *d, char **error)
 {
   struct job *j = d->job;
   uint64_t deadline = now_ns () + ABORT_MS * UINT64_C (1000000);
+  int err;
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
@@ -1289,14 +1290,29 @@ job_abort (struct disk *d, char **error)
       pthread_cond_broadcast (&j->changed);
     }
     /* From here on a restart does not go on with it. */
-    write_record (d);
+    err = write_record (d);
   }
   /* So that nothing in flight is written, whatever the pump is doing. */
   fetch_discard_job (d);
-  LOCK_SCOPE (&j->lock);
-  while (j->pumping && now_ns () < deadline)
-    sleep_until (j, deadline);
-  return 0;
+  {
+    LOCK_SCOPE (&j->lock);
+    while (j->pumping && now_ns () < deadline)
+      sleep_until (j, deadline);
+  }
+  if (err == 0)
+    return 0;
+  /* What came of it is recorded too: that will do. */
+  {
+    LOCK_SCOPE (&j->verb_lock);
+    err = write_record (d);
+  }
+  if (err == 0)
+    return 0;
+  errno = err;
+  message_set (error,
+               "it is aborted, but that cannot be recorded: %m; a restart "
+               "would go on with it");
+  return -1;
 }
 
 int

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,6 +146,36 @@ cache_waits_for_room (void **state)
   end_server (pid);
 }
 
+/* An abort that cannot be recorded says so: a restart would go on with the
+ * job (G37). */
+static void
+abort_is_recorded (void **state)
+{
+  pid_t pid = serve ("256M");
+  struct disk *d = begin (3000);
+  const struct job_options options = { .speed = 4096 };
+  CLEANUP_FREE char *error = NULL;
+  struct job_info info;
+  int kept, full;
+
+  (void)state;
+  assert_int_equal (job_start (d, &options, &error), 0);
+  kept = dup (d->sc->job_fd);
+  full = open ("/dev/full", O_RDWR | O_CLOEXEC);
+  assert_true (kept >= 0 && full >= 0);
+  assert_true (dup2 (full, d->sc->job_fd) >= 0);
+  assert_int_equal (job_abort (d, &error), -1);
+  assert_int_equal (errno, ENOSPC);
+  assert_non_null (error);
+  job_get_info (d, &info);
+  assert_true (info.status == JOB_ABORTING || info.status == JOB_CONCLUDED);
+  assert_true (dup2 (kept, d->sc->job_fd) >= 0);
+  close (kept);
+  close (full);
+  end (d);
+  end_server (pid);
+}
+
 static void
 no_log (enum log_level level, const char *fmt, va_list ap)
 {
@@ -189,6 +220,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (cache_waits_for_room),
+    cmocka_unit_test (abort_is_recorded),
   };
 
   return cmocka_run_group_tests (tests, set_up, tear_down);
