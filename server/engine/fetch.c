@@ -33,7 +33,6 @@
 #define ZERO_LIMIT (UINT64_C (1) << 30)
 /* The same where zeros have to be written. */
 #define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
-#define WRITEBACK_WINDOW (UINT64_C (48) << 20)
 #define POOL_CLASSES 3u
 #define POOL_KEEP 12u
 
@@ -299,65 +298,6 @@ is_zero (const char *p, uint64_t len)
          && memcmp (p, p + 8, len - 8) == 0;
 }
 
-/* Start the writeback of what a copier wrote, and wait for the oldest piece
- * when too much is under way, so that a guest's flush finds little of ours to
- * write (and never loses an error of it). */
-static void
-writeback (struct disk *d, uint64_t offset, uint64_t length)
-{
-  struct writeback *wb = &d->writeback;
-  uint64_t old_offset = 0, old_length = 0;
-
-  if (d->store->is_block)
-    return;
-  {
-    LOCK_SCOPE (&wb->lock);
-    unsigned last = (wb->head + wb->nr - 1) % WRITEBACK_PIECES;
-
-    if (wb->unsupported)
-      return;
-    if (wb->nr > 0 && wb->piece[last].offset + wb->piece[last].length == offset
-        && wb->piece[last].length + length <= 4u << 20)
-      wb->piece[last].length += length;
-    else if (wb->nr < WRITEBACK_PIECES) {
-      last = (wb->head + wb->nr) % WRITEBACK_PIECES;
-      wb->piece[last].offset = offset;
-      wb->piece[last].length = length;
-      wb->nr++;
-    }
-    else
-      return; /* many small pieces: the kernel's own pace will do */
-    wb->bytes += length;
-    if ((wb->bytes > WRITEBACK_WINDOW || wb->nr == WRITEBACK_PIECES)
-        && wb->nr > 1) {
-      old_offset = wb->piece[wb->head].offset;
-      old_length = wb->piece[wb->head].length;
-      wb->bytes -= old_length;
-      wb->head = (wb->head + 1) % WRITEBACK_PIECES;
-      wb->nr--;
-    }
-  }
-  if (sync_file_range (d->store->aux_fd, (off_t)offset, (off_t)length,
-                       SYNC_FILE_RANGE_WRITE)
-      == -1) {
-    if (errno == EIO || errno == ENOSPC)
-      commit_set_failed (d, errno);
-    else {
-      LOCK_SCOPE (&wb->lock);
-      wb->unsupported = true;
-    }
-    return;
-  }
-  if (old_length > 0
-      && sync_file_range (d->store->aux_fd, (off_t)old_offset,
-                          (off_t)old_length,
-                          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
-                              | SYNC_FILE_RANGE_WAIT_AFTER)
-             == -1
-      && (errno == EIO || errno == ENOSPC))
-    commit_set_failed (d, errno);
-}
-
 /* Absent granules [offset, end) become zeros.  A claim covers them.  Zeroing
  * goes by what the store holds: an earlier crash may have left bytes there
  * (I6).  0 or errno. */
@@ -478,13 +418,14 @@ commit_fetch (struct disk *d, struct fetch *f)
   uint64_t last = granule_ceil (d, f->end);
   uint64_t g = first, stop;
   struct claim c;
-  bool drop, wrote = false;
+  bool drop, wanted, wrote = false;
   int err = 0;
 
   claim_take (&d->claims, &c, first, last);
   {
     LOCK_SCOPE (&d->fetch.lock);
     drop = f->discard && !f->demand;
+    wanted = f->demand || !f->job;
     f->committing = !drop;
   }
   while (!drop && g < last && err == 0) {
@@ -506,7 +447,7 @@ commit_fetch (struct disk *d, struct fetch *f)
   }
   claim_drop (&d->claims, &c);
   if (wrote)
-    writeback (d, f->offset, f->end - f->offset);
+    writeback_add (d, f->offset, f->end, wanted);
   return err;
 }
 

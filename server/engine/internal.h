@@ -54,16 +54,19 @@ struct fetch_table {
   unsigned commits_failed; /* for one message a row, not one a fetch */
 };
 
-/* Pieces of the store whose writeback was started. */
+/* Pieces of the store that copiers wrote, oldest first. */
 #define WRITEBACK_PIECES 64u
+struct writeback_piece {
+  uint64_t offset, end;
+  bool keep; /* in memory, as a guest is about to read it */
+};
 struct writeback {
   pthread_mutex_t lock;
-  struct {
-    uint64_t offset, length;
-  } piece[WRITEBACK_PIECES];
+  struct writeback_piece piece[WRITEBACK_PIECES];
   unsigned head, nr;
   uint64_t bytes;
   bool unsupported;
+  pthread_mutex_t drop_lock;
 };
 
 struct disk {
@@ -195,6 +198,10 @@ int commit_run (struct disk *d, unsigned flags);
 /* A sync failed outside a commit. */
 void commit_set_failed (struct disk *d, int err);
 int commit_failed (struct disk *d);
+
+/* writeback.c: a copier has written [offset, end).  keep: somebody wants to
+ * read it.  No claim is held. */
+void writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep);
 
 /* volume.c */
 int volume_open (struct disk *d, const struct disk_config *config,

@@ -115,6 +115,7 @@ disk_open (const struct disk_config *cfg, char **error)
   cond_init (&d->commit.done);
   pthread_mutex_init (&d->fetch.lock, NULL);
   pthread_mutex_init (&d->writeback.lock, NULL);
+  pthread_mutex_init (&d->writeback.drop_lock, NULL);
   pthread_mutex_init (&d->header_lock, NULL);
   pthread_mutex_init (&d->park_lock, NULL);
   pthread_mutex_init (&d->gate_lock, NULL);
@@ -268,6 +269,7 @@ disk_free (struct disk *d)
   pthread_cond_destroy (&d->commit.done);
   pthread_mutex_destroy (&d->fetch.lock);
   pthread_mutex_destroy (&d->writeback.lock);
+  pthread_mutex_destroy (&d->writeback.drop_lock);
   pthread_mutex_destroy (&d->header_lock);
   pthread_mutex_destroy (&d->park_lock);
   pthread_mutex_destroy (&d->gate_lock);

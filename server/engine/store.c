@@ -91,6 +91,7 @@ describe (struct store *st, char **error)
     st->aux_fd = store_reopen_fd (st->fd);
     if (st->aux_fd == -1)
       st->aux_fd = st->fd;
+    st->drop_fd = store_reopen_fd (st->fd);
   }
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
@@ -135,7 +136,7 @@ store_alloc (const char *path, bool read_only, char **error)
   struct store *st = calloc (1, sizeof *st);
 
   if (st) {
-    st->fd = st->aux_fd = -1;
+    st->fd = st->aux_fd = st->drop_fd = -1;
     st->read_only = read_only;
     st->path = strdup (path);
     if (st->path)
@@ -366,6 +367,8 @@ store_free (struct store *st)
     return;
   if (st->aux_fd >= 0 && st->aux_fd != st->fd)
     close (st->aux_fd);
+  if (st->drop_fd >= 0)
+    close (st->drop_fd);
   if (st->fd >= 0)
     close (st->fd);
   if (st->temp)

@@ -26,6 +26,7 @@ struct store {
    * write's error away from the next store_sync: each description is told
    * of it once.  The same as fd where there can be none. */
   int aux_fd;
+  int drop_fd; /* one more, for writeback.c alone; -1: none */
   char *path;
   char *temp;    /* its name until store_link, where it needs one */
   uint64_t size; /* of the file or device */

@@ -1,0 +1,114 @@
+/* writeback.c - what copiers wrote, on its way to the disk and out of memory.
+ *
+ * Each piece is sent to the disk at once, and when more than a window of them
+ * is under way the oldest is waited for: a guest's flush then finds little of
+ * ours to write.
+ *
+ * What only a job asked for is then dropped from the page cache: a copy of
+ * the whole disk must not push out what guests are using, and pages that are
+ * used again are cheaper than fresh ones, three times so in a virtual machine
+ * whose host has taken its memory back.
+ *
+ * A page may be dropped only if it is on the disk.  If its write failed the
+ * kernel calls it clean all the same, and then the page cache is the last
+ * place that has its bytes (G24).  So dropping goes: under a claim, so that
+ * nobody writes there, write what is dirty, wait, and ask whether any write of
+ * this file has failed; only then drop.  A description of the file is told of
+ * a failure once; drop_fd serves nothing else, and drop_lock sees to it that
+ * whoever is told has noted it before the next one asks.
+ *
+ * Locking: writeback.lock guards the list.  drop_lock is held across I/O to
+ * the store, inside a claim.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "internal.h"
+
+#define WINDOW (UINT64_C (48) << 20)
+#define PIECE (UINT64_C (4) << 20)
+
+/* False: this file system cannot do it. */
+static bool
+sync_range (struct disk *d, int fd, const struct writeback_piece *p,
+            unsigned flags)
+{
+  if (sync_file_range (fd, (off_t)p->offset, (off_t)(p->end - p->offset), flags)
+      == 0)
+    return true;
+  if (errno != EIO && errno != ENOSPC && errno != EDQUOT)
+    return false;
+  commit_set_failed (d, errno);
+  return true;
+}
+
+#define WRITE_AND_WAIT                                 \
+  (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE \
+   | SYNC_FILE_RANGE_WAIT_AFTER)
+
+static void
+drop (struct disk *d, const struct writeback_piece *p)
+{
+  int fd = d->store->drop_fd;
+  struct claim c;
+
+  claim_take (&d->claims, &c, granule_floor (d, p->offset),
+              granule_ceil (d, p->end));
+  {
+    LOCK_SCOPE (&d->writeback.drop_lock);
+    if (sync_range (d, fd, p, WRITE_AND_WAIT) && !commit_failed (d))
+      posix_fadvise (fd, (off_t)p->offset, (off_t)(p->end - p->offset),
+                     POSIX_FADV_DONTNEED);
+  }
+  claim_drop (&d->claims, &c);
+}
+
+/* Add it to the list; true with the oldest in *old, taken from the list, if
+ * that is to be waited for. */
+static bool
+push (struct writeback *wb, const struct writeback_piece *p,
+      struct writeback_piece *old)
+{
+  LOCK_SCOPE (&wb->lock);
+  struct writeback_piece *last
+      = &wb->piece[(wb->head + wb->nr - 1) % WRITEBACK_PIECES];
+
+  wb->bytes += p->end - p->offset;
+  if (wb->nr > 0 && last->end == p->offset && last->keep == p->keep
+      && p->end - last->offset <= PIECE)
+    last->end = p->end;
+  else
+    wb->piece[(wb->head + wb->nr++) % WRITEBACK_PIECES] = *p;
+  if (wb->nr == 1 || (wb->bytes <= WINDOW && wb->nr < WRITEBACK_PIECES))
+    return false;
+  *old = wb->piece[wb->head];
+  wb->bytes -= old->end - old->offset;
+  wb->head = (wb->head + 1) % WRITEBACK_PIECES;
+  wb->nr--;
+  return true;
+}
+
+void
+writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep)
+{
+  struct writeback *wb = &d->writeback;
+  struct writeback_piece piece = { offset, end, keep }, old;
+
+  if (d->store->is_block
+      || __atomic_load_n (&wb->unsupported, __ATOMIC_RELAXED))
+    return;
+  if (!sync_range (d, d->store->aux_fd, &piece, SYNC_FILE_RANGE_WRITE)) {
+    __atomic_store_n (&wb->unsupported, true, __ATOMIC_RELAXED);
+    return;
+  }
+  if (!push (wb, &piece, &old))
+    return;
+  /* Without the claim: nobody should wait for this. */
+  if (sync_range (d, d->store->aux_fd, &old, WRITE_AND_WAIT) && !old.keep
+      && d->store->drop_fd >= 0)
+    drop (d, &old);
+}

@@ -1,0 +1,49 @@
+#!/bin/bash
+# A write that the kernel could not bring to the disk is only in the page cache:
+# nothing is dropped from there once one has failed, and the failure is final.
+# SPDX-License-Identifier: LGPL-2.1-or-later
+set -u
+work=$(mktemp -d /tmp/bdrop-XXXXXX) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM HUP
+
+strace -f -o "$work/probe" true 2>/dev/null || {
+  echo "strace does not work here"
+  exit 77
+}
+
+fail () {
+  echo "FAIL: $*"
+  exit 1
+}
+
+# run INJECT: copy a disk, with the calls of each thread in $work/trace.
+# shellcheck disable=SC2016
+run () {
+  rm -rf "$work"/disk* "$work/run"
+  "$TOP_BUILDDIR/run" strace -f -qq -e signal=none \
+    -e trace=sync_file_range,fadvise64 ${1:+-e "inject=$1"} \
+    -o "$work/trace" "${NBDKIT:-nbdkit}" -U - "$BACKFILL_PLUGIN" \
+    "$work/disk" backing="[ ${NBDKIT:-nbdkit} file $work/golden ]" \
+    control="$work/c" runtime-dir="$work/run" --run '
+      backfill -c "'"$work"'/c" allocate --wait --quiet
+      backfill -c "'"$work"'/c" flush' > "$work/log" 2>&1
+  status=$?
+}
+
+head -c 160M /dev/urandom > "$work/golden"
+
+run ""
+[ $status -eq 0 ] || fail "a copy without errors: $(cat "$work/log")"
+grep -q 'fadvise64(.*DONTNEED) = 0' "$work/trace" ||
+  fail "nothing was dropped at all"
+
+# Each thread's 50th call and all that follow fail.
+run sync_file_range:error=EIO:when=50+
+[ $status -ne 0 ] || fail "a flush after a failed write succeeded"
+grep -q INJECTED "$work/trace" || fail "no call failed"
+awk '/INJECTED/ { failed[$1] = 1 }
+     /fadvise64/ && failed[$1] { print; bad = 1 }
+     END { exit bad }' "$work/trace" ||
+  fail "dropped from memory what may not be on the disk"
+echo "ok"
