@@ -411,24 +411,25 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
   return 0;
 }
 
+/* *dropped: nothing was written, as the job that asked has ended. */
 static int
-commit_fetch (struct disk *d, struct fetch *f)
+commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
 {
   uint64_t first = granule_floor (d, f->offset);
   uint64_t last = granule_ceil (d, f->end);
   uint64_t g = first, stop;
   struct claim c;
-  bool drop, wanted, wrote = false;
+  bool wanted, wrote = false;
   int err = 0;
 
   claim_take (&d->claims, &c, first, last);
   {
     LOCK_SCOPE (&d->fetch.lock);
-    drop = f->discard && !f->demand;
+    *dropped = f->discard && !f->demand;
     wanted = f->demand || !f->job;
-    f->committing = !drop;
+    f->committing = !*dropped;
   }
-  while (!drop && g < last && err == 0) {
+  while (!*dropped && g < last && err == 0) {
     enum map_state state = map_run (d->map, g, last, &stop);
 
     /* Looked at again under the claim: what the guest wrote since stays. */
@@ -455,7 +456,8 @@ static void
 settle (struct fetch *f)
 {
   struct disk *d = f->disk;
-  int err = commit_fetch (d, f);
+  bool dropped;
+  int err = commit_fetch (d, f, &dropped);
 
   if (f->job)
     job_fetch_ended (d, f->job, f->offset, f->end, 0, err);
@@ -471,7 +473,8 @@ settle (struct fetch *f)
   }
   else {
     d->fetch.commits_failed = 0;
-    f->kept = !(f->discard && !f->demand);
+    /* As it was then: who joined since must ask again. */
+    f->kept = !dropped;
   }
   table_remove (f);
   f->committed = true;
