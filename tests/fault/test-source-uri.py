@@ -207,8 +207,11 @@ def children(pid):
         own = f.read().split()
     found = list(own)
     for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, task)) as f:
-            found += f.read().split()
+        try:
+            with open("/proc/%d/task/%s/children" % (pid, task)) as f:
+                found += f.read().split()
+        except OSError:  # the thread has ended
+            pass
     return sorted({int(x) for x in found if is_there(x)})
 
 
