@@ -247,6 +247,8 @@ int jobs_start (struct disk *d, char **error);
 /* Stop the pump; the record stays as it is, so that a restart goes on. */
 void jobs_stop (struct disk *d);
 void jobs_free (struct disk *d);
+/* Held, no job of the disk is changed or recorded. */
+pthread_mutex_t *job_verbs (struct disk *d);
 void job_source_changed (struct disk *d);
 void job_tick (struct disk *d, uint64_t now);
 /* Zeros of this disk are to be allocated, at this offset. */

@@ -1118,6 +1118,12 @@ jobs_free (struct disk *d)
   d->job = NULL;
 }
 
+pthread_mutex_t *
+job_verbs (struct disk *d)
+{
+  return &d->job->verb_lock;
+}
+
 void
 job_source_changed (struct disk *d)
 {

@@ -1118,6 +1118,8 @@ disk_detach (struct disk *d, char **error)
     errno = ESHUTDOWN;
     return -1;
   }
+  /* A job may still be ending: its record's place goes, too. */
+  LOCK_SCOPE (job_verbs (d));
   LOCK_SCOPE (&d->header_lock);
   d->sc->h.state |= SIDECAR_DETACHED;
   if (sidecar_strip (d->sc) == -1) {
