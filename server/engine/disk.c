@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "fetch.h"
 #include "internal.h"
@@ -887,7 +888,10 @@ disk_name (struct disk *d)
 uid_t
 disk_store_owner (struct disk *d)
 {
-  return d->store->uid;
+  struct stat sb;
+
+  /* It may have been given to another since it was opened. */
+  return fstat (d->store->fd, &sb) == 0 ? sb.st_uid : d->store->uid;
 }
 
 const char *

@@ -191,7 +191,7 @@ uint64_t disk_size (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_granule (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_fetch_unit (struct disk *disk) __attribute__ ((nonnull (1)));
 bool disk_read_only (struct disk *disk) __attribute__ ((nonnull (1)));
-/* The user who owns the store. */
+/* The user who owns the store now. */
 uid_t disk_store_owner (struct disk *disk) __attribute__ ((nonnull (1)));
 
 /* Let the backing store and the sidecar go: only when all is local (else -1,

@@ -148,6 +148,12 @@ def test_other_users():
             stdout=subprocess.PIPE, text=True, timeout=LONG).stdout
         check("the list shows only one's own", "own.img" in listed
               and "root.img" not in listed, listed)
+        # One that was given away while it was open is its new owner's.
+        os.chown(p.vol("own.img"), 0, 0)
+        p.control().call("query-disks", device=p.vol("own.img"))
+        os.chown(p.vol("own.img"), 65534, 65534)
+        check("its new owner may use what was given to him", ask_as(
+            65534, p, "query-disks", device=p.vol("own.img")) == "ok")
         # Another file in the place of an open one gives no right to that.
         p.control().call("query-disks", device=p.vol("root.img"))
         os.rename(p.vol("root.img"), p.vol("moved.img"))
