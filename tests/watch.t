@@ -70,8 +70,9 @@ only that one's.
   {"id":"vda","status":"null","device":"vda"}
   $ jq -r .data.device vda.json | uniq
   vda
-  $ grep -m 1 BLOCK_JOB_COMPLETED vda.json | jq -c '.data, (.timestamp | keys)'
-  {"type":"allocate","len":4096,"offset":4096,"speed":0,"device":"vda"}
+  $ jq -c 'select(.event == "BLOCK_JOB_COMPLETED" and .data.len == 8192) |
+  >   .data, (.timestamp | keys)' vda.json
+  {"type":"allocate","len":8192,"offset":8192,"speed":0,"device":"vda"}
   ["microseconds","seconds"]
   $ grep -m 1 SOURCE_LOST vda.json | jq -c '.data | keys'
   ["device","reason"]
