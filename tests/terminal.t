@@ -65,7 +65,8 @@ It is never wider than the terminal, down to one without room for a bar:
   $ COLS=30 on_terminal 'backfill allocate vda --wait' | tr '\r' '\n' | tail -n 1
   100%  16 MiB of 16 MiB  compl
 
-Ctrl-C there:
+Ctrl-C there.  (The shell below gets it too, and must live to say the status
+whatever the order in which it learns of the two.)
 
   $ backfill allocate vdb --wait --quiet --length 512M
   $ nbdkit -U slow.sock -P slow.pid backfill slow.img backing="$golden"
@@ -74,7 +75,7 @@ Ctrl-C there:
   >   until grep -q % out; do sleep 0.1; done
   >   printf '\003'
   >   until grep -q STATUS out; do sleep 0.1; done
-  > ) | script -qefc 'backfill allocate slow.img --wait --speed 128k; echo STATUS $?' /dev/null > out
+  > ) | script -qefc 'trap : INT; backfill allocate slow.img --wait --speed 128k; echo STATUS $?' /dev/null > out
   > END
   $ : > out
   $ timeout 60 sh interrupt.sh </dev/null
