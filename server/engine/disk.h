@@ -15,7 +15,7 @@
  * disk and live as long as it.
  *
  * Lock order, written once, here (outer first):
- *   gate > housekeeper's list > a job's verbs > header > claim (a queue, not
+ *   gate > housekeeper > a job's verbs > header > claim (a queue, not
  *   a lock, but waited for) > drop > commit > parked parts > job > fetch table
  * > extents > map stripe > map pool > writeback, copiers' queue, buffers > job
  * slots, source's own, log. None is ever held across I/O to the backing store.
@@ -107,7 +107,7 @@ int disk_start (struct disk *disk, char **error)
     __attribute__ ((nonnull (1, 2)));
 
 /* Start and stop what all disks of a process share: the source's I/O
- * threads, the copier threads and the housekeeper. */
+ * threads. */
 int disk_pools_start (void);
 void disk_pools_stop (void);
 

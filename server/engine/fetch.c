@@ -5,10 +5,12 @@
  * copier commits it and takes it from the table.  References: one for the
  * flight, one for each piece.
  *
- * Memory: what arrived and is not in the store yet is bounded for job and
- * read-ahead fetches by BACKLOG_LIMIT; demand fetches over DEMAND_LIMIT are
- * passed through without being kept, as a guest's read must not wait for a
- * slow store (G22).
+ * Memory: what is asked for and not in the store yet is bounded for each disk.
+ * A job sees to its own share (job.c), read-ahead stops at BACKLOG_LIMIT;
+ * demand fetches over DEMAND_LIMIT are passed through without being kept, as a
+ * guest's read must not wait for a slow store (G22).
+ *
+ * Each disk has its own copiers: a store that hangs takes its own only.
  *
  * Locking: see fetch.h.  The copiers' queue has a leaf lock of its own.
  *
@@ -25,7 +27,6 @@
 
 #include "fetch.h"
 
-#define NR_COPIERS 2u
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
 #define AHEAD_REQUEST (UINT64_C (1) << 20)
@@ -34,7 +35,8 @@
 /* The same where zeros have to be written. */
 #define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
 #define POOL_CLASSES 3u
-#define POOL_KEEP 12u
+#define POOL_BYTES (UINT64_C (24) << 20)
+#define POOL_KEEP 96u /* of one size */
 
 /* Buffers, kept for reuse: a fresh megabyte costs 256 page faults.  They are
  * mapped, not malloc'd, so that what is not kept goes back to the system. */
@@ -42,26 +44,41 @@ static struct {
   pthread_mutex_t lock;
   void *kept[POOL_CLASSES][POOL_KEEP];
   unsigned nr[POOL_CLASSES];
+  uint64_t bytes;
 } pool = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static const size_t pool_size[POOL_CLASSES]
     = { 256u << 10, 1u << 20, 2u << 20 };
 
-static struct {
-  pthread_mutex_t lock;
-  pthread_cond_t wake;
-  struct fetch *first, **tail;
-  pthread_t thread[NR_COPIERS];
-  unsigned nr_threads;
-  bool running;
-} copiers = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static uint64_t backlog; /* atomic */
-
-uint64_t
-fetch_backlog (void)
+static uint64_t
+backlog (struct disk *d)
 {
-  return counted (&backlog);
+  return counted (&d->fetch.backlog);
+}
+
+/* The pool's lock is held. */
+static void *
+pool_take (unsigned c)
+{
+  pool.bytes -= pool_size[c];
+  return pool.kept[c][--pool.nr[c]];
+}
+
+/* Room for one of class c, at the cost of other sizes, which were of use to
+ * an earlier job.  The pool's lock is held. */
+static bool
+pool_has_room (unsigned c)
+{
+  /* Each of many jobs has a request in flight. */
+  uint64_t limit
+      = POOL_BYTES + (uint64_t)jobs_running () * pool_size[POOL_CLASSES - 1];
+
+  if (pool.nr[c] == POOL_KEEP)
+    return false;
+  for (unsigned i = 0; i < POOL_CLASSES; i++)
+    while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
+      munmap (pool_take (i), pool_size[i]);
+  return pool.bytes + pool_size[c] <= limit;
 }
 
 static char *
@@ -79,7 +96,7 @@ buffer_get (size_t size, size_t *got)
   if (*got == pool_size[c]) {
     LOCK_SCOPE (&pool.lock);
     if (pool.nr[c] > 0)
-      return pool.kept[c][--pool.nr[c]];
+      return pool_take (c);
   }
   if (*got == pool_size[c]) {
     void *p = mmap (NULL, *got, PROT_READ | PROT_WRITE,
@@ -97,7 +114,8 @@ buffer_put (char *buf, size_t size)
     if (size == pool_size[c]) {
       {
         LOCK_SCOPE (&pool.lock);
-        if (pool.nr[c] < POOL_KEEP) {
+        if (pool_has_room (c)) {
+          pool.bytes += size;
           pool.kept[c][pool.nr[c]++] = buf;
           return;
         }
@@ -117,7 +135,7 @@ fetch_unref (struct fetch *f)
     return;
   if (f->buf) {
     buffer_put (f->buf, f->buf_size);
-    __atomic_sub_fetch (&backlog, f->buf_size, __ATOMIC_RELAXED);
+    __atomic_sub_fetch (&f->disk->fetch.backlog, f->buf_size, __ATOMIC_RELAXED);
   }
   pthread_cond_destroy (&f->changed);
   free (f);
@@ -169,7 +187,7 @@ fetch_new (struct disk *d, uint64_t offset, uint64_t end, bool zero)
       free (f);
       return NULL;
     }
-    count (&backlog, f->buf_size);
+    count (&d->fetch.backlog, f->buf_size);
   }
   cond_init (&f->changed);
 
@@ -192,11 +210,13 @@ fetch_new (struct disk *d, uint64_t offset, uint64_t end, bool zero)
 static void
 queue_commit (struct fetch *f)
 {
-  LOCK_SCOPE (&copiers.lock);
+  struct copiers *c = &f->disk->copiers;
+  LOCK_SCOPE (&c->lock);
+
   f->queued = NULL;
-  *copiers.tail = f;
-  copiers.tail = &f->queued;
-  pthread_cond_signal (&copiers.wake);
+  *c->tail = f;
+  c->tail = &f->queued;
+  pthread_cond_signal (&c->wake);
 }
 
 static void arrived (struct source_req *req, int error);
@@ -486,41 +506,39 @@ settle (struct fetch *f)
 static void *
 copy (void *arg)
 {
-  (void)arg;
+  struct copiers *c = arg;
+
   for (;;) {
     struct fetch *f;
 
     {
-      LOCK_SCOPE (&copiers.lock);
-      while (!copiers.first && copiers.running)
-        pthread_cond_wait (&copiers.wake, &copiers.lock);
-      f = copiers.first;
+      LOCK_SCOPE (&c->lock);
+      while (!c->first && !c->stop)
+        pthread_cond_wait (&c->wake, &c->lock);
+      f = c->first;
       if (!f)
         return NULL;
-      copiers.first = f->queued;
-      if (!copiers.first)
-        copiers.tail = &copiers.first;
+      c->first = f->queued;
+      if (!c->first)
+        c->tail = &c->first;
     }
     settle (f);
   }
 }
 
 int
-copiers_start (void)
+copiers_start (struct disk *d)
 {
-  {
-    LOCK_SCOPE (&copiers.lock);
-    cond_init (&copiers.wake);
-    copiers.first = NULL;
-    copiers.tail = &copiers.first;
-    copiers.running = true;
-  }
-  for (copiers.nr_threads = 0; copiers.nr_threads < NR_COPIERS;
-       copiers.nr_threads++)
-    if (thread_start (&copiers.thread[copiers.nr_threads], copy, NULL) == -1) {
+  struct copiers *c = &d->copiers;
+
+  c->first = NULL;
+  c->tail = &c->first;
+  c->stop = false;
+  for (c->nr = 0; c->nr < NR_COPIERS; c->nr++)
+    if (thread_start (&c->thread[c->nr], copy, c) == -1) {
       int err = errno;
 
-      copiers_stop ();
+      copiers_stop (d);
       errno = err;
       return -1;
     }
@@ -528,20 +546,27 @@ copiers_start (void)
 }
 
 void
-copiers_stop (void)
+copiers_stop (struct disk *d)
 {
+  struct copiers *c = &d->copiers;
+
   {
-    LOCK_SCOPE (&copiers.lock);
-    copiers.running = false;
-    pthread_cond_broadcast (&copiers.wake);
+    LOCK_SCOPE (&c->lock);
+    c->stop = true;
+    pthread_cond_broadcast (&c->wake);
   }
-  for (unsigned i = 0; i < copiers.nr_threads; i++)
-    pthread_join (copiers.thread[i], NULL);
-  copiers.nr_threads = 0;
+  for (unsigned i = 0; i < c->nr; i++)
+    pthread_join (c->thread[i], NULL);
+  c->nr = 0;
+}
+
+void
+fetch_buffers_free (void)
+{
   LOCK_SCOPE (&pool.lock);
   for (unsigned c = 0; c < POOL_CLASSES; c++)
     while (pool.nr[c] > 0)
-      munmap (pool.kept[c][--pool.nr[c]], pool_size[c]);
+      munmap (pool_take (c), pool_size[c]);
 }
 
 /* Asking. */
@@ -651,9 +676,8 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
         return -1;
       }
       f->demand = prio == SOURCE_DEMAND;
-      f->passing
-          = d->read_only
-            || (prio == SOURCE_DEMAND && fetch_backlog () > DEMAND_LIMIT);
+      f->passing = d->read_only
+                   || (prio == SOURCE_DEMAND && backlog (d) > DEMAND_LIMIT);
       f->refs++;
       /* A zero one is there already, and settles on its own. */
       if (f->zero && f->passing) {
@@ -777,7 +801,7 @@ fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
 int
 fetch_wait_room (struct disk *d, uint64_t deadline)
 {
-  while (fetch_backlog () + SOURCE_MAX_REQUEST > DEMAND_LIMIT) {
+  while (backlog (d) + SOURCE_MAX_REQUEST > DEMAND_LIMIT) {
     if (is_gated (d))
       return ESHUTDOWN;
     if (now_ms () >= deadline)
@@ -823,7 +847,7 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
       uint64_t start, end;
       bool zero;
 
-      while (nr < 16 && fetch_backlog () < BACKLOG_LIMIT
+      while (nr < 16 && backlog (d) < BACKLOG_LIMIT
              && next_gap (d, at, limit, AHEAD_REQUEST, &start, &end, &zero)) {
         at = end;
         if (zero || start >= limit)
@@ -841,12 +865,14 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
 }
 
 int
-fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end)
+fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end,
+           uint64_t *made)
 {
   struct fetch *f;
   uint64_t start, stop;
   bool zero;
 
+  *made = 0;
   {
     LOCK_SCOPE (&d->fetch.lock);
 
@@ -865,6 +891,7 @@ fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end)
     }
     f->job = job;
     f->req.prio = SOURCE_BACKGROUND;
+    *made = *end - start;
   }
   submit (f);
   return 1;

@@ -6,8 +6,8 @@
  * (G32).  A fetch stays in the table until its bits are published: a granule
  * that is absent and in no fetch is really absent.
  *
- * The bytes are there for readers as soon as they arrive; copier threads,
- * shared by all disks, commit them: they take the claim, look at the bits
+ * The bytes are there for readers as soon as they arrive; the disk's copier
+ * threads commit them: they take the claim, look at the bits
  * again and write only what is still absent (I3).
  *
  * Locking: fetch_table.lock guards the table and every fetch's members;
@@ -83,9 +83,10 @@ int fetch_wait_room (struct disk *d, uint64_t deadline);
 void fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss);
 
 /* A job's fetch of [offset, end), or the front part of it that is absent and
- * not in flight: *end is set to where it ends.  1 made, 0 nothing to do
- * there, -1 errno. */
-int fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end);
+ * not in flight: *end is set to where it ends, *made to its length.  1 made,
+ * 0 nothing to do there, -1 errno. */
+int fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end,
+               uint64_t *made);
 /* The job ends: drop what it has in flight and nobody waits for. */
 void fetch_discard_job (struct disk *d);
 /* After that: is a copier still writing something for it? */
@@ -95,11 +96,12 @@ bool fetch_job_is_writing (struct disk *d);
  * allocated if full.  0 or errno. */
 int fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full);
 
-/* Bytes fetched that are not in their stores yet, of the whole process. */
-uint64_t fetch_backlog (void);
-
-int copiers_start (void);
-void copiers_stop (void);
+/* The disk's threads: 0 or -1.  stop, when its table is empty, may be called
+ * again, or without start. */
+int copiers_start (struct disk *d);
+void copiers_stop (struct disk *d);
+/* The process has no disk any more: give memory back. */
+void fetch_buffers_free (void);
 
 /* job.c: one of its fetches ended, and how.  No lock is held. */
 void job_fetch_ended (struct disk *d, unsigned job, uint64_t offset,

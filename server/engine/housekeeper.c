@@ -1,10 +1,11 @@
-/* housekeeper.c - one thread a process for what must happen now and then:
+/* housekeeper.c - a disk's thread for what must happen now and then:
  * checkpoints (every 5 s or 1 GiB copied), letting go of a source that is no
- * longer needed, and the jobs' clocks.
+ * longer needed, and the job's clock.
  *
- * Locking: its lock guards the list of disks and each one's `served` mark; it
- * is not held while a disk is served, as that may wait for the store.
- * housekeeper_remove waits until nothing here uses the disk any more.
+ * A thread for each disk, as it may wait for the store: one that hangs must
+ * not keep other disks from their checkpoints.
+ *
+ * Locking: its lock guards `running`; it is not held while the disk is served.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -19,14 +20,6 @@
 #define TICK_MS 250u
 #define CHECKPOINT_MS 5000u
 #define CHECKPOINT_BYTES (UINT64_C (1) << 30)
-
-static struct {
-  pthread_mutex_t lock;
-  pthread_cond_t wake, done;
-  pthread_t thread;
-  struct disk *disks;
-  bool running;
-} keeper = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 void
 cond_init (pthread_cond_t *cond)
@@ -59,11 +52,11 @@ static void
 serve (struct disk *d, uint64_t now)
 {
   uint64_t copied = counted (&d->copied);
-  bool old = now - d->checkpoint_at >= CHECKPOINT_MS;
+  bool old = now - d->keeper.checkpoint_at >= CHECKPOINT_MS;
 
   job_tick (d, now);
   if (copied >= CHECKPOINT_BYTES || old) {
-    d->checkpoint_at = now;
+    d->keeper.checkpoint_at = now;
     if (map_has_pending (d->map) && !commit_failed (d)
         && !map_is_complete (d->map)) {
       /* Holes go in by time only: a huge sparse disk has more of them than
@@ -93,72 +86,48 @@ serve (struct disk *d, uint64_t now)
 static void *
 keep (void *arg)
 {
-  (void)arg;
-  LOCK_SCOPE (&keeper.lock);
-  while (keeper.running) {
+  struct disk *d = arg;
+  struct housekeeper *k = &d->keeper;
+  LOCK_SCOPE (&k->lock);
+
+  while (k->running) {
     uint64_t now = now_ms ();
     struct timespec until = ms_to_timespec (now + TICK_MS);
 
-    for (struct disk *d = keeper.disks; d; d = d->next) {
-      d->served = true;
-      pthread_mutex_unlock (&keeper.lock);
-      serve (d, now);
-      pthread_mutex_lock (&keeper.lock);
-      /* Still listed: its remover waits for this. */
-      d->served = false;
-      pthread_cond_broadcast (&keeper.done);
-    }
-    while (keeper.running)
-      if (pthread_cond_timedwait (&keeper.wake, &keeper.lock, &until) != 0)
+    pthread_mutex_unlock (&k->lock);
+    serve (d, now);
+    pthread_mutex_lock (&k->lock);
+    while (k->running)
+      if (pthread_cond_timedwait (&k->wake, &k->lock, &until) != 0)
         break;
   }
   return NULL;
 }
 
 int
-housekeeper_start (void)
+housekeeper_start (struct disk *d)
 {
-  LOCK_SCOPE (&keeper.lock);
-  cond_init (&keeper.wake);
-  cond_init (&keeper.done);
-  keeper.running = true;
-  if (thread_start (&keeper.thread, keep, NULL) == 0)
+  struct housekeeper *k = &d->keeper;
+
+  k->checkpoint_at = now_ms ();
+  k->running = true;
+  if (thread_start (&k->thread, keep, d) == 0)
     return 0;
-  keeper.running = false;
+  k->running = false;
   return -1;
 }
 
 void
-housekeeper_stop (void)
+housekeeper_stop (struct disk *d)
 {
+  struct housekeeper *k = &d->keeper;
+
   {
-    LOCK_SCOPE (&keeper.lock);
-    if (!keeper.running)
+    LOCK_SCOPE (&k->lock);
+    if (!k->running)
       return;
-    keeper.running = false;
-    pthread_cond_signal (&keeper.wake);
+    k->running = false;
+    pthread_cond_signal (&k->wake);
   }
-  pthread_join (keeper.thread, NULL);
-}
-
-void
-housekeeper_add (struct disk *d)
-{
-  LOCK_SCOPE (&keeper.lock);
-  d->checkpoint_at = now_ms ();
-  d->next = keeper.disks;
-  keeper.disks = d;
-}
-
-void
-housekeeper_remove (struct disk *d)
-{
-  LOCK_SCOPE (&keeper.lock);
-  while (d->served)
-    pthread_cond_wait (&keeper.done, &keeper.lock);
-  for (struct disk **p = &keeper.disks; *p; p = &(*p)->next)
-    if (*p == d) {
-      *p = d->next;
-      return;
-    }
+  pthread_join (k->thread, NULL);
 }

@@ -46,12 +46,33 @@ struct committer {
   int sticky; /* errno of a failed sync: final until reopened (G24) */
 };
 
+/* Threads that put into the store what was fetched. */
+#define NR_COPIERS 2u
+struct copiers {
+  pthread_mutex_t lock;
+  pthread_cond_t wake;
+  struct fetch *first, **tail;
+  pthread_t thread[NR_COPIERS];
+  unsigned nr;
+  bool stop;
+};
+
 /* Fetches in flight, sorted, not overlapping. */
 struct fetch_table {
   pthread_mutex_t lock;
   struct fetch *first;
   struct ahead ahead;
   unsigned commits_failed; /* for one message a row, not one a fetch */
+  uint64_t backlog;        /* atomic: bytes of all its buffers */
+};
+
+/* A thread for what must happen now and then. */
+struct housekeeper {
+  pthread_mutex_t lock;
+  pthread_cond_t wake;
+  pthread_t thread;
+  bool running;
+  uint64_t checkpoint_at; /* ms, the thread's own */
 };
 
 /* Pieces of the store that copiers wrote, oldest first. */
@@ -70,7 +91,6 @@ struct writeback {
 };
 
 struct disk {
-  struct disk *next; /* housekeeper's list */
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
   char **argv; /* backing's bracket form, or NULL */
   uint64_t size;
@@ -96,7 +116,9 @@ struct disk {
   struct claims claims;
   struct committer commit;
   struct fetch_table fetch;
+  struct copiers copiers;
   struct writeback writeback;
+  struct housekeeper keeper;
   struct job *job;
 
   pthread_mutex_t header_lock; /* the sidecar's header; outermost */
@@ -119,11 +141,9 @@ struct disk {
   bool local_event;
   bool registered; /* there is an entry of ours in the registry */
   bool detached;   /* atomic */
-  bool served;     /* housekeeper's lock: it is at work on this disk */
 
   /* Since the last checkpoint. */
-  uint64_t copied;        /* atomic, bytes */
-  uint64_t checkpoint_at; /* ms, housekeeper's own */
+  uint64_t copied; /* atomic, bytes */
 
   /* atomic counters */
   uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
@@ -235,11 +255,9 @@ void parked_apply (struct disk *d, uint64_t g, uint64_t end);
 /* A disk's event to the program that holds the engine. */
 void disk_emit (struct disk *d, struct disk_event *ev);
 
-/* housekeeper.c */
-void housekeeper_add (struct disk *d);
-void housekeeper_remove (struct disk *d);
-int housekeeper_start (void);
-void housekeeper_stop (void);
+/* housekeeper.c: 0 or -1.  stop may be called again, or without start. */
+int housekeeper_start (struct disk *d);
+void housekeeper_stop (struct disk *d);
 
 /* job.c */
 int jobs_open (struct disk *d, char **error); /* reads the record */
@@ -251,6 +269,8 @@ void jobs_free (struct disk *d);
 pthread_mutex_t *job_verbs (struct disk *d);
 void job_source_changed (struct disk *d);
 void job_tick (struct disk *d, uint64_t now);
+/* How many jobs of the process are at work. */
+unsigned jobs_running (void);
 /* Zeros of this disk are to be allocated, at this offset. */
 bool job_wants_full (struct disk *d, uint64_t offset);
 

@@ -37,7 +37,8 @@
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
 #define POLITE_REQUEST (UINT64_C (256) << 10)
-#define BACKLOG (UINT64_C (20) << 20)
+/* Of the requests in flight of all jobs. */
+#define MEMORY (UINT64_C (20) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
 #define ZERO_STEP (UINT64_C (16) << 20)
 #define FAST_ZERO_STEP (UINT64_C (1) << 30)
@@ -71,6 +72,7 @@ struct job {
   char error[256];
 
   unsigned in_flight;
+  uint64_t bytes_in_flight;
   /* The lowest range of this walk that failed, and how. */
   bool failing;
   uint64_t fail_offset, fail_end;
@@ -89,11 +91,12 @@ struct job {
   struct sidecar_job record;
 };
 
-/* How many jobs of the process may run at once.  The lock is innermost. */
+/* How many jobs of the process run, and may run, at once.  The lock is
+ * innermost. */
 static struct {
   pthread_mutex_t lock;
-  unsigned max; /* 0: any number */
-  unsigned taken;
+  unsigned max;      /* 0: any number */
+  unsigned taken;    /* atomic for those who only look */
   struct job *first; /* those that wait, oldest first */
 } slots = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -140,7 +143,7 @@ grant_slots (void)
     slots.first = j->next_queued;
     j->queued = false;
     j->has_slot = true;
-    slots.taken++;
+    __atomic_add_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
     /* Its lock is not to be had here: it looks again every now and then if
      * it misses this.  It lives: its pump gives the slot back first. */
     pthread_cond_broadcast (&j->changed);
@@ -190,8 +193,14 @@ give_slot (struct job *j)
   if (!j->has_slot)
     return;
   j->has_slot = false;
-  slots.taken--;
+  __atomic_sub_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
   grant_slots ();
+}
+
+unsigned
+jobs_running (void)
+{
+  return __atomic_load_n (&slots.taken, __ATOMIC_RELAXED);
 }
 
 static bool
@@ -440,7 +449,24 @@ guest_is_active (struct disk *d)
          || now_ms () - counted (&d->last_guest_op) < GUEST_MS;
 }
 
-/* Wait for room: requests in flight, memory, speed limits.  False: leave. */
+/* Room for one more request?  The jobs share the memory evenly, and one each
+ * may always have: another's source or store that hangs takes nothing from
+ * it.  The lock is held. */
+static bool
+has_room (struct disk *d, uint64_t bytes)
+{
+  struct job *j = d->job;
+  unsigned depth = source_background_depth (d->src);
+
+  if (guest_is_active (d) && depth > 2)
+    depth = 2;
+  return j->in_flight < depth
+         && (j->in_flight == 0
+             || j->bytes_in_flight + bytes
+                    <= MEMORY / max_u64 (jobs_running (), 1));
+}
+
+/* Wait for room, and for what the speed limits allow.  False: leave. */
 static bool
 wait_room (struct disk *d, uint64_t bytes)
 {
@@ -449,17 +475,13 @@ wait_room (struct disk *d, uint64_t bytes)
   LOCK_SCOPE (&j->lock);
 
   for (;;) {
-    unsigned depth;
     uint64_t wait, now;
 
     if (j->stop || j->abort || j->pause != JOB_PAUSE_NONE || j->failing
         || !source_is_up (d))
       return false;
-    depth = source_background_depth (d->src);
-    if (guest_is_active (d) && depth > 2)
-      depth = 2;
-    if (j->in_flight >= depth || fetch_backlog () + bytes > BACKLOG) {
-      sleep_until (j, now_ns () + (j->in_flight ? 20000000 : 2000000));
+    if (!has_room (d, bytes)) {
+      sleep_until (j, now_ns () + 20000000);
       continue;
     }
     now = now_ns ();
@@ -487,6 +509,7 @@ job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
   if (number != j->number)
     return;
   j->in_flight--;
+  j->bytes_in_flight -= end - offset;
   if (source_error == 0)
     j->bytes_read += end - offset;
   if ((source_error && source_error != ESHUTDOWN && source_error != ECANCELED)
@@ -682,6 +705,7 @@ step (struct disk *d, struct walk *w)
    * step, would be most of the work. */
   uint64_t last = granule_ceil (d, min_u64 (j->end, w->at + SLOT));
   enum map_state state = map_run (d->map, g, last, &stop);
+  uint64_t asked, made;
   unsigned flags;
   int r;
 
@@ -715,16 +739,20 @@ step (struct disk *d, struct walk *w)
   for (uint64_t n = g + 1; w->skipped.nr && n < granule_ceil (d, end); n++)
     if (is_skipped (w, n))
       end = granule_offset (d, n);
-  if (!wait_room (d, end - w->at))
+  asked = end - w->at;
+  if (!wait_room (d, asked))
     return GO;
   {
     LOCK_SCOPE (&j->lock);
     j->in_flight++;
+    j->bytes_in_flight += asked;
   }
-  r = fetch_job (d, j->number, w->at, &end);
-  if (r != 1) {
+  r = fetch_job (d, j->number, w->at, &end, &made);
+  {
+    /* It may have ended already. */
     LOCK_SCOPE (&j->lock);
-    j->in_flight--;
+    j->in_flight -= r != 1;
+    j->bytes_in_flight -= asked - made;
   }
   if (r == -1) {
     LOCK_SCOPE (&j->lock);
@@ -1026,6 +1054,7 @@ pump_start (struct disk *d)
   j->stop = j->abort = j->failing = false;
   j->number++;
   j->in_flight = 0;
+  j->bytes_in_flight = 0;
   j->lost_since = 0;
   j->sample_ms = 0;
   j->speed = 0;

@@ -23,23 +23,14 @@
 int
 disk_pools_start (void)
 {
-  if (source_pool_start (0) == -1)
-    return -1;
-  if (copiers_start () == 0) {
-    if (housekeeper_start () == 0)
-      return 0;
-    copiers_stop ();
-  }
-  source_pool_stop ();
-  return -1;
+  return source_pool_start (0);
 }
 
 void
 disk_pools_stop (void)
 {
-  housekeeper_stop ();
-  copiers_stop ();
   source_pool_stop ();
+  fetch_buffers_free ();
 }
 
 /* From an I/O thread. */
@@ -114,6 +105,10 @@ disk_open (const struct disk_config *cfg, char **error)
   pthread_mutex_init (&d->commit.lock, NULL);
   cond_init (&d->commit.done);
   pthread_mutex_init (&d->fetch.lock, NULL);
+  pthread_mutex_init (&d->copiers.lock, NULL);
+  cond_init (&d->copiers.wake);
+  pthread_mutex_init (&d->keeper.lock, NULL);
+  cond_init (&d->keeper.wake);
   pthread_mutex_init (&d->writeback.lock, NULL);
   pthread_mutex_init (&d->writeback.drop_lock, NULL);
   pthread_mutex_init (&d->header_lock, NULL);
@@ -184,7 +179,12 @@ disk_start (struct disk *d, char **error)
     }
     enter_registry (d);
   }
-  housekeeper_add (d);
+  /* What is all here needs nobody to bring it. */
+  if ((!map_is_complete (d->map) && copiers_start (d) == -1)
+      || housekeeper_start (d) == -1) {
+    message_set (error, "cannot start a thread: %m");
+    return -1;
+  }
   if (d->src
       && source_start (d->src, d->has_identity ? &d->identity : NULL) == -1) {
     message_set (error, "cannot use the backing store %s: %m", d->backing);
@@ -222,16 +222,16 @@ disk_gate (struct disk *d)
   if (d->src)
     source_stop (d->src);
   fetch_wake_all (d);
-  housekeeper_remove (d);
+  housekeeper_stop (d);
   while (!drained (d) && now_ms () < deadline)
     usleep (1000);
 
   d->close_result = -1;
   d->closed = true;
   if (!drained (d)) {
-    /* The store does not answer, or another disk's keeps the copiers.  What
-     * has been acknowledged is made durable all the same; the session stays
-     * open, so that the next to open the volume takes what W holds. */
+    /* The store does not answer.  What has been acknowledged is made durable
+     * all the same; the session stays open, so that the next to open the volume
+     * takes what W holds. */
     log_error ("%s: operations on the store did not end in time; left to be "
                "recovered",
                d->store_path);
@@ -256,8 +256,10 @@ disk_free (struct disk *d)
   if (!d)
     return;
   leave_registry (d);
+  housekeeper_stop (d);
   if (d->src)
     source_free (d->src);
+  copiers_stop (d);
   jobs_free (d);
   extents_free (d->ext);
   map_free (d->map);
@@ -268,6 +270,10 @@ disk_free (struct disk *d)
   pthread_mutex_destroy (&d->commit.lock);
   pthread_cond_destroy (&d->commit.done);
   pthread_mutex_destroy (&d->fetch.lock);
+  pthread_mutex_destroy (&d->copiers.lock);
+  pthread_cond_destroy (&d->copiers.wake);
+  pthread_mutex_destroy (&d->keeper.lock);
+  pthread_cond_destroy (&d->keeper.wake);
   pthread_mutex_destroy (&d->writeback.lock);
   pthread_mutex_destroy (&d->writeback.drop_lock);
   pthread_mutex_destroy (&d->header_lock);

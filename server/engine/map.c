@@ -35,6 +35,7 @@
 #define WORDS SIDECAR_WORDS
 #define GROUP 8u /* sectors that share a 4 KiB page of W */
 #define STRIPES 64u
+#define PENDING_MIN 64u
 /* Clean pages are dropped beyond this many: about 25 MiB a disk. */
 #define MAX_PAGES 16384u
 
@@ -77,7 +78,8 @@ struct map {
   struct page *free_pages;
   uint32_t *pending;
   size_t nr_pending, cap_pending;
-  struct runs holes; /* HOLE sectors that are not in the sidecar */
+  size_t pending_reserve; /* room in it for what a commit has taken */
+  struct runs holes;      /* HOLE sectors that are not in the sidecar */
   uint64_t nr_damaged, damaged_g, damaged_end;
 
   uint32_t first_absent; /* atomic hint: all before are live */
@@ -605,8 +607,8 @@ map_live_bytes (struct map *m, uint64_t g, uint64_t end)
 static int
 pending_add (struct map *m, uint32_t index)
 {
-  if (m->nr_pending == m->cap_pending) {
-    size_t cap = m->cap_pending ? 2 * m->cap_pending : 64;
+  if (m->nr_pending + m->pending_reserve == m->cap_pending) {
+    size_t cap = m->cap_pending ? 2 * m->cap_pending : PENDING_MIN;
     uint32_t *p = realloc (m->pending, cap * sizeof *p);
 
     if (!p)
@@ -616,6 +618,13 @@ pending_add (struct map *m, uint32_t index)
   }
   m->pending[m->nr_pending++] = index;
   return 0;
+}
+
+static void
+pending_unreserve (struct map *m)
+{
+  LOCK_SCOPE (&m->pool_lock);
+  m->pending_reserve = 0;
 }
 
 /* The stripe is held. */
@@ -873,6 +882,7 @@ map_snapshot (struct map *m, bool with_holes)
 {
   struct map_snapshot *s = calloc (1, sizeof *s);
   CLEANUP_FREE uint32_t *list = NULL;
+  uint32_t *fresh;
   size_t nr;
 
   if (!s)
@@ -881,13 +891,20 @@ map_snapshot (struct map *m, bool with_holes)
     LOCK_SCOPE (&m->pool_lock);
     nr = m->nr_pending;
     s->page = malloc ((nr + 1) * sizeof *s->page);
-    if (!s->page) {
+    /* With room for all of them: to put them back must never fail, as a later
+     * flush would not know of them. */
+    fresh = malloc ((nr + PENDING_MIN) * sizeof *fresh);
+    if (!s->page || !fresh) {
+      free (fresh);
+      free (s->page);
       free (s);
       return NULL;
     }
     list = m->pending;
-    m->pending = NULL;
-    m->nr_pending = m->cap_pending = 0;
+    m->pending = fresh;
+    m->nr_pending = 0;
+    m->cap_pending = nr + PENDING_MIN;
+    m->pending_reserve = nr;
     if (with_holes) {
       s->holes = m->holes;
       m->holes = (struct runs){ 0 };
@@ -1061,6 +1078,7 @@ map_snapshot_publish (struct map *m, struct map_snapshot *s)
       LOCK_SCOPE (stripe_of (m, i));
       publish_bits (m, i, NULL);
     }
+  pending_unreserve (m);
   snapshot_free (s);
 }
 
@@ -1070,11 +1088,16 @@ map_snapshot_return (struct map *m, struct map_snapshot *s)
   for (size_t i = 0; i < s->nr_pages; i++) {
     uint32_t index = s->page[i].index;
     LOCK_SCOPE (stripe_of (m, index));
-    uintptr_t e = entry_get (m, index);
+    struct page *p = (struct page *)entry_get (m, index);
 
-    if (e >= FIRST_PAGE && page_pending (m, (struct page *)e) == -1)
-      log_error ("out of memory: the map's checkpoint is put off");
+    if ((uintptr_t)p < FIRST_PAGE || p->in_pending)
+      continue;
+    LOCK_SCOPE (&m->pool_lock);
+    m->pending_reserve--;
+    (void)pending_add (m, index);
+    p->in_pending = true;
   }
+  pending_unreserve (m);
   for (size_t r = 0; r < s->holes.len; r++) {
     LOCK_SCOPE (&m->pool_lock);
     /* Out of memory here only means that those holes are found again. */

@@ -29,6 +29,7 @@
 
 #include "internal.h"
 
+/* What all jobs together keep in memory. */
 #define WINDOW (UINT64_C (48) << 20)
 #define PIECE (UINT64_C (4) << 20)
 
@@ -74,16 +75,18 @@ push (struct writeback *wb, const struct writeback_piece *p,
       struct writeback_piece *old)
 {
   LOCK_SCOPE (&wb->lock);
+  uint64_t window = WINDOW / max_u64 (jobs_running (), 1);
+  uint64_t most = min_u64 (PIECE, window / 2);
   struct writeback_piece *last
       = &wb->piece[(wb->head + wb->nr - 1) % WRITEBACK_PIECES];
 
   wb->bytes += p->end - p->offset;
   if (wb->nr > 0 && last->end == p->offset && last->keep == p->keep
-      && p->end - last->offset <= PIECE)
+      && p->end - last->offset <= most)
     last->end = p->end;
   else
     wb->piece[(wb->head + wb->nr++) % WRITEBACK_PIECES] = *p;
-  if (wb->nr == 1 || (wb->bytes <= WINDOW && wb->nr < WRITEBACK_PIECES))
+  if (wb->nr == 1 || (wb->bytes <= window && wb->nr < WRITEBACK_PIECES))
     return false;
   *old = wb->piece[wb->head];
   wb->bytes -= old->end - old->offset;

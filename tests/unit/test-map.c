@@ -282,6 +282,102 @@ overwritten_copy_is_the_guests (void **state)
   drop (&b);
 }
 
+/* Linked with --wrap=realloc. */
+void *__real_realloc (void *ptr, size_t size);
+void *__wrap_realloc (void *ptr, size_t size);
+static bool no_memory;
+
+void *
+__wrap_realloc (void *ptr, size_t size)
+{
+  if (!no_memory)
+    return __real_realloc (ptr, size);
+  errno = ENOMEM;
+  return NULL;
+}
+
+/* A commit that failed gives back what it took, with no memory to be had and
+ * with as much pending that came meanwhile: else a later flush would not know
+ * of writes that it has to make durable. */
+static void
+returning_a_snapshot_cannot_fail (void **state)
+{
+  const uint64_t nr = 500;
+  struct map_snapshot *s;
+  struct box b;
+
+  (void)state;
+  make (&b, 2 * nr * SIDECAR_BITS * GRANULE);
+  for (uint64_t i = 0; i < nr; i++)
+    assert_int_equal (map_mark (b.m, 2 * i * SIDECAR_BITS,
+                                2 * i * SIDECAR_BITS + 1, MAP_GUEST),
+                      0);
+  s = map_snapshot (b.m, false);
+  assert_non_null (s);
+  for (uint64_t i = 0; i < nr; i++)
+    assert_int_equal (map_mark (b.m, (2 * i + 1) * SIDECAR_BITS,
+                                (2 * i + 1) * SIDECAR_BITS + 1, MAP_GUEST),
+                      0);
+  no_memory = true;
+  map_snapshot_return (b.m, s);
+  no_memory = false;
+  commit (&b, false);
+  for (uint64_t i = 0; i < 2 * nr; i++)
+    assert_true (stable (&b, i * SIDECAR_BITS));
+  reopen (&b, false);
+  for (uint64_t i = 0; i < 2 * nr; i++)
+    assert_true (live (&b, i * SIDECAR_BITS));
+  drop (&b);
+}
+
+/* More pages than are kept in memory, all of them pending: none may be let go
+ * before it is in S. */
+static void
+pending_pages_stay (void **state)
+{
+  const uint64_t nr = 20000;
+  struct box b;
+
+  (void)state;
+  make (&b, nr * SIDECAR_BITS * GRANULE);
+  for (uint64_t i = 0; i < nr; i++)
+    assert_int_equal (map_mark (b.m, i * SIDECAR_BITS + i % 1000,
+                                i * SIDECAR_BITS + i % 1000 + 3, MAP_GUEST),
+                      0);
+  for (uint64_t i = 0; i < nr; i++)
+    assert_true (map_is_live (b.m, i * SIDECAR_BITS + i % 1000,
+                              i * SIDECAR_BITS + i % 1000 + 3));
+  commit (&b, false);
+  reopen (&b, false);
+  for (uint64_t i = 0; i < nr; i++) {
+    assert_true (map_is_live (b.m, i * SIDECAR_BITS + i % 1000,
+                              i * SIDECAR_BITS + i % 1000 + 3));
+    assert_false (live (&b, i * SIDECAR_BITS + i % 1000 + 3));
+  }
+  drop (&b);
+}
+
+/* Two sectors share a page of W: what one of them has pending must outlive
+ * the commit of the other. */
+static void
+w_keeps_a_neighbours_pending (void **state)
+{
+  struct map_snapshot *s;
+  struct box b;
+
+  (void)state;
+  make (&b, 4 * SIDECAR_BITS * GRANULE);
+  map_mark (b.m, 0, 1, MAP_GUEST);
+  s = map_snapshot (b.m, false);
+  map_mark (b.m, SIDECAR_BITS, SIDECAR_BITS + 1, MAP_GUEST);
+  assert_int_equal (map_snapshot_write (b.m, s), 0);
+  map_snapshot_publish (b.m, s);
+  reopen (&b, true);
+  assert_true (live (&b, 0));
+  assert_true (live (&b, SIDECAR_BITS));
+  drop (&b);
+}
+
 static void
 holes_wait_for_a_checkpoint (void **state)
 {
@@ -605,6 +701,9 @@ main (void)
     cmocka_unit_test (sigkill_keeps_all_marks),
     cmocka_unit_test (recovery_distrusts_s),
     cmocka_unit_test (overwritten_copy_is_the_guests),
+    cmocka_unit_test (returning_a_snapshot_cannot_fail),
+    cmocka_unit_test (pending_pages_stay),
+    cmocka_unit_test (w_keeps_a_neighbours_pending),
     cmocka_unit_test (holes_wait_for_a_checkpoint),
     cmocka_unit_test (committed_pages_leave_w),
     cmocka_unit_test (damage_is_neither_absent_nor_local),
