@@ -33,7 +33,10 @@
 #define WINDOW (UINT64_C (48) << 20)
 #define PIECE (UINT64_C (4) << 20)
 
-/* False: this file system cannot do it. */
+/* False: this file system cannot do it.  Only the call that waits for nothing
+ * may say so, as it comes first: one that waits is told of writes that failed,
+ * by whatever errno the device or the server gave (ENODATA, ENOLINK, ETIMEDOUT,
+ * ESTALE ...), and is told once. */
 static bool
 sync_range (struct disk *d, int fd, const struct writeback_piece *p,
             unsigned flags)
@@ -41,7 +44,9 @@ sync_range (struct disk *d, int fd, const struct writeback_piece *p,
   if (sync_file_range (fd, (off_t)p->offset, (off_t)(p->end - p->offset), flags)
       == 0)
     return true;
-  if (errno != EIO && errno != ENOSPC && errno != EDQUOT)
+  if (flags == SYNC_FILE_RANGE_WRITE
+      && (errno == EINVAL || errno == ESPIPE || errno == ENOSYS
+          || errno == EOPNOTSUPP))
     return false;
   commit_set_failed (d, errno);
   return true;
