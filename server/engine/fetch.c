@@ -571,6 +571,21 @@ fetch_buffers_free (void)
 
 /* Asking. */
 
+/* How much of a run of known zeros becomes local at once. */
+static uint64_t
+zero_limit (struct disk *d)
+{
+  return store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
+}
+
+/* Have the map of [offset, end) in memory: the table's lock is wanted by the
+ * I/O threads of all disks, and must not wait for this one's sidecar. */
+static void
+load_map (struct disk *d, uint64_t offset, uint64_t end)
+{
+  map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
+}
+
 /* What can be fetched from `at` in one go: absent, not in flight, of one
  * kind.  The table's lock is held.  False: nothing there.  Ends on a granule
  * or the disk's end. */
@@ -617,7 +632,14 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
 {
   uint64_t g = granule_floor (d, offset), stop;
   struct fetch *f, *cancel = NULL, *made = NULL;
+  uint64_t loaded = 0;
+  unsigned flags;
 
+  if (extents_run (d->ext, granule_offset (d, g), limit, &stop, &flags)
+      == EXTENTS_ZERO) {
+    loaded = min_u64 (d->size, granule_offset (d, g) + zero_limit (d));
+    load_map (d, offset, loaded);
+  }
   {
     LOCK_SCOPE (&d->fetch.lock);
 
@@ -639,7 +661,6 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       enum map_state state
           = map_run (d->map, g, granule_ceil (d, limit), &stop);
       enum extents_kind kind;
-      unsigned flags;
       uint64_t start = granule_offset (d, g), end;
 
       if (state == MAP_LIVE)
@@ -658,13 +679,11 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
       kind = extents_run (d->ext, start, end, &end, &flags);
       if (kind == EXTENTS_ZERO) {
         uint64_t wide_start, wide_end;
-        uint64_t most
-            = store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
         bool zero;
 
         /* The whole run, or what of it is near, becomes local at once. */
-        if (next_gap (d, start, min_u64 (d->size, start + most), most,
-                      &wide_start, &wide_end, &zero)
+        if (next_gap (d, start, loaded, ZERO_LIMIT, &wide_start, &wide_end,
+                      &zero)
             && wide_start == start && zero)
           end = wide_end;
       }
@@ -811,15 +830,19 @@ fetch_wait_room (struct disk *d, uint64_t deadline)
   return 0;
 }
 
-/* Is there nothing that could be planned near [offset, end)? */
+/* Is there nothing that could be planned near [offset, end)?  The map of what
+ * could is in memory then. */
 static bool
 is_local_around (struct disk *d, uint64_t offset, uint64_t end)
 {
   uint64_t reach = AHEAD_REACH * d->fetch.ahead.unit;
+  uint64_t from = offset - min_u64 (offset, reach);
+  uint64_t to = min_u64 (end + reach, d->size);
 
-  return map_is_live (d->map,
-                      granule_floor (d, offset - min_u64 (offset, reach)),
-                      granule_ceil (d, min_u64 (end + reach, d->size)));
+  if (map_is_live (d->map, granule_floor (d, from), granule_ceil (d, to)))
+    return true;
+  load_map (d, from, to);
+  return false;
 }
 
 void
@@ -833,7 +856,7 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
       || !__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE))
     return;
   /* Local data all around is the common case: it takes no lock. */
-  if (!miss && is_local_around (d, offset, offset + length))
+  if (is_local_around (d, offset, offset + length) && !miss)
     return;
   if (miss)
     extents_want (d->ext, offset);

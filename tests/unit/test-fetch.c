@@ -11,6 +11,7 @@
 #include "box.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -455,6 +456,92 @@ aborted_jobs_write_nothing_more (void **state)
   read_golden (0, MIB);
 }
 
+/* Reads of the sidecar made with the fetch table's lock held. */
+static uint64_t reads, locked_reads; /* atomic */
+static bool watched;                 /* atomic */
+
+ssize_t __real_pread (int fd, void *buf, size_t n, off_t offset);
+ssize_t __wrap_pread (int fd, void *buf, size_t n, off_t offset);
+
+ssize_t
+__wrap_pread (int fd, void *buf, size_t n, off_t offset)
+{
+  if (__atomic_load_n (&watched, __ATOMIC_ACQUIRE) && fd == disk->sc->fd) {
+    unsigned tries = 0;
+
+    /* Another thread lets go of it soon; this one would not. */
+    while (pthread_mutex_trylock (&disk->fetch.lock) != 0 && tries < 200) {
+      nap_ms (5);
+      tries++;
+    }
+    if (tries < 200)
+      pthread_mutex_unlock (&disk->fetch.lock);
+    else
+      count (&locked_reads, 1);
+    count (&reads, 1);
+  }
+  return __real_pread (fd, buf, n, offset);
+}
+
+/* What arrives takes that lock, on a thread of all disks: a sidecar that does
+ * not answer must not keep it. */
+static void
+no_lock_is_held_for_the_sidecar (void **state)
+{
+  const uint64_t size = 400 * MIB, data = 119 * MIB;
+  struct disk_config c = box_config (&box);
+  CLEANUP_FREE char *file = box_key ("file", box.golden);
+  CLEANUP_FREE uint8_t *buf = malloc (16 * MIB);
+  int fd = open (box.golden, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+  (void)state;
+  assert_true (fd >= 0 && buf);
+  memset (buf, 5, 16 * MIB);
+  assert_int_equal (ftruncate (fd, (off_t)size), 0);
+  assert_int_equal (pwrite (fd, buf, 16 * MIB, (off_t)data), 16 * MIB);
+  close (fd);
+  box_serve (&box, "file", file, NULL);
+  c.backing = box.uri;
+  c.timeout = 600000;
+  assert_int_equal (disk_pools_start (), 0);
+  box_close (box_start (&box, &c));
+
+  /* 124 MiB of the disk are in memory after a look at any of it. */
+  for (unsigned i = 0; i < 2; i++) {
+    disk = box_start (&box, &c);
+    assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
+    __atomic_store_n (&watched, true, __ATOMIC_RELEASE);
+    if (i == 0)
+      expect_bytes (disk, 0, G, 0);
+    else
+      for (uint64_t at = data; at < 123 * MIB; at += MIB / 4)
+        expect_bytes (disk, at, MIB / 4, 5);
+    wait_until (table_is_empty, NULL);
+    __atomic_store_n (&watched, false, __ATOMIC_RELEASE);
+    box_close (disk);
+    assert_int_equal (locked_reads, 0);
+  }
+  assert_true (reads >= 4);
+  disk = NULL;
+  disk_pools_stop ();
+}
+
+static int
+make_box (void **state)
+{
+  (void)state;
+  box_make (&box);
+  return 0;
+}
+
+static int
+drop_box (void **state)
+{
+  (void)state;
+  box_drop (&box);
+  return 0;
+}
+
 int
 main (void)
 {
@@ -469,6 +556,8 @@ main (void)
     TEST (parts_meet_the_copier),
     TEST (known_zeros_are_not_fetched),
     TEST (aborted_jobs_write_nothing_more),
+    cmocka_unit_test_setup_teardown (no_lock_is_held_for_the_sidecar, make_box,
+                                     drop_box),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
