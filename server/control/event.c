@@ -34,8 +34,9 @@ control_event (struct control *c, const struct disk_event *event)
   if (!anyone_listens (c))
     return;
   item = calloc (1, sizeof *item);
+  /* An event may come from a thread that must not wait for a store. */
   if (item)
-    item->owner = disk_store_owner (event->disk);
+    item->owner = disk_store_owner_seen (event->disk);
   o = item ? object_event (event) : NULL;
   if (o)
     item->text = wire_line (o, &item->len);

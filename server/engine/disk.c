@@ -894,6 +894,12 @@ disk_store_owner (struct disk *d)
   return fstat (d->store->fd, &sb) == 0 ? sb.st_uid : d->store->uid;
 }
 
+uid_t
+disk_store_owner_seen (struct disk *d)
+{
+  return __atomic_load_n (&d->owner, __ATOMIC_RELAXED);
+}
+
 const char *
 disk_store_path (struct disk *d)
 {

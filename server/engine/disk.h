@@ -193,6 +193,9 @@ uint32_t disk_fetch_unit (struct disk *disk) __attribute__ ((nonnull (1)));
 bool disk_read_only (struct disk *disk) __attribute__ ((nonnull (1)));
 /* The user who owns the store now. */
 uid_t disk_store_owner (struct disk *disk) __attribute__ ((nonnull (1)));
+/* The same, as of a moment ago: without asking the store, which may not
+ * answer. */
+uid_t disk_store_owner_seen (struct disk *disk) __attribute__ ((nonnull (1)));
 
 /* Let the backing store and the sidecar go: only when all is local (else -1,
  * EBUSY).  Returns 0 or -1 with errno and *error. */

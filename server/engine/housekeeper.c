@@ -1,6 +1,6 @@
 /* housekeeper.c - a disk's thread for what must happen now and then:
  * checkpoints (every 5 s or 1 GiB copied), letting go of a source that is no
- * longer needed, and the job's clock.
+ * longer needed, the job's clock, and a look at whose the store is.
  *
  * A thread for each disk, as it may wait for the store: one that hangs must
  * not keep other disks from their checkpoints.
@@ -54,6 +54,7 @@ serve (struct disk *d, uint64_t now)
   uint64_t copied = counted (&d->copied);
   bool old = now - d->keeper.checkpoint_at >= CHECKPOINT_MS;
 
+  __atomic_store_n (&d->owner, disk_store_owner (d), __ATOMIC_RELAXED);
   job_tick (d, now);
   if (copied >= CHECKPOINT_BYTES || old) {
     d->keeper.checkpoint_at = now;

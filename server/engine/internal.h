@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 #include "ahead.h"
@@ -141,6 +142,7 @@ struct disk {
   bool local_event;
   bool registered; /* there is an entry of ours in the registry */
   bool detached;   /* atomic */
+  uid_t owner;     /* atomic: the store's, by the housekeeper's last look */
 
   /* Since the last checkpoint. */
   uint64_t copied; /* atomic, bytes */

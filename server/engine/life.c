@@ -123,6 +123,7 @@ disk_open (const struct disk_config *cfg, char **error)
 
   if (volume_open (d, cfg, error) == -1)
     goto fail;
+  d->owner = d->store->uid;
   ahead_init (&d->fetch.ahead, d->fetch_unit, d->granule, d->size);
   d->ext = extents_new (d);
   if (!d->ext) {

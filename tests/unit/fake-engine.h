@@ -29,6 +29,9 @@ unsigned fake_blocked (void);
 /* Calls that change anything, so far. */
 unsigned fake_changes (void);
 
+/* Times that a store was asked whose it is: it may not answer. */
+unsigned fake_store_asked (void);
+
 /* Errno with which the next disk_flush fails, 0: none. */
 void fake_fail_flush (int errnum);
 void fake_fail_regions (int errnum);

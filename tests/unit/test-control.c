@@ -802,6 +802,8 @@ test_jobs (void **state)
                        "gone");
   fake_event (b.disks[0], DISK_EVENT_SOURCE_BACK, NULL);
   event (&listener, "SOURCE_BACK");
+  /* Those come from a thread of all disks: one store must not stop it. */
+  assert_int_equal (fake_store_asked (), 0);
   client_close (&listener);
   client_close (&cl);
   box_close (&b);
