@@ -211,11 +211,15 @@ static void
 queue_commit (struct fetch *f)
 {
   struct copiers *c = &f->disk->copiers;
-  LOCK_SCOPE (&c->lock);
 
-  f->queued = NULL;
-  *c->tail = f;
-  c->tail = &f->queued;
+  {
+    LOCK_SCOPE (&c->lock);
+    f->queued = NULL;
+    *c->tail = f;
+    c->tail = &f->queued;
+  }
+  /* Whoever wakes would only wait for the lock.  f may be gone; the disk is
+   * not, as its source is stopped and its guests have left first. */
   pthread_cond_signal (&c->wake);
 }
 

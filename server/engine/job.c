@@ -481,7 +481,8 @@ wait_room (struct disk *d, uint64_t bytes)
         || !source_is_up (d))
       return false;
     if (!has_room (d, bytes)) {
-      sleep_until (j, now_ns () + 20000000);
+      /* Until one of its requests ends. */
+      sleep_until (j, now_ns () + 200000000);
       continue;
     }
     now = now_ns ();
@@ -504,23 +505,27 @@ job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
                  int source_error, int store_error)
 {
   struct job *j = d->job;
-  LOCK_SCOPE (&j->lock);
 
-  if (number != j->number)
-    return;
-  j->in_flight--;
-  j->bytes_in_flight -= end - offset;
-  if (source_error == 0)
-    j->bytes_read += end - offset;
-  if ((source_error && source_error != ESHUTDOWN && source_error != ECANCELED)
-      || store_error)
-    if (!j->failing || offset < j->fail_offset) {
-      j->failing = true;
-      j->fail_offset = offset;
-      j->fail_end = end;
-      j->fail_source = source_error;
-      j->fail_store = store_error;
-    }
+  {
+    LOCK_SCOPE (&j->lock);
+
+    if (number != j->number)
+      return;
+    j->in_flight--;
+    j->bytes_in_flight -= end - offset;
+    if (source_error == 0)
+      j->bytes_read += end - offset;
+    if ((source_error && source_error != ESHUTDOWN && source_error != ECANCELED)
+        || store_error)
+      if (!j->failing || offset < j->fail_offset) {
+        j->failing = true;
+        j->fail_offset = offset;
+        j->fail_end = end;
+        j->fail_source = source_error;
+        j->fail_store = store_error;
+      }
+  }
+  /* The pump would only wait for the lock. */
   pthread_cond_broadcast (&j->changed);
 }
 
