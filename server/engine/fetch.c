@@ -512,6 +512,7 @@ copy (void *arg)
 {
   struct copiers *c = arg;
 
+  thread_in_background ();
   for (;;) {
     struct fetch *f;
 

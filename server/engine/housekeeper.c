@@ -12,41 +12,12 @@
 #include "config.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <string.h>
 
 #include "internal.h"
 
 #define TICK_MS 250u
 #define CHECKPOINT_MS 5000u
 #define CHECKPOINT_BYTES (UINT64_C (1) << 30)
-
-void
-cond_init (pthread_cond_t *cond)
-{
-  pthread_condattr_t attr;
-
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (cond, &attr);
-  pthread_condattr_destroy (&attr);
-}
-
-int
-thread_start (pthread_t *thread, void *(*fn) (void *), void *arg)
-{
-  sigset_t all, old;
-  int err;
-
-  sigfillset (&all);
-  pthread_sigmask (SIG_SETMASK, &all, &old);
-  err = pthread_create (thread, NULL, fn, arg);
-  pthread_sigmask (SIG_SETMASK, &old, NULL);
-  if (err == 0)
-    return 0;
-  errno = err;
-  return -1;
-}
 
 static void
 serve (struct disk *d, uint64_t now)

@@ -29,6 +29,7 @@
 #include "sidecar.h"
 #include "source.h"
 #include "store.h"
+#include "thread.h"
 #include "work.h"
 
 struct fetch;
@@ -186,11 +187,6 @@ counted (const uint64_t *counter)
 {
   return __atomic_load_n (counter, __ATOMIC_RELAXED);
 }
-
-/* A condition that times out on CLOCK_MONOTONIC. */
-void cond_init (pthread_cond_t *cond);
-/* A thread with all signals blocked; 0 or -1. */
-int thread_start (pthread_t *thread, void *(*fn) (void *), void *arg);
 
 static inline uint64_t
 granule_floor (const struct disk *d, uint64_t offset)

@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fetch.h"
 #include "internal.h"
@@ -36,7 +37,12 @@
 #define BACKOFF_MS 100u
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
-#define POLITE_REQUEST (UINT64_C (256) << 10)
+/* While a guest is active: bytes for each processor, up to the most; and time
+ * from one request to the next, divided by the processors. */
+#define POLITE_REQUEST (UINT64_C (32) << 10)
+#define POLITE_MOST (UINT64_C (256) << 10)
+#define POLITE_GAP_NS UINT64_C (3000000)
+#define POLITE_DEPTH 2u
 /* Of the requests in flight of all jobs. */
 #define MEMORY (UINT64_C (20) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
@@ -73,6 +79,7 @@ struct job {
 
   unsigned in_flight;
   uint64_t bytes_in_flight;
+  uint64_t sent_ns; /* the last request */
   /* The lowest range of this walk that failed, and how. */
   bool failing;
   uint64_t fail_offset, fail_end;
@@ -449,6 +456,16 @@ guest_is_active (struct disk *d)
          || now_ms () - counted (&d->last_guest_op) < GUEST_MS;
 }
 
+/* What arrives is worked on at once: where processors are few, a guest's thread
+ * waits meanwhile.  So the pieces are small then, and have time between. */
+static uint64_t
+processors (void)
+{
+  long nr = sysconf (_SC_NPROCESSORS_ONLN);
+
+  return nr > 0 ? (uint64_t)nr : 1;
+}
+
 /* Room for one more request?  The jobs share the memory evenly, and one each
  * may always have: another's source or store that hangs takes nothing from
  * it.  The lock is held. */
@@ -458,8 +475,8 @@ has_room (struct disk *d, uint64_t bytes)
   struct job *j = d->job;
   unsigned depth = source_background_depth (d->src);
 
-  if (guest_is_active (d) && depth > 2)
-    depth = 2;
+  if (guest_is_active (d) && depth > POLITE_DEPTH)
+    depth = POLITE_DEPTH;
   return j->in_flight < depth
          && (j->in_flight == 0
              || j->bytes_in_flight + bytes
@@ -486,6 +503,14 @@ wait_room (struct disk *d, uint64_t bytes)
       continue;
     }
     now = now_ns ();
+    if (guest_is_active (d)) {
+      uint64_t next = j->sent_ns + POLITE_GAP_NS / processors ();
+
+      if (now < next) {
+        sleep_until (j, next);
+        continue;
+      }
+    }
     if (!booked) {
       wait = rate_take (&j->rate, bytes, now);
       booked = wait == 0;
@@ -494,8 +519,10 @@ wait_room (struct disk *d, uint64_t bytes)
       wait = 0;
     if (booked)
       wait = rate_take (&total_rate, bytes, now);
-    if (wait == 0)
+    if (wait == 0) {
+      j->sent_ns = now;
       return true;
+    }
     sleep_until (j, now + min_u64 (wait, 200000000));
   }
 }
@@ -564,7 +591,9 @@ static uint64_t
 request_size (struct disk *d, const struct walk *w)
 {
   struct job *j = d->job;
-  uint64_t most = guest_is_active (d) ? POLITE_REQUEST : REQUEST;
+  uint64_t most = guest_is_active (d)
+                      ? min_u64 (POLITE_MOST, POLITE_REQUEST * processors ())
+                      : REQUEST;
 
   if (w->attempts > 0 && w->at < w->bad_end)
     most = w->attempts + 1 < GRANULE_ATTEMPT ? max_u64 (65536, d->granule)
@@ -963,6 +992,7 @@ pump (void *arg)
   struct job *j = d->job;
   bool stop;
 
+  thread_in_background ();
   /* Reads what of the map is not in memory yet, so that nobody who holds the
    * lock has to. */
   map_live_bytes (d->map, granule_floor (d, j->offset),

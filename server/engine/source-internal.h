@@ -73,6 +73,7 @@ void req_clear (struct source_req *req);
 
 struct io_thread {
   pthread_t tid;
+  bool background; /* has no connection that carries demand */
   struct ev_loop *loop;
   ev_async wake;
   ev_prepare before_sleep;

@@ -18,12 +18,12 @@
 #include "config.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "cleanup.h"
 #include "source-internal.h"
+#include "thread.h"
 
 #define LINGER_TIME 60.   /* seconds */
 #define LINGER_AT_END 0.5 /* of the thread */
@@ -183,6 +183,8 @@ serve (void *arg)
   struct io_thread *t = arg;
 
   this_thread = t;
+  if (t->background)
+    thread_in_background ();
   ev_run (t->loop, 0);
   while (t->lingering)
     linger_end (t->lingering);
@@ -226,9 +228,8 @@ conn_unkick (struct source_conn *c)
 }
 
 static int
-thread_start (struct io_thread *t)
+io_thread_start (struct io_thread *t)
 {
-  sigset_t all, old;
   int err;
 
   t->kicked_end = &t->kicked;
@@ -237,32 +238,25 @@ thread_start (struct io_thread *t)
     errno = ENOMEM;
     return -1;
   }
-  err = pthread_mutex_init (&t->lock, NULL);
-  if (err == 0) {
-    ev_async_init (&t->wake, woken);
-    t->wake.data = t;
-    ev_async_start (t->loop, &t->wake);
-    ev_prepare_init (&t->before_sleep, before_sleep);
-    t->before_sleep.data = t;
-    ev_prepare_start (t->loop, &t->before_sleep);
-    ev_timer_init (&t->last_wait, waited_enough, LINGER_AT_END, 0.);
-    sigfillset (&all);
-    pthread_sigmask (SIG_SETMASK, &all, &old);
-    err = pthread_create (&t->tid, NULL, serve, t);
-    pthread_sigmask (SIG_SETMASK, &old, NULL);
-    if (err)
-      pthread_mutex_destroy (&t->lock);
-  }
-  if (err) {
-    ev_loop_destroy (t->loop);
-    errno = err;
-    return -1;
-  }
-  return 0;
+  pthread_mutex_init (&t->lock, NULL);
+  ev_async_init (&t->wake, woken);
+  t->wake.data = t;
+  ev_async_start (t->loop, &t->wake);
+  ev_prepare_init (&t->before_sleep, before_sleep);
+  t->before_sleep.data = t;
+  ev_prepare_start (t->loop, &t->before_sleep);
+  ev_timer_init (&t->last_wait, waited_enough, LINGER_AT_END, 0.);
+  if (thread_start (&t->tid, serve, t) == 0)
+    return 0;
+  err = errno;
+  pthread_mutex_destroy (&t->lock);
+  ev_loop_destroy (t->loop);
+  errno = err;
+  return -1;
 }
 
 static void
-thread_stop (struct io_thread *t)
+io_thread_stop (struct io_thread *t)
 {
   {
     LOCK_SCOPE (&t->lock);
@@ -284,14 +278,18 @@ io_pool_new (unsigned nr_threads)
   pool = calloc (1, sizeof *pool + nr_threads * sizeof pool->thread[0]);
   if (!pool)
     return NULL;
-  for (pool->nr = 0; pool->nr < nr_threads; pool->nr++)
-    if (thread_start (&pool->thread[pool->nr]) == -1) {
+  for (pool->nr = 0; pool->nr < nr_threads; pool->nr++) {
+    struct io_thread *t = &pool->thread[pool->nr];
+
+    t->background = pool->nr > 0;
+    if (io_thread_start (t) == -1) {
       int err = errno;
 
       io_pool_free (pool);
       errno = err;
       return NULL;
     }
+  }
   return pool;
 }
 
@@ -302,6 +300,6 @@ io_pool_free (struct io_pool *pool)
     return;
   /* The first thread last: its end ends the commands that it started. */
   while (pool->nr > 0)
-    thread_stop (&pool->thread[--pool->nr]);
+    io_thread_stop (&pool->thread[--pool->nr]);
   free (pool);
 }

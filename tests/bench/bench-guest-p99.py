@@ -9,20 +9,17 @@ import random
 import time
 
 from benchlib import (GiB, MiB, Backfill, Control, Server, drop_volume, folder,
-                      import_nbd, median, quantile, random_file, ratios,
-                      report, scaled, title)
+                      import_nbd, median, quantile, ratios, report, scaled,
+                      title)
 
 nbd = import_nbd()
-PART = 512 * MiB
-PARTS = 24                # of the same file: no copy of it comes to the end
-SIZE = PART * PARTS
+SIZE = 16 * GiB           # no copy of it comes to the end
 LOCAL = 64 * MiB          # at the front
 AWAY = SIZE - 2 * GiB     # absent: what the copy does not reach meanwhile
 
 title('p99 of a guest\'s reads during a full copy, as a multiple of without')
 work = folder()
-image, store = os.path.join(work, 'image'), os.path.join(work, 'store')
-random_file(image, PART)
+store = os.path.join(work, 'store')
 random.seed(1)
 
 
@@ -82,8 +79,8 @@ def compare(latency, what, place, target, n, seconds):
 
 
 for latency in (1, 10):
-    source = Server('--filter=delay', '--filter=noextents', 'split',
-                    *([image] * PARTS), 'delay-read=%dms' % latency)
+    source = Server('--filter=delay', 'pattern', str(SIZE),
+                    'delay-read=%dms' % latency)
     compare(latency, 'local', local, 1.5, 12, 1)
     compare(latency, 'absent', absent, 2.0, 8, 1.5 if latency == 1 else 3)
     source.stop()
