@@ -325,6 +325,13 @@ close_volume (struct volumes *vs, struct volume *v)
 
 /* --- opening ---------------------------------------------------------- */
 
+static void
+not_yours (const struct volume *v, char **error)
+{
+  message_set (error, "'%s' belongs to another user", v->path);
+  errno = EPERM;
+}
+
 /* The file at the path may be another than the one that is open, or was
  * looked at. */
 static bool
@@ -332,9 +339,15 @@ may_have (const struct control_peer *peer, const struct volume *v, char **error)
 {
   if (is_ours (peer) || disk_store_owner (v->disk) == peer->uid)
     return true;
-  errno = EPERM;
-  message_set (error, "'%s' belongs to another user", v->path);
+  not_yours (v, error);
   return false;
+}
+
+/* The same with the lock held, by whose the store was a moment ago. */
+static bool
+may_see (const struct control_peer *peer, const struct volume *v)
+{
+  return is_ours (peer) || disk_store_owner_seen (v->disk) == peer->uid;
 }
 
 /* Room for one more, if need be by closing one that is idle.  The lock is
@@ -491,6 +504,7 @@ command_get (void *opaque, const struct control_peer *peer, const char *path,
 {
   struct volumes *vs = opaque;
   struct volume *v;
+  bool allowed;
 
   if (may_use (peer, path, error) == -1)
     return NULL;
@@ -498,7 +512,11 @@ command_get (void *opaque, const struct control_peer *peer, const char *path,
   v = get_volume (vs, path, error);
   if (!v)
     return NULL;
-  if (!may_have (peer, v, error)) {
+  /* It is held; asking its store may take as long as that likes. */
+  pthread_mutex_unlock (&vs->lock);
+  allowed = may_have (peer, v, error);
+  pthread_mutex_lock (&vs->lock);
+  if (!allowed) {
     put_volume (vs, v);
     errno = EPERM;
     return NULL;
@@ -543,9 +561,7 @@ command_list (void *opaque, const struct control_peer *peer,
   if (!disks->ptr)
     return -1;
   for (struct volume *v = vs->open; v; v = v->next) {
-    CLEANUP_FREE char *ignored = NULL;
-
-    if (v->state == VOLUME_OPEN && may_have (peer, v, &ignored)) {
+    if (v->state == VOLUME_OPEN && may_see (peer, v)) {
       v->refs++;
       disks->ptr[disks->len++] = v->disk;
     }
@@ -608,8 +624,10 @@ command_release (void *opaque, const struct control_peer *peer,
   LOCK_SCOPE (&vs->lock);
   while ((v = find_volume (vs, path)) && v->state != VOLUME_OPEN)
     pthread_cond_wait (&vs->changed, &vs->lock);
-  if (v && !may_have (peer, v, error))
+  if (v && !may_see (peer, v)) {
+    not_yours (v, error);
     return -1;
+  }
   a = note_away (vs, path);
   if (!a) {
     errno = ENOMEM;
