@@ -78,6 +78,9 @@ pool_has_room (unsigned c)
   for (unsigned i = 0; i < POOL_CLASSES; i++)
     while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
       munmap (pool_take (i), pool_size[i]);
+  /* There were more jobs. */
+  while (pool.nr[c] > 0 && pool.bytes > limit)
+    munmap (pool_take (c), pool_size[c]);
   return pool.bytes + pool_size[c] <= limit;
 }
 
@@ -536,8 +539,6 @@ copiers_start (struct disk *d)
 {
   struct copiers *c = &d->copiers;
 
-  c->first = NULL;
-  c->tail = &c->first;
   c->stop = false;
   for (c->nr = 0; c->nr < NR_COPIERS; c->nr++)
     if (thread_start (&c->thread[c->nr], copy, c) == -1) {

@@ -107,6 +107,7 @@ disk_open (const struct disk_config *cfg, char **error)
   pthread_mutex_init (&d->fetch.lock, NULL);
   pthread_mutex_init (&d->copiers.lock, NULL);
   cond_init (&d->copiers.wake);
+  d->copiers.tail = &d->copiers.first;
   pthread_mutex_init (&d->keeper.lock, NULL);
   cond_init (&d->keeper.wake);
   pthread_mutex_init (&d->writeback.lock, NULL);

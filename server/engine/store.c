@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -34,6 +35,8 @@
 #include "path.h"
 #include "store.h"
 
+/* Looked up in the page cache at a time. */
+#define CACHED_PAGES 1024u
 #define ZEROS_SIZE (1u << 20)
 
 static bool
@@ -376,6 +379,37 @@ store_free (struct store *st)
   free (st->temp);
   free (st->path);
   free (st);
+}
+
+void
+store_next_cached (struct store *st, uint64_t offset, uint64_t end,
+                   uint64_t *start, uint64_t *stop)
+{
+  const uint64_t page = (uint64_t)sysconf (_SC_PAGESIZE);
+  unsigned char in[CACHED_PAGES];
+  bool found = false;
+
+  *start = *stop = end;
+  for (uint64_t at = round_down (offset, page); at < end;) {
+    uint64_t nr = min_u64 ((end - at + page - 1) / page, CACHED_PAGES);
+    void *p = mmap (NULL, nr * page, PROT_READ, MAP_SHARED, st->fd, (off_t)at);
+    bool known = p != MAP_FAILED && mincore (p, nr * page, in) == 0;
+
+    if (p != MAP_FAILED)
+      munmap (p, nr * page);
+    for (uint64_t i = 0; i < nr; i++, at += page) {
+      bool cached = !known || (in[i] & 1);
+
+      if (cached && !found) {
+        found = true;
+        *start = max_u64 (at, offset);
+      }
+      else if (!cached && found) {
+        *stop = at;
+        return;
+      }
+    }
+  }
 }
 
 int

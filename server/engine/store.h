@@ -85,6 +85,11 @@ int store_sync_dir (const char *path) __attribute__ ((nonnull (1)));
 
 int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1, 2)));
+/* The first run of [offset, end) that the page cache holds, or all of it where
+ * that cannot be told: *start == end if there is none. */
+void store_next_cached (struct store *st, uint64_t offset, uint64_t end,
+                        uint64_t *start, uint64_t *stop)
+    __attribute__ ((nonnull (1, 4, 5)));
 /* dsync: durable on return. */
 int store_pwrite (struct store *st, const void *buf, uint64_t count,
                   uint64_t offset, bool dsync) __attribute__ ((nonnull (1, 2)));

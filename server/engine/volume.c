@@ -611,7 +611,7 @@ work_identity (struct disk *d, uint64_t session)
 /* A sync failed, or was cut short, with these granules pending: what the page
  * cache shows may never have reached the disk, and the kernel may have marked
  * it clean.  Write it again, so that the sync that follows covers it.  Holes
- * have no pages to lose. */
+ * have no pages to lose, and what is not in the cache is the disk's anyway. */
 static int
 rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
 {
@@ -621,8 +621,13 @@ rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
     if (store_next_data (d->store, offset, end, &start, &stop) == -1)
       return -1;
     for (offset = start; offset < stop;) {
-      uint64_t n = min_u64 (stop - offset, REWRITE_SIZE);
+      uint64_t here, n;
 
+      store_next_cached (d->store, offset, stop, &here, &n);
+      n = min_u64 (n - here, REWRITE_SIZE);
+      offset = here;
+      if (n == 0)
+        break;
       if (store_pread (d->store, buf, n, offset) == -1
           || store_pwrite (d->store, buf, n, offset, false) == -1)
         return -1;
@@ -745,7 +750,11 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
        * What W holds is written again anyway. */
       sidecar_sync (d->sc);
       posix_fadvise (d->sc->fd, 0, 0, POSIX_FADV_DONTNEED);
-      if (rewrite_pending (d, old) == -1) {
+    }
+    /* Also where no sync is known to have failed: a copier may have died just
+     * when the kernel told it.  Then it tells nobody else. */
+    if (rewrite_pending (d, old) == -1) {
+      if (state == WORK_SYNCING || (errno != ENOSPC && errno != EDQUOT)) {
         message_set (error,
                      "%s: cannot write again what a failed sync may have "
                      "lost: %m",
