@@ -73,15 +73,13 @@ pool_has_room (unsigned c)
   uint64_t limit
       = POOL_BYTES + (uint64_t)jobs_running () * pool_size[POOL_CLASSES - 1];
 
-  if (pool.nr[c] == POOL_KEEP)
-    return false;
   for (unsigned i = 0; i < POOL_CLASSES; i++)
     while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
       munmap (pool_take (i), pool_size[i]);
   /* There were more jobs. */
   while (pool.nr[c] > 0 && pool.bytes > limit)
     munmap (pool_take (c), pool_size[c]);
-  return pool.bytes + pool_size[c] <= limit;
+  return pool.nr[c] < POOL_KEEP && pool.bytes + pool_size[c] <= limit;
 }
 
 static char *

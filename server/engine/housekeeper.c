@@ -25,8 +25,8 @@ serve (struct disk *d, uint64_t now)
   uint64_t copied = counted (&d->copied);
   bool old = now - d->keeper.checkpoint_at >= CHECKPOINT_MS;
 
-  __atomic_store_n (&d->owner, disk_store_owner (d), __ATOMIC_RELAXED);
   job_tick (d, now);
+  __atomic_store_n (&d->owner, disk_store_owner (d), __ATOMIC_RELAXED);
   if (copied >= CHECKPOINT_BYTES || old) {
     d->keeper.checkpoint_at = now;
     if (map_has_pending (d->map) && !commit_failed (d)

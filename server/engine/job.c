@@ -26,7 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/sysinfo.h>
 
 #include "fetch.h"
 #include "internal.h"
@@ -37,8 +37,10 @@
 #define BACKOFF_MS 100u
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
-/* While a guest is active: bytes for each processor, up to the most; and time
- * from one request to the next, divided by the processors. */
+/* While a guest is active.  What arrives is worked on at once: where processors
+ * are few, a guest's thread waits meanwhile.  So the requests are small then
+ * (bytes for each processor, up to the most), and have time between (divided by
+ * the processors). */
 #define POLITE_REQUEST (UINT64_C (32) << 10)
 #define POLITE_MOST (UINT64_C (256) << 10)
 #define POLITE_GAP_NS UINT64_C (3000000)
@@ -62,6 +64,7 @@ struct job {
   bool has_pump; /* to be joined */
   bool pumping;  /* its thread is at work */
   bool closed;   /* verb_lock: nothing is recorded any more */
+  uint64_t processors;
 
   unsigned number; /* of the latest in this process, from 1 */
   enum job_status status;
@@ -385,7 +388,7 @@ fail (struct job *j, int err, uint64_t offset, const char *what)
             offset, strerror (err));
 }
 
-/* The lock is held, or not. */
+/* For the pump, which alone changes the range; without the lock. */
 static bool
 is_local (struct disk *d)
 {
@@ -394,6 +397,19 @@ is_local (struct disk *d)
   return map_live_bytes (d->map, granule_floor (d, j->offset),
                          granule_ceil (d, j->end))
          == j->end - j->offset;
+}
+
+/* The lock is held, but not while the map is looked at: that may read the
+ * sidecar. */
+static bool
+all_is_local (struct disk *d)
+{
+  bool local;
+
+  pthread_mutex_unlock (&d->job->lock);
+  local = is_local (d);
+  pthread_mutex_lock (&d->job->lock);
+  return local;
 }
 
 /* Wait until the pump may go on, not before `not_before` (ms).  The source may
@@ -413,7 +429,10 @@ wait_turn (struct disk *d, uint64_t not_before)
       pthread_cond_wait (&j->changed, &j->lock);
       continue;
     }
-    if (!source_is_up (d) && !is_local (d)) {
+    if (!source_is_up (d) && !all_is_local (d)) {
+      /* Much may have changed meanwhile. */
+      if (j->stop || j->abort || j->errnum || j->pause != JOB_PAUSE_NONE)
+        continue;
       give_slot (j);
       set_status (d, JOB_WAITING);
       if (!j->lost_since)
@@ -456,16 +475,6 @@ guest_is_active (struct disk *d)
          || now_ms () - counted (&d->last_guest_op) < GUEST_MS;
 }
 
-/* What arrives is worked on at once: where processors are few, a guest's thread
- * waits meanwhile.  So the pieces are small then, and have time between. */
-static uint64_t
-processors (void)
-{
-  long nr = sysconf (_SC_NPROCESSORS_ONLN);
-
-  return nr > 0 ? (uint64_t)nr : 1;
-}
-
 /* Room for one more request?  The jobs share the memory evenly, and one each
  * may always have: another's source or store that hangs takes nothing from
  * it.  The lock is held. */
@@ -504,7 +513,7 @@ wait_room (struct disk *d, uint64_t bytes)
     }
     now = now_ns ();
     if (guest_is_active (d)) {
-      uint64_t next = j->sent_ns + POLITE_GAP_NS / processors ();
+      uint64_t next = j->sent_ns + POLITE_GAP_NS / j->processors;
 
       if (now < next) {
         sleep_until (j, next);
@@ -592,7 +601,7 @@ request_size (struct disk *d, const struct walk *w)
 {
   struct job *j = d->job;
   uint64_t most = guest_is_active (d)
-                      ? min_u64 (POLITE_MOST, POLITE_REQUEST * processors ())
+                      ? min_u64 (POLITE_MOST, POLITE_REQUEST * j->processors)
                       : REQUEST;
 
   if (w->attempts > 0 && w->at < w->bad_end)
@@ -1039,6 +1048,7 @@ jobs_open (struct disk *d, char **error)
   pthread_mutex_init (&j->lock, NULL);
   cond_init (&j->changed);
   rate_init (&j->rate);
+  j->processors = (uint64_t)get_nprocs ();
   j->failed_offset = UINT64_MAX;
 
   r = sidecar_read_job (d->sc, &j->record);
