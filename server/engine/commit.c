@@ -10,8 +10,7 @@
  *
  * A failed sync is final (G24): the kernel has forgotten which pages were not
  * written.  W stays marked "syncing", so that the next open writes the
- * pending granules again from what the page cache shows, and forgets what was
- * only copied: its pages may have been dropped, and it can be fetched again.
+ * pending granules again from what the page cache shows.
  *
  * Locking: committer.lock, not held across I/O.
  *
@@ -46,7 +45,6 @@ commit_set_failed (struct disk *d, int err)
     /* So that the next open does not take the pending for written. */
     if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
       log_error ("cannot write the working map %s: %m", d->work->path);
-    map_forget_copies (d->map);
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
                "volume is opened again, reads go on",

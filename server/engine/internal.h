@@ -83,11 +83,16 @@ struct writeback_piece {
   uint64_t offset, end;
   bool keep; /* in memory, as a guest is about to read it */
 };
+#define WRITTEN_PIECES 512u
 struct writeback {
   pthread_mutex_t lock;
   struct writeback_piece piece[WRITEBACK_PIECES];
   unsigned head, nr;
   uint64_t bytes;
+  /* Those that the disk has taken, to be dropped when it has them for good. */
+  struct writeback_piece written[WRITTEN_PIECES];
+  unsigned nr_written;
+  uint64_t bytes_written;
   bool unsupported;
   pthread_mutex_t drop_lock;
 };

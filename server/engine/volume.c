@@ -611,9 +611,11 @@ work_identity (struct disk *d, uint64_t session)
 /* A sync failed, or was cut short, with these granules pending: what the page
  * cache shows may never have reached the disk, and the kernel may have marked
  * it clean.  Write it again, so that the sync that follows covers it.  Holes
- * have no pages to lose, and what is not in the cache is the disk's anyway. */
+ * have no pages to lose.  Where none is known to have failed: only what the
+ * page cache holds, the rest is the disk's anyway. */
 static int
-rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
+rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
+               bool failed)
 {
   while (offset < end) {
     uint64_t start, stop;
@@ -621,15 +623,20 @@ rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
     if (store_next_data (d->store, offset, end, &start, &stop) == -1)
       return -1;
     for (offset = start; offset < stop;) {
-      uint64_t here, n;
+      uint64_t here = offset, n = stop;
 
-      store_next_cached (d->store, offset, stop, &here, &n);
+      if (!failed)
+        store_next_cached (d->store, offset, stop, &here, &n);
       n = min_u64 (n - here, REWRITE_SIZE);
       offset = here;
       if (n == 0)
         break;
-      if (store_pread (d->store, buf, n, offset) == -1
-          || store_pwrite (d->store, buf, n, offset, false) == -1)
+      /* What cannot be read is not in the cache. */
+      if (store_pread (d->store, buf, n, offset) == -1) {
+        if (failed)
+          return -1;
+      }
+      else if (store_pwrite (d->store, buf, n, offset, false) == -1)
         return -1;
       offset += n;
     }
@@ -639,7 +646,7 @@ rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end)
 }
 
 static int
-rewrite_pending (struct disk *d, struct work *old)
+rewrite_pending (struct disk *d, struct work *old, bool failed)
 {
   CLEANUP_FREE char *buf = malloc (REWRITE_SIZE);
   uint64_t words[WORK_WORDS];
@@ -663,7 +670,7 @@ rewrite_pending (struct disk *d, struct work *old)
         e++;
       if (set
           && rewrite_range (d, buf, granule_offset (d, first + b),
-                            granule_offset (d, first + e))
+                            granule_offset (d, first + e), failed)
                  == -1)
         return -1;
     }
@@ -753,14 +760,13 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
     }
     /* Also where no sync is known to have failed: a copier may have died just
      * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old) == -1) {
-      if (state == WORK_SYNCING || (errno != ENOSPC && errno != EDQUOT)) {
-        message_set (error,
-                     "%s: cannot write again what a failed sync may have "
-                     "lost: %m",
-                     d->store_path);
-        return -1;
-      }
+    if (rewrite_pending (d, old, state == WORK_SYNCING) == -1
+        && (state == WORK_SYNCING || (errno != ENOSPC && errno != EDQUOT))) {
+      message_set (error,
+                   "%s: cannot write again what a failed sync may have "
+                   "lost: %m",
+                   d->store_path);
+      return -1;
     }
   }
   if (old && map_recover (d->map, old) == -1) {
@@ -783,9 +789,9 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
   }
   /* Overwritten granules that were in S already are not in W.  What a failed
    * sync lost of them must not be shown from the page cache, as a later
-   * flush would not bring it to the disk (G14).  Without a W nobody knows
-   * whether one failed. */
-  if (d->sc->h.session_open && (!old || state == WORK_SYNCING))
+   * flush would not bring it to the disk (G14).  Nobody knows whether one
+   * failed just when the last owner died. */
+  if (d->sc->h.session_open)
     posix_fadvise (d->store->fd, 0, 0, POSIX_FADV_DONTNEED);
   return 0;
 }

@@ -9,9 +9,12 @@
  * used again are cheaper than fresh ones, three times so in a virtual machine
  * whose host has taken its memory back.
  *
- * A page may be dropped only if it is on the disk.  If its write failed the
- * kernel calls it clean all the same, and then the page cache is the last
- * place that has its bytes (G24).  So dropping goes: under a claim, so that
+ * A page may be dropped only if it is on the disk for good.  What is in the
+ * disk's own cache may be lost with a later flush that fails; then recovery
+ * writes it again from the page cache.  So a store is synced before pieces of
+ * it are dropped, many at a time.  And if a page's write failed the kernel
+ * calls it clean all the same, and then the page cache is the last place that
+ * has its bytes (G24).  So dropping goes: under a claim, so that
  * nobody writes there, write what is dirty, wait, and ask whether any write of
  * this file has failed; only then drop.  A description of the file is told of
  * a failure once; drop_fd serves nothing else, and drop_lock sees to it that
@@ -26,12 +29,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 
 /* What all jobs together keep in memory. */
-#define WINDOW (UINT64_C (48) << 20)
+#define WINDOW (UINT64_C (32) << 20)
 #define PIECE (UINT64_C (4) << 20)
+/* And each, as syncs must be few, until they are dropped. */
+#define SYNC_BYTES (UINT64_C (32) << 20)
+#define SYNC_BYTES_EACH (UINT64_C (16) << 20)
 
 /* False: this file system cannot do it.  Only the call that waits for nothing
  * may say so, as it comes first: one that waits is told of writes that failed,
@@ -71,6 +80,42 @@ drop (struct disk *d, const struct writeback_piece *p)
                      POSIX_FADV_DONTNEED);
   }
   claim_drop (&d->claims, &c);
+}
+
+/* The disk has taken it; with enough of them, have it keep them, and let the
+ * pages go. */
+static void
+drop_later (struct disk *d, const struct writeback_piece *p)
+{
+  struct writeback *wb = &d->writeback;
+  CLEANUP_FREE struct writeback_piece *list = NULL;
+  unsigned nr;
+
+  {
+    LOCK_SCOPE (&wb->lock);
+    uint64_t most
+        = max_u64 (SYNC_BYTES / max_u64 (jobs_running (), 1), SYNC_BYTES_EACH);
+
+    wb->written[wb->nr_written++] = *p;
+    wb->bytes_written += p->end - p->offset;
+    if (wb->nr_written < WRITTEN_PIECES && wb->bytes_written < most)
+      return;
+    nr = wb->nr_written;
+    list = malloc (nr * sizeof *list);
+    if (list)
+      memcpy (list, wb->written, nr * sizeof *list);
+    wb->nr_written = 0;
+    wb->bytes_written = 0;
+  }
+  /* Without memory they stay in the cache. */
+  if (!list)
+    return;
+  if (fdatasync (d->store->aux_fd) == -1) {
+    commit_set_failed (d, errno);
+    return;
+  }
+  for (unsigned i = 0; i < nr; i++)
+    drop (d, &list[i]);
 }
 
 /* Add it to the list; true with the oldest in *old, taken from the list, if
@@ -118,5 +163,5 @@ writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep)
   /* Without the claim: nobody should wait for this. */
   if (sync_range (d, d->store->aux_fd, &old, WRITE_AND_WAIT) && !old.keep
       && d->store->drop_fd >= 0)
-    drop (d, &old);
+    drop_later (d, &old);
 }

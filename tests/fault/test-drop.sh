@@ -22,7 +22,7 @@ fail () {
 run () {
   rm -rf "$work"/disk* "$work/run"
   "$TOP_BUILDDIR/run" strace -f -qq -e signal=none \
-    -e trace=sync_file_range,fadvise64 ${1:+-e "inject=$1"} \
+    -e trace=sync_file_range,fadvise64,fdatasync ${1:+-e "inject=$1"} \
     -o "$work/trace" "${NBDKIT:-nbdkit}" -U - "$BACKFILL_PLUGIN" \
     "$work/disk" backing="[ ${NBDKIT:-nbdkit} file $work/golden ]" \
     control="$work/c" runtime-dir="$work/run" --run '
@@ -37,6 +37,21 @@ run ""
 [ $status -eq 0 ] || fail "a copy without errors: $(cat "$work/log")"
 grep -q 'fadvise64(.*DONTNEED) = 0' "$work/trace" ||
   fail "nothing was dropped at all"
+
+# What the disk has taken it may still lose with its own cache: only when it
+# was synced after that it is dropped.
+awk '
+     /sync_file_range\(.*WAIT_AFTER/ {
+       split ($0, a, /[(,] */); k = a[3] "+" a[4]
+       if (!(k in waited)) waited[k] = NR }
+     /fdatasync.*= 0/ { synced = NR }
+     /fadvise64\(.*DONTNEED/ {
+       split ($0, a, /[(,] */); k = a[3] "+" a[4]
+       if (a[4] > 0) {
+         n++
+         if (!(k in waited) || waited[k] > synced) { print; bad = 1 } } }
+     END { exit bad || n < 8 }' "$work/trace" ||
+  fail "dropped from memory before the disk had it for good"
 
 # failing INJECT: the copy fails, and no thread drops anything after its call
 # failed.
