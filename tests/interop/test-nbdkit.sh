@@ -120,12 +120,18 @@ filters=()
 stop parted
 say "a file in a file system in a partition"
 
-# The ext2 filter writes, too: another's code for that file system.
+# The ext2 filter writes, too: another's code for that file system.  It does so
+# when its client has gone, but not any more when the server is to end.
+gone () {
+  while grep -q " 03 .*$dir/disk.sock" /proc/net/unix; do sleep 0.1; done
+  sleep 2
+}
 filters=(--filter=noextents --filter=ext2)
 rm -f "$dir"/store*
 disk disk "$dir/store" backing="$(uri source)" ext2file="${file#.}"
 qemu-io -f raw -c 'write -P 5 4097 100000' -c flush "$(uri disk)" \
   > "$dir/qemu-io.log"
+gone
 stop disk
 filters=()
 disk disk "$dir/store"
