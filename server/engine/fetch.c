@@ -35,7 +35,7 @@
 /* The same where zeros have to be written. */
 #define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
 #define POOL_CLASSES 3u
-#define POOL_BYTES (UINT64_C (24) << 20)
+#define POOL_BYTES (UINT64_C (12) << 20)
 #define POOL_KEEP 96u /* of one size */
 
 /* Buffers, kept for reuse: a fresh megabyte costs 256 page faults.  They are
@@ -70,8 +70,7 @@ static bool
 pool_has_room (unsigned c)
 {
   /* Each of many jobs has a request in flight. */
-  uint64_t limit
-      = POOL_BYTES + (uint64_t)jobs_running () * pool_size[POOL_CLASSES - 1];
+  uint64_t limit = POOL_BYTES + (uint64_t)jobs_running () * pool_size[1];
 
   for (unsigned i = 0; i < POOL_CLASSES; i++)
     while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
