@@ -10,7 +10,8 @@
  *
  * A failed sync is final (G24): the kernel has forgotten which pages were not
  * written.  W stays marked "syncing", so that the next open writes the
- * pending granules again from what the page cache shows.
+ * pending granules again from what the page cache shows; of what was only
+ * copied it knows no more, as that can be fetched again.
  *
  * Locking: committer.lock, not held across I/O.
  *
@@ -45,6 +46,7 @@ commit_set_failed (struct disk *d, int err)
     /* So that the next open does not take the pending for written. */
     if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
       log_error ("cannot write the working map %s: %m", d->work->path);
+    map_forget_copies (d->map);
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
                "volume is opened again, reads go on",

@@ -462,8 +462,11 @@ write_store (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
 {
   int err;
 
-  if (store_pwrite (d->store, buf, length, offset, dsync) == 0)
-    return 0;
+  if (store_pwrite (d->store, buf, length, offset, dsync) == 0) {
+    /* Another may have been told of its failure. */
+    errno = dsync ? commit_failed (d) : 0;
+    return errno ? -1 : 0;
+  }
   if (!dsync)
     return -1;
   /* Was it the write that failed, or the sync of it?  If it can be written

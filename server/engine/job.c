@@ -903,7 +903,8 @@ walk_range (struct disk *d)
   for (;;) {
     enum turn turn;
 
-    if (wait_turn (d, w.not_before) == LEAVE)
+    /* Nothing more could be made durable. */
+    if (wait_turn (d, w.not_before) == LEAVE || commit_failed (d))
       break;
     /* What is in flight would wait for the source: it is of no use now. */
     if (!source_is_up (d) && is_local (d)) {

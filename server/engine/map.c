@@ -67,6 +67,7 @@ struct map {
   struct sidecar *sc;
   struct work *work;
   bool complete;
+  bool no_copies; /* atomic: none goes to W any more */
 
   uintptr_t *table; /* atomic; changed under the stripe's lock */
   size_t table_len;
@@ -640,12 +641,41 @@ page_pending (struct map *m, struct page *p)
   return 0;
 }
 
+void
+map_forget_copies (struct map *m)
+{
+  uint64_t words[WORDS];
+
+  if (!m->work || __atomic_exchange_n (&m->no_copies, true, __ATOMIC_ACQ_REL))
+    return;
+  for (uint32_t i = 0; i < m->nr_sectors; i++) {
+    if (entry_get (m, i) < FIRST_PAGE)
+      continue;
+    LOCK_SCOPE (stripe_of (m, i));
+    struct page *p = (struct page *)entry_get (m, i);
+    bool any = false;
+
+    if ((uintptr_t)p < FIRST_PAGE)
+      continue;
+    for (unsigned w = 0; w < WORDS; w++) {
+      any |= (p->live[w] & ~p->stable[w]) != 0;
+      words[w] = p->guest[w] & ~p->stable[w];
+    }
+    if (!any)
+      continue;
+    /* It lacks nothing after this; if it fails it has more than it should. */
+    if (work_write (m->work, i, 0, WORDS, words) == 0)
+      p->w_behind = false;
+  }
+}
+
 /* Bits [a, b) of a page.  The stripe is held. */
 static int
 mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b,
            enum map_mark how)
 {
   unsigned first = a / 64, end = (b + 63) / 64;
+  bool no_copies = __atomic_load_n (&m->no_copies, __ATOMIC_ACQUIRE);
   uint64_t words[WORDS];
   bool news = false;
   int r = 0;
@@ -662,11 +692,12 @@ mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b,
   if (page_pending (m, p) == -1)
     return -1;
 
-  if (how != MAP_HOLE && m->work) {
+  if (how != MAP_HOLE && m->work && !(how == MAP_COPIED && no_copies)) {
     unsigned wf = p->w_behind ? 0 : first, we = p->w_behind ? WORDS : end;
 
     for (unsigned w = wf; w < we; w++)
-      words[w] = (p->live[w] | mask_of (w, a, b)) & ~p->stable[w];
+      words[w] = ((no_copies ? p->guest[w] : p->live[w]) | mask_of (w, a, b))
+                 & ~p->stable[w];
     if (work_write (m->work, p->index, wf, we - wf, words + wf) == -1) {
       if (how == MAP_GUEST) {
         if (!p->w_behind)

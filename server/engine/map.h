@@ -67,6 +67,11 @@ uint64_t map_live_bytes (struct map *m, uint64_t g, uint64_t end)
 int map_mark (struct map *m, uint64_t g, uint64_t end, enum map_mark how)
     __attribute__ ((nonnull (1)));
 
+/* A sync failed: what copies the disk has lost may not be in the page cache any
+ * more.  From now on W knows the guest's bits only, so that whoever recovers
+ * from it fetches the copies again. */
+void map_forget_copies (struct map *m) __attribute__ ((nonnull (1)));
+
 /* Recovery, single-threaded: all that old W holds becomes pending-guest. */
 int map_recover (struct map *m, struct work *old)
     __attribute__ ((nonnull (1, 2)));

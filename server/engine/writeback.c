@@ -31,7 +31,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -107,13 +106,13 @@ drop_later (struct disk *d, const struct writeback_piece *p)
     wb->nr_written = 0;
     wb->bytes_written = 0;
   }
-  /* Without memory they stay in the cache. */
-  if (!list)
+  /* Without memory they stay in the cache; a gate must not wait for this. */
+  if (!list || __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE))
     return;
-  if (fdatasync (d->store->aux_fd) == -1) {
-    commit_set_failed (d, errno);
+  /* As a commit: only one caller is told that the disk could not empty its
+   * cache, and the next sync must not come before that is known. */
+  if (commit_run (d, 0) != 0)
     return;
-  }
   for (unsigned i = 0; i < nr; i++)
     drop (d, &list[i]);
 }

@@ -317,6 +317,43 @@ failed_sync_of_the_store_is_final (void **state)
   flush ();
 }
 
+static void
+copy_granule (uint64_t g)
+{
+  CLEANUP_FREE char *buf = malloc (G);
+
+  memset (buf, 9, G);
+  assert_int_equal (store_pwrite (disk->store, buf, G, g * G, false), 0);
+  assert_int_equal (map_mark (disk->map, g, g + 1, MAP_COPIED), 0);
+}
+
+/* Copies that the disk may have lost are fetched again: nobody can write them
+ * again, as their pages are not kept.  The guest's writes are. */
+static void
+failed_sync_forgets_copies (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  copy_granule (1);
+  copy_granule (2);
+  fill_bytes (disk, 2 * G, 10, 2, 0);
+  fill_bytes (disk, 3 * G, G, 3, 0);
+  calls_fail (CALL_SYNC, FILE_STORE, EIO);
+  assert_int_equal (disk_flush (disk), -1);
+  calls_fail (CALL_SYNC, FILE_STORE, 0);
+  copy_granule (4);
+  copy_granule (5);
+  fill_bytes (disk, 5 * G, 10, 2, 0);
+  for (uint64_t g = 0; g < 6; g++)
+    assert_true (is_local (disk, g * G, G));
+  reopen ();
+  for (uint64_t g = 0; g < 6; g++)
+    assert_int_equal (is_local (disk, g * G, G), g != 1 && g != 4);
+  expect_bytes (disk, 2 * G, 10, 2);
+  expect_bytes (disk, 2 * G + 10, G - 10, 9);
+  expect_bytes (disk, 3 * G, G, 3);
+}
+
 /* Killed, with no sync that is known to have failed: a copier may have been
  * told of one when it died, and the kernel tells it once.  What the page cache
  * still holds is written again; what it does not hold is on the disk. */
@@ -467,6 +504,7 @@ main (void)
     TEST (many_flushes_are_one_commit),
     TEST (nobody_else_waits_for_a_commit),
     TEST (failed_sync_of_the_store_is_final),
+    TEST (failed_sync_forgets_copies),
     TEST (killed_writes_again_what_is_cached),
     TEST (failed_sync_of_the_sidecar_is_final),
     TEST (failed_fua_is_final),
