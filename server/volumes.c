@@ -616,17 +616,32 @@ command_release (void *opaque, const struct control_peer *peer,
 {
   struct volumes *vs = opaque;
   uint64_t deadline = now_in_ms () + RELEASE_MS;
-  struct volume *v;
+  struct volume *v, *asked = NULL;
   struct away *a;
 
   if (may_use (peer, path, error) == -1)
     return -1;
   LOCK_SCOPE (&vs->lock);
-  while ((v = find_volume (vs, path)) && v->state != VOLUME_OPEN)
-    pthread_cond_wait (&vs->changed, &vs->lock);
-  if (v && !may_see (peer, v)) {
-    not_yours (v, error);
-    return -1;
+  for (;;) {
+    bool allowed;
+
+    v = find_volume (vs, path);
+    if (v && v->state != VOLUME_OPEN) {
+      pthread_cond_wait (&vs->changed, &vs->lock);
+      continue;
+    }
+    if (!v || v == asked)
+      break;
+    v->refs++;
+    pthread_mutex_unlock (&vs->lock);
+    allowed = may_have (peer, v, error);
+    pthread_mutex_lock (&vs->lock);
+    put_volume (vs, v);
+    if (!allowed) {
+      errno = EPERM;
+      return -1;
+    }
+    asked = v;
   }
   a = note_away (vs, path);
   if (!a) {
