@@ -399,6 +399,9 @@ def starts_without(t, how):
     c.read(0, M)
     c.write(M, b"unflushed" * G)
     model[M:M + 9 * G] = b"unflushed" * G
+    # The answer to a read does not wait until it is local.
+    ctl = p.control()
+    wait_for(lambda: ctl.disk()["local"] >= M + 9 * G, "local data")
     p.kill()
     disappear(s, how)
 
