@@ -13,7 +13,8 @@
  * pending granules again from what the page cache shows; of what was only
  * copied it knows no more, as that can be fetched again.
  *
- * Locking: committer.lock, not held across I/O.
+ * Locking: committer.lock, and sync_lock for the list of syncs under way;
+ * neither is held across I/O.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,6 +24,44 @@
 #include <string.h>
 
 #include "internal.h"
+
+/* Syncs of one store may run side by side: a commit's, and writes that sync
+ * themselves.  A failure is told to one of them only, and what the others were
+ * told then means nothing: the disk has lost its cache, or the description has
+ * been told already.  So whoever ends looks for a failure again when all that
+ * began before have ended, and have noted theirs. */
+void
+sync_begin (struct disk *d, struct syncing *s)
+{
+  struct committer *c = &d->commit;
+  LOCK_SCOPE (&c->sync_lock);
+
+  s->nr = c->syncs++;
+  s->next = NULL;
+  s->back = c->last_sync;
+  *(s->back ? &s->back->next : &c->first_sync) = s;
+  c->last_sync = s;
+}
+
+int
+sync_end (struct disk *d, struct syncing *s, int err)
+{
+  struct committer *c = &d->commit;
+
+  if (err)
+    commit_set_failed (d, err);
+  {
+    LOCK_SCOPE (&c->sync_lock);
+    uint64_t later = c->syncs;
+
+    *(s->back ? &s->back->next : &c->first_sync) = s->next;
+    *(s->next ? &s->next->back : &c->last_sync) = s->back;
+    pthread_cond_broadcast (&c->sync_ended);
+    while (c->first_sync && c->first_sync->nr < later)
+      pthread_cond_wait (&c->sync_ended, &c->sync_lock);
+  }
+  return commit_failed (d);
+}
 
 struct commit_waiter {
   struct commit_waiter *next;
@@ -60,32 +99,36 @@ static int
 commit_steps (struct disk *d, unsigned flags, struct map_snapshot *snap,
               bool all_live, bool *durable)
 {
-  if (store_sync (d->store) == -1) {
-    commit_set_failed (d, errno);
-    return commit_failed (d);
-  }
-  /* A failed writeback that another call was told of. */
-  if (commit_failed (d))
-    return commit_failed (d);
+  struct syncing s;
+  int err;
+
+  sync_begin (d, &s);
+  err = store_sync (d->store) == -1 ? errno : 0;
+  err = sync_end (d, &s, err);
+  if (err)
+    return err;
   if (!snap)
     return 0;
   if (all_live) {
     /* Every granule's bytes were in the store before the sync: from now on
      * the header alone says so, and S is not needed. */
-    if (volume_set_complete (d) == -1)
-      return errno;
-    *durable = true;
-    return 0;
+    sync_begin (d, &s);
+    err = volume_set_complete (d) == -1 ? errno : 0;
+    err = sync_end (d, &s, err);
+    *durable = err == 0;
+    return err;
   }
   if (map_snapshot_is_empty (snap)
       || !(map_snapshot_has_guest (snap) || (flags & COMMIT_CHECKPOINT)))
     return 0;
   if (map_snapshot_write (d->map, snap) == -1)
     return errno;
-  if (sidecar_sync (d->sc) == -1) {
-    commit_set_failed (d, errno);
-    return commit_failed (d);
-  }
+  /* The sidecar may be on the same disk. */
+  sync_begin (d, &s);
+  err = sidecar_sync (d->sc) == -1 ? errno : 0;
+  err = sync_end (d, &s, err);
+  if (err)
+    return err;
   *durable = true;
   return 0;
 }

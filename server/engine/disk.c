@@ -327,10 +327,11 @@ parked_apply (struct disk *d, uint64_t g, uint64_t end)
   while (has_parked (d) && (p = parked_first (d, g, end))) {
     int err = 0, r = 0;
 
-    if (p->buf ? store_pwrite (d->store, p->buf, p->length, p->offset, false)
+    if (p->buf ? store_pwrite (d->store, p->buf, p->length, p->offset)
                : store_zero (d->store, p->length, p->offset, false))
       err = errno;
-    else if ((r = map_mark (d->map, p->g, p->g + 1, MAP_GUEST)) == -1)
+    writeback_changed (d, p->offset, p->offset + p->length);
+    if (err == 0 && (r = map_mark (d->map, p->g, p->g + 1, MAP_GUEST)) == -1)
       err = errno;
     parked_finish (d, p, err, r == 1);
   }
@@ -366,9 +367,10 @@ parked_merge (struct disk *d, uint64_t g, char *bytes)
           memset (bytes + (p->offset - start), 0, p->length);
       }
   }
-  if (store_pwrite (d->store, bytes, length, start, false) == -1)
+  if (store_pwrite (d->store, bytes, length, start) == -1)
     err = errno;
-  else if ((r = map_mark (d->map, g, g + 1, MAP_GUEST)) == -1)
+  writeback_changed (d, start, start + length);
+  if (err == 0 && (r = map_mark (d->map, g, g + 1, MAP_GUEST)) == -1)
     err = errno;
   while ((p = parked_first (d, g, g + 1)))
     parked_finish (d, p, err, r == 1);
@@ -456,26 +458,29 @@ edge_look (struct disk *d, struct edge *e)
   }
 }
 
+/* Of a range whose bits are in S.  0: it is durable; 1: it is to be written
+ * and committed; -1: errno. */
 static int
-write_store (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
-             bool dsync)
+write_dsync (struct disk *d, const char *buf, uint64_t length, uint64_t offset)
 {
-  int err;
+  struct syncing s;
+  int r, err = 0;
+  bool synced = true;
 
-  if (store_pwrite (d->store, buf, length, offset, dsync) == 0) {
-    /* Another may have been told of its failure. */
-    errno = dsync ? commit_failed (d) : 0;
-    return errno ? -1 : 0;
+  sync_begin (d, &s);
+  r = store_pwrite_dsync (d->store, buf, length, offset);
+  if (r == -1) {
+    err = errno;
+    /* Was it the write that failed, or the sync of it?  If it can be written
+     * it was the sync, and that is final (G24). */
+    synced = err != EIO && store_pwrite (d->store, buf, length, offset) == -1;
   }
-  if (!dsync)
+  errno = sync_end (d, &s, synced ? 0 : err);
+  if (r == 0 && errno)
     return -1;
-  /* Was it the write that failed, or the sync of it?  If it can be written
-   * it was the sync, and that is final (G24). */
-  err = errno;
-  if (err == EIO || store_pwrite (d->store, buf, length, offset, false) == 0)
-    commit_set_failed (d, err);
-  errno = err;
-  return -1;
+  if (err)
+    errno = err;
+  return r;
 }
 
 static bool
@@ -495,7 +500,7 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   const uint64_t mask = d->granule - 1;
   uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end);
   uint64_t lo = offset, hi = end;
-  bool fua = flags & DISK_FUA, behind = false;
+  bool fua = flags & DISK_FUA, behind = false, durable = false;
   bool stable = map_is_stable (d->map, g, last);
   bool punch = kind == CHANGE_TRIM || (flags & DISK_MAY_TRIM);
   bool head = offset & mask, tail = (end & mask) && end != d->size;
@@ -550,11 +555,23 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
       parked_apply (d, e->part.g, e->part.g + 1);
   }
   if (err == 0 && lo < hi) {
-    if (kind == CHANGE_WRITE
-            ? write_store (d, buf + (lo - offset), hi - lo, lo, fua && stable)
-            : store_zero (d->store, hi - lo, lo, punch))
+    int w = 1;
+
+    if (kind != CHANGE_WRITE)
+      w = store_zero (d->store, hi - lo, lo, punch);
+    else {
+      const char *p = buf + (lo - offset);
+
+      if (fua && stable)
+        w = write_dsync (d, p, hi - lo, lo);
+      durable = w == 0;
+      if (w == 1)
+        w = store_pwrite (d->store, p, hi - lo, lo);
+    }
+    if (w == -1)
       err = errno;
-    else if (!stable) {
+    writeback_changed (d, lo, hi);
+    if (err == 0 && !stable) {
       int r = map_mark (d->map, granule_floor (d, lo), granule_ceil (d, hi),
                         MAP_GUEST);
 
@@ -593,9 +610,8 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
         if (e && !err)
           err = e;
       }
-    stable = false;
   }
-  if (err == 0 && (behind || (fua && !(stable && kind == CHANGE_WRITE))))
+  if (err == 0 && (behind || (fua && !durable)))
     err = commit_run (d, 0);
   return err;
 }

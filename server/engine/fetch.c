@@ -422,7 +422,7 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
     }
     else {
       if (store_pwrite (d->store, f->buf + (start - f->offset), stop - start,
-                        start, false)
+                        start)
           == -1)
         return errno;
       if (map_mark (d->map, g, n, MAP_COPIED) == -1)

@@ -38,6 +38,12 @@ struct extents;
 struct parked;
 struct commit_waiter;
 
+/* A sync under way, on its caller's stack. */
+struct syncing {
+  struct syncing *next, *back;
+  uint64_t nr;
+};
+
 /* One commit runs, one forms. */
 struct committer {
   pthread_mutex_t lock;
@@ -46,6 +52,10 @@ struct committer {
   unsigned flags; /* of the one that forms */
   struct commit_waiter *forming;
   int sticky; /* errno of a failed sync: final until reopened (G24) */
+  pthread_mutex_t sync_lock;
+  pthread_cond_t sync_ended;
+  struct syncing *first_sync, *last_sync; /* in the order of their numbers */
+  uint64_t syncs;
 };
 
 /* Threads that put into the store what was fetched. */
@@ -93,6 +103,10 @@ struct writeback {
   struct writeback_piece written[WRITTEN_PIECES];
   unsigned nr_written;
   uint64_t bytes_written;
+  /* Those that are being dropped. */
+  struct writeback_piece dropping[WRITTEN_PIECES];
+  unsigned nr_dropping;
+  unsigned listed; /* atomic: nr_written + nr_dropping */
   bool unsupported;
   pthread_mutex_t drop_lock;
 };
@@ -218,13 +232,19 @@ granule_offset (const struct disk *d, uint64_t g)
 /* Durable when it returns: every bit and byte that was pending when it was
  * called.  0 or errno. */
 int commit_run (struct disk *d, unsigned flags);
-/* A sync failed outside a commit. */
+/* Around whatever syncs the store, or another file of its disk.  err: errno of
+ * the sync, or 0.  Returns 0, or errno of any that has failed. */
+void sync_begin (struct disk *d, struct syncing *s);
+int sync_end (struct disk *d, struct syncing *s, int err);
+/* A writeback failed. */
 void commit_set_failed (struct disk *d, int err);
 int commit_failed (struct disk *d);
 
 /* writeback.c: a copier has written [offset, end).  keep: somebody wants to
  * read it.  No claim is held. */
 void writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep);
+/* A guest has changed [offset, end), whose claim is held. */
+void writeback_changed (struct disk *d, uint64_t offset, uint64_t end);
 
 /* volume.c */
 int volume_open (struct disk *d, const struct disk_config *config,

@@ -854,7 +854,7 @@ preallocate (struct disk *d)
     struct claim c;
     int r;
 
-    if (wait_turn (d, 0) == LEAVE)
+    if (wait_turn (d, 0) == LEAVE || commit_failed (d))
       return;
     /* Where zeros have to be written for it, no write may come between. */
     claim_take (&d->claims, &c, granule_floor (d, at), granule_ceil (d, end));

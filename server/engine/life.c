@@ -104,6 +104,8 @@ disk_open (const struct disk_config *cfg, char **error)
   }
   pthread_mutex_init (&d->commit.lock, NULL);
   cond_init (&d->commit.done);
+  pthread_mutex_init (&d->commit.sync_lock, NULL);
+  cond_init (&d->commit.sync_ended);
   pthread_mutex_init (&d->fetch.lock, NULL);
   pthread_mutex_init (&d->copiers.lock, NULL);
   cond_init (&d->copiers.wake);
@@ -271,6 +273,8 @@ disk_free (struct disk *d)
   claims_destroy (&d->claims);
   pthread_mutex_destroy (&d->commit.lock);
   pthread_cond_destroy (&d->commit.done);
+  pthread_mutex_destroy (&d->commit.sync_lock);
+  pthread_cond_destroy (&d->commit.sync_ended);
   pthread_mutex_destroy (&d->fetch.lock);
   pthread_mutex_destroy (&d->copiers.lock);
   pthread_cond_destroy (&d->copiers.wake);

@@ -645,12 +645,11 @@ void
 map_forget_copies (struct map *m)
 {
   uint64_t words[WORDS];
+  bool failed = false;
 
   if (!m->work || __atomic_exchange_n (&m->no_copies, true, __ATOMIC_ACQ_REL))
     return;
   for (uint32_t i = 0; i < m->nr_sectors; i++) {
-    if (entry_get (m, i) < FIRST_PAGE)
-      continue;
     LOCK_SCOPE (stripe_of (m, i));
     struct page *p = (struct page *)entry_get (m, i);
     bool any = false;
@@ -666,7 +665,14 @@ map_forget_copies (struct map *m)
     /* It lacks nothing after this; if it fails it has more than it should. */
     if (work_write (m->work, i, 0, WORDS, words) == 0)
       p->w_behind = false;
+    else
+      failed = true;
   }
+  if (failed)
+    log_error ("cannot write the working map %s: %m; copies that could not be "
+               "made durable may be taken for good when the volume is opened "
+               "again: check it against its source",
+               m->work->path);
 }
 
 /* Bits [a, b) of a page.  The stripe is held. */

@@ -95,6 +95,7 @@ describe (struct store *st, char **error)
     if (st->aux_fd == -1)
       st->aux_fd = st->fd;
     st->drop_fd = store_reopen_fd (st->fd);
+    st->dsync_fd = store_reopen_fd (st->fd);
   }
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
@@ -139,7 +140,7 @@ store_alloc (const char *path, bool read_only, char **error)
   struct store *st = calloc (1, sizeof *st);
 
   if (st) {
-    st->fd = st->aux_fd = st->drop_fd = -1;
+    st->fd = st->aux_fd = st->drop_fd = st->dsync_fd = -1;
     st->read_only = read_only;
     st->path = strdup (path);
     if (st->path)
@@ -372,6 +373,8 @@ store_free (struct store *st)
     close (st->aux_fd);
   if (st->drop_fd >= 0)
     close (st->drop_fd);
+  if (st->dsync_fd >= 0)
+    close (st->dsync_fd);
   if (st->fd >= 0)
     close (st->fd);
   if (st->temp)
@@ -437,26 +440,15 @@ store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
   return 0;
 }
 
-int
-store_pwrite (struct store *st, const void *buf, uint64_t count,
-              uint64_t offset, bool dsync)
+/* flags: RWF_ ones. */
+static int
+write_all (int fd, const char *p, uint64_t count, uint64_t offset, int flags)
 {
-  const char *p = buf;
-
   while (count > 0) {
-    ssize_t r;
+    struct iovec iov = { .iov_base = (void *)p, .iov_len = count };
+    ssize_t r = flags ? pwritev2 (fd, &iov, 1, (off_t)offset, flags)
+                      : pwrite (fd, p, count, (off_t)offset);
 
-    if (dsync && !flag (&st->no_dsync)) {
-      struct iovec iov = { .iov_base = (void *)p, .iov_len = count };
-
-      r = pwritev2 (st->aux_fd, &iov, 1, (off_t)offset, RWF_DSYNC);
-      if (r == -1 && is_unsupported (errno)) {
-        set_flag (&st->no_dsync);
-        continue;
-      }
-    }
-    else
-      r = pwrite (st->fd, p, count, (off_t)offset);
     if (r == -1) {
       if (errno == EINTR)
         continue;
@@ -466,9 +458,28 @@ store_pwrite (struct store *st, const void *buf, uint64_t count,
     offset += (uint64_t)r;
     count -= (uint64_t)r;
   }
-  if (dsync && flag (&st->no_dsync))
-    return store_sync (st);
   return 0;
+}
+
+int
+store_pwrite (struct store *st, const void *buf, uint64_t count,
+              uint64_t offset)
+{
+  return write_all (st->fd, buf, count, offset, 0);
+}
+
+int
+store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
+                    uint64_t offset)
+{
+  if (st->dsync_fd < 0 || flag (&st->no_dsync))
+    return 1;
+  if (write_all (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0)
+    return 0;
+  if (errno != EOPNOTSUPP && errno != ENOSYS)
+    return -1;
+  set_flag (&st->no_dsync);
+  return 1;
 }
 
 static int
@@ -489,7 +500,7 @@ write_zeros (struct store *st, uint64_t count, uint64_t offset)
   while (count > 0) {
     uint64_t n = min_u64 (count, size);
 
-    if (store_pwrite (st, buf, n, offset, false) == -1)
+    if (store_pwrite (st, buf, n, offset) == -1)
       return -1;
     offset += n;
     count -= n;

@@ -26,7 +26,8 @@ struct store {
    * write's error away from the next store_sync: each description is told
    * of it once.  The same as fd where there can be none. */
   int aux_fd;
-  int drop_fd; /* one more, for writeback.c alone; -1: none */
+  int drop_fd;  /* one more, for writeback.c alone; -1: none */
+  int dsync_fd; /* and one for store_pwrite_dsync; -1: none */
   char *path;
   char *temp;    /* its name until store_link, where it needs one */
   uint64_t size; /* of the file or device */
@@ -90,9 +91,12 @@ int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
 void store_next_cached (struct store *st, uint64_t offset, uint64_t end,
                         uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));
-/* dsync: durable on return. */
 int store_pwrite (struct store *st, const void *buf, uint64_t count,
-                  uint64_t offset, bool dsync) __attribute__ ((nonnull (1, 2)));
+                  uint64_t offset) __attribute__ ((nonnull (1, 2)));
+/* Durable when it returns 0.  1: this store cannot do that, and something may
+ * have been written. */
+int store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
+                        uint64_t offset) __attribute__ ((nonnull (1, 2)));
 
 /* Afterwards the range reads as zeros, whatever was there.  punch: as a hole
  * if that can be had; else as allocated zeros if that can be had. */

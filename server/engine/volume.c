@@ -636,7 +636,7 @@ rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
         if (failed)
           return -1;
       }
-      else if (store_pwrite (d->store, buf, n, offset, false) == -1)
+      else if (store_pwrite (d->store, buf, n, offset) == -1)
         return -1;
       offset += n;
     }

@@ -20,8 +20,13 @@
  * a failure once; drop_fd serves nothing else, and drop_lock sees to it that
  * whoever is told has noted it before the next one asks.
  *
- * Locking: writeback.lock guards the list.  drop_lock is held across I/O to
- * the store, inside a claim.
+ * What a guest has changed since the piece was listed may be newer than that
+ * sync: such a piece stays.  The guest looks after its write, within its
+ * claim: a piece that is listed later is synced later.
+ *
+ * Locking: writeback.lock guards the lists; who set nr_dropping is the one that
+ * drops, and nobody else changes it until it is 0.  drop_lock is held across
+ * I/O to the store, inside a claim.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -29,7 +34,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
@@ -64,6 +68,14 @@ sync_range (struct disk *d, int fd, const struct writeback_piece *p,
   (SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE \
    | SYNC_FILE_RANGE_WAIT_AFTER)
 
+static bool
+may_drop (struct disk *d, const struct writeback_piece *p)
+{
+  LOCK_SCOPE (&d->writeback.lock);
+
+  return !p->keep;
+}
+
 static void
 drop (struct disk *d, const struct writeback_piece *p)
 {
@@ -72,7 +84,7 @@ drop (struct disk *d, const struct writeback_piece *p)
 
   claim_take (&d->claims, &c, granule_floor (d, p->offset),
               granule_ceil (d, p->end));
-  {
+  if (may_drop (d, p)) {
     LOCK_SCOPE (&d->writeback.drop_lock);
     if (sync_range (d, fd, p, WRITE_AND_WAIT) && !commit_failed (d))
       posix_fadvise (fd, (off_t)p->offset, (off_t)(p->end - p->offset),
@@ -81,40 +93,77 @@ drop (struct disk *d, const struct writeback_piece *p)
   claim_drop (&d->claims, &c);
 }
 
+static void
+changed (struct writeback_piece *p, unsigned nr, uint64_t offset, uint64_t end)
+{
+  for (unsigned i = 0; i < nr; i++)
+    if (p[i].offset < end && p[i].end > offset)
+      p[i].keep = true;
+}
+
+void
+writeback_changed (struct disk *d, uint64_t offset, uint64_t end)
+{
+  struct writeback *wb = &d->writeback;
+
+  /* The other side lists, and then syncs. */
+  __atomic_thread_fence (__ATOMIC_SEQ_CST);
+  if (__atomic_load_n (&wb->listed, __ATOMIC_RELAXED) == 0)
+    return;
+  LOCK_SCOPE (&wb->lock);
+  changed (wb->written, wb->nr_written, offset, end);
+  changed (wb->dropping, wb->nr_dropping, offset, end);
+}
+
+/* The lock is held. */
+static void
+set_listed (struct writeback *wb)
+{
+  __atomic_store_n (&wb->listed, wb->nr_written + wb->nr_dropping,
+                    __ATOMIC_SEQ_CST);
+}
+
+/* True: there are enough to be dropped, by the caller. */
+static bool
+list (struct writeback *wb, const struct writeback_piece *p)
+{
+  LOCK_SCOPE (&wb->lock);
+  uint64_t most
+      = max_u64 (SYNC_BYTES / max_u64 (jobs_running (), 1), SYNC_BYTES_EACH);
+
+  /* While others are dropped, what is too many stays in the cache. */
+  if (wb->nr_written < WRITTEN_PIECES) {
+    wb->written[wb->nr_written++] = *p;
+    wb->bytes_written += p->end - p->offset;
+    set_listed (wb);
+  }
+  if (wb->nr_dropping > 0
+      || (wb->nr_written < WRITTEN_PIECES && wb->bytes_written < most))
+    return false;
+  memcpy (wb->dropping, wb->written, wb->nr_written * sizeof *p);
+  wb->nr_dropping = wb->nr_written;
+  wb->nr_written = 0;
+  wb->bytes_written = 0;
+  return true;
+}
+
 /* The disk has taken it; with enough of them, have it keep them, and let the
  * pages go. */
 static void
 drop_later (struct disk *d, const struct writeback_piece *p)
 {
   struct writeback *wb = &d->writeback;
-  CLEANUP_FREE struct writeback_piece *list = NULL;
-  unsigned nr;
 
-  {
-    LOCK_SCOPE (&wb->lock);
-    uint64_t most
-        = max_u64 (SYNC_BYTES / max_u64 (jobs_running (), 1), SYNC_BYTES_EACH);
-
-    wb->written[wb->nr_written++] = *p;
-    wb->bytes_written += p->end - p->offset;
-    if (wb->nr_written < WRITTEN_PIECES && wb->bytes_written < most)
-      return;
-    nr = wb->nr_written;
-    list = malloc (nr * sizeof *list);
-    if (list)
-      memcpy (list, wb->written, nr * sizeof *list);
-    wb->nr_written = 0;
-    wb->bytes_written = 0;
-  }
-  /* Without memory they stay in the cache; a gate must not wait for this. */
-  if (!list || __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE))
+  if (!list (wb, p))
     return;
-  /* As a commit: only one caller is told that the disk could not empty its
-   * cache, and the next sync must not come before that is known. */
-  if (commit_run (d, 0) != 0)
-    return;
-  for (unsigned i = 0; i < nr; i++)
-    drop (d, &list[i]);
+  /* A gate must not wait for this.  The sync is a commit's, so that pieces
+   * are not taken for durable while a commit is told that they are not. */
+  if (!__atomic_load_n (&d->gated, __ATOMIC_ACQUIRE) && commit_run (d, 0) == 0)
+    for (unsigned i = 0; i < wb->nr_dropping; i++)
+      drop (d, &wb->dropping[i]);
+  LOCK_SCOPE (&wb->lock);
+  wb->nr_dropping = 0;
+  set_listed (wb);
 }
 
 /* Add it to the list; true with the oldest in *old, taken from the list, if

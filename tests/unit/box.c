@@ -331,6 +331,7 @@ static struct {
   bool hold, held;
   enum call hold_call, fail_call;
   enum file hold_file, fail_file;
+  int held_errno;
   int fail_errno;
 } calls = { .lock = PTHREAD_MUTEX_INITIALIZER,
             .changed = PTHREAD_COND_INITIALIZER };
@@ -384,13 +385,14 @@ before (enum call call, int fd, off_t offset, enum file *file)
   return 0;
 }
 
-static void
+/* -1: it is to fail after all. */
+static int
 after (enum call call, enum file file)
 {
-  int err = errno;
+  int err = errno, held_errno = 0;
 
   if (file == FILE_OTHER)
-    return;
+    return 0;
   {
     LOCK_SCOPE (&calls.lock);
 
@@ -405,9 +407,11 @@ after (enum call call, enum file file)
       pthread_cond_broadcast (&calls.changed);
       while (calls.held)
         pthread_cond_wait (&calls.changed, &calls.lock);
+      held_errno = calls.held_errno;
     }
   }
-  errno = err;
+  errno = held_errno ? held_errno : err;
+  return held_errno ? -1 : 0;
 }
 
 int __real_fdatasync (int fd);
@@ -428,8 +432,7 @@ __wrap_fdatasync (int fd)
   if (before (CALL_SYNC, fd, 0, &file) == -1)
     return -1;
   r = __real_fdatasync (fd);
-  after (CALL_SYNC, file);
-  return r;
+  return after (CALL_SYNC, file) == -1 ? -1 : r;
 }
 
 ssize_t
@@ -441,8 +444,7 @@ __wrap_pwrite (int fd, const void *buf, size_t n, off_t offset)
   if (before (CALL_WRITE, fd, offset, &file) == -1)
     return -1;
   r = __real_pwrite (fd, buf, n, offset);
-  after (CALL_WRITE, file);
-  return r;
+  return after (CALL_WRITE, file) == -1 ? -1 : r;
 }
 
 ssize_t
@@ -456,8 +458,7 @@ __wrap_pwritev2 (int fd, const struct iovec *iov, int n, off_t offset,
   if (before (call, fd, offset, &file) == -1)
     return -1;
   r = __real_pwritev2 (fd, iov, n, offset, flags);
-  after (call, file);
-  return r;
+  return after (call, file) == -1 ? -1 : r;
 }
 
 void
@@ -542,9 +543,16 @@ calls_wait_held (void)
 void
 calls_let_go (void)
 {
+  calls_let_go_failed (0);
+}
+
+void
+calls_let_go_failed (int err)
+{
   LOCK_SCOPE (&calls.lock);
 
   calls.held = false;
+  calls.held_errno = err;
   pthread_cond_broadcast (&calls.changed);
 }
 

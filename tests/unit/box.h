@@ -82,6 +82,8 @@ unsigned calls_count (enum call call, enum file file);
 void calls_hold (enum call call, enum file file);
 void calls_wait_held (void);
 void calls_let_go (void);
+/* The same, and the call says that it failed. */
+void calls_let_go_failed (int err);
 /* Such calls fail from now on: 0 ends it. */
 void calls_fail (enum call call, enum file file, int err);
 void calls_stop (void);

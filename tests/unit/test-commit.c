@@ -323,7 +323,7 @@ copy_granule (uint64_t g)
   CLEANUP_FREE char *buf = malloc (G);
 
   memset (buf, 9, G);
-  assert_int_equal (store_pwrite (disk->store, buf, G, g * G, false), 0);
+  assert_int_equal (store_pwrite (disk->store, buf, G, g * G), 0);
   assert_int_equal (map_mark (disk->map, g, g + 1, MAP_COPIED), 0);
 }
 
@@ -409,6 +409,87 @@ failed_fua_is_final (void **state)
   calls_fail (CALL_DSYNC, FILE_STORE, 0);
   assert_int_equal (disk_flush (disk), -1);
   assert_int_equal (errno, EIO);
+}
+
+struct fua {
+  pthread_t thread;
+  uint64_t g;
+  int error;
+  bool done;
+};
+
+static void *
+fua_writer (void *arg)
+{
+  struct fua *f = arg;
+
+  f->error = disk_pwrite (disk, "x", 1, f->g * G, DISK_FUA) ? errno : 0;
+  __atomic_store_n (&f->done, true, __ATOMIC_RELEASE);
+  return NULL;
+}
+
+static void
+start_fua (struct fua *f, uint64_t g)
+{
+  *f = (struct fua){ .g = g };
+  assert_int_equal (pthread_create (&f->thread, NULL, fua_writer, f), 0);
+}
+
+/* The disk says once that it has lost what it held: to one of several syncs
+ * that run side by side.  The others must not be answered before that is
+ * known, whichever they are. */
+static void
+syncs_wait_for_those_before (void **state)
+{
+  enum { FUA_FUA, FUA_FLUSH, FLUSH_FUA };
+
+  for (unsigned i = FUA_FUA; i <= FLUSH_FUA; i++) {
+    struct fua a, b;
+    struct flusher f;
+
+    fill_bytes (disk, 0, 2 * G, 1, DISK_FUA);
+    calls_hold (i == FLUSH_FUA ? CALL_SYNC : CALL_DSYNC, FILE_STORE);
+    if (i == FLUSH_FUA)
+      start_flush (&f);
+    else
+      start_fua (&a, 0);
+    calls_wait_held ();
+    if (i == FUA_FLUSH)
+      start_flush (&f);
+    else
+      start_fua (&b, 1);
+    nap_ms (100);
+    assert_false (i == FUA_FLUSH ? is_done (&f)
+                                 : __atomic_load_n (&b.done, __ATOMIC_ACQUIRE));
+    calls_let_go_failed (EIO);
+    if (i != FLUSH_FUA) {
+      pthread_join (a.thread, NULL);
+      assert_int_equal (a.error, EIO);
+    }
+    if (i != FUA_FLUSH) {
+      pthread_join (b.thread, NULL);
+      assert_int_equal (b.error, EIO);
+    }
+    if (i != FUA_FUA) {
+      pthread_join (f.thread, NULL);
+      assert_int_equal (f.result, -1);
+    }
+    teardown (state);
+    setup (state);
+  }
+}
+
+/* A store that cannot sync one write alone. */
+static void
+fua_without_dsync_is_a_commit (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  calls_fail (CALL_DSYNC, FILE_STORE, EOPNOTSUPP);
+  free (calls_take ());
+  fill_bytes (disk, 0, G, 2, DISK_FUA);
+  assert_int_equal (calls_count (CALL_SYNC, FILE_STORE), 1);
+  expect_bytes (disk, 0, G, 2);
 }
 
 /* A sidecar that cannot be written fails the flush, but once it can be again
@@ -508,6 +589,8 @@ main (void)
     TEST (killed_writes_again_what_is_cached),
     TEST (failed_sync_of_the_sidecar_is_final),
     TEST (failed_fua_is_final),
+    TEST (syncs_wait_for_those_before),
+    TEST (fua_without_dsync_is_a_commit),
     TEST (failed_write_of_the_sidecar_is_not),
     TEST (without_w_each_write_is_a_commit),
     TEST (failed_write_leaves_no_bit),

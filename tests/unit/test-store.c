@@ -74,7 +74,7 @@ fill (struct store *st, uint64_t offset, uint64_t count)
   char *buf = malloc (count);
 
   memset (buf, 'x', count);
-  assert_int_equal (store_pwrite (st, buf, count, offset, false), 0);
+  assert_int_equal (store_pwrite (st, buf, count, offset), 0);
   free (buf);
 }
 
