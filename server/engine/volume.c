@@ -608,37 +608,67 @@ work_identity (struct disk *d, uint64_t session)
   return id;
 }
 
+struct rewriting {
+  char *buf;
+  bool failed;     /* a sync has failed, or was cut short */
+  bool left;       /* something could not be written again */
+  uint64_t offset; /* what it could not do without */
+};
+
+/* The cached run [offset, end), at most REWRITE_SIZE. */
+static int
+rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
+             uint64_t end)
+{
+  uint64_t n = end - offset;
+
+  if (store_pread (d->store, rw->buf, n, offset) == -1) {
+    rw->offset = offset;
+    if (rw->failed)
+      return -1;
+    /* What cannot be read is not in the cache; its neighbours may be. */
+    for (uint64_t at = offset, stop; n > d->granule && at < end; at = stop) {
+      stop = min_u64 (end, at + d->granule);
+      if (rewrite_run (d, rw, at, stop) == -1)
+        return -1;
+    }
+    return 0;
+  }
+  if (store_pwrite (d->store, rw->buf, n, offset) == 0)
+    return 0;
+  rw->offset = offset;
+  if (rw->failed || (errno != ENOSPC && errno != EDQUOT))
+    return -1;
+  rw->left = true;
+  return 0;
+}
+
 /* A sync failed, or was cut short, with these granules pending: what the page
  * cache shows may never have reached the disk, and the kernel may have marked
  * it clean.  Write it again, so that the sync that follows covers it.  Holes
  * have no pages to lose.  Where none is known to have failed: only what the
  * page cache holds, the rest is the disk's anyway. */
 static int
-rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
-               bool failed)
+rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
+               uint64_t end)
 {
   while (offset < end) {
     uint64_t start, stop;
 
+    rw->offset = offset;
     if (store_next_data (d->store, offset, end, &start, &stop) == -1)
       return -1;
     for (offset = start; offset < stop;) {
       uint64_t here = offset, n = stop;
 
-      if (!failed)
+      if (!rw->failed)
         store_next_cached (d->store, offset, stop, &here, &n);
       n = min_u64 (n - here, REWRITE_SIZE);
-      offset = here;
       if (n == 0)
         break;
-      /* What cannot be read is not in the cache. */
-      if (store_pread (d->store, buf, n, offset) == -1) {
-        if (failed)
-          return -1;
-      }
-      else if (store_pwrite (d->store, buf, n, offset) == -1)
+      if (rewrite_run (d, rw, here, here + n) == -1)
         return -1;
-      offset += n;
+      offset = here + n;
     }
     offset = max_u64 (start, stop);
   }
@@ -646,7 +676,7 @@ rewrite_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
 }
 
 static int
-rewrite_pending (struct disk *d, struct work *old, bool failed)
+rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
 {
   CLEANUP_FREE char *buf = malloc (REWRITE_SIZE);
   uint64_t words[WORK_WORDS];
@@ -654,6 +684,7 @@ rewrite_pending (struct disk *d, struct work *old, bool failed)
 
   if (!buf)
     return -1;
+  rw->buf = buf;
   for (uint32_t i = 0; work_next (old, i, &i); i++) {
     uint64_t first = (uint64_t)i * SIDECAR_BITS;
     uint32_t bits;
@@ -661,6 +692,7 @@ rewrite_pending (struct disk *d, struct work *old, bool failed)
     if (first >= nr)
       break;
     bits = (uint32_t)min_u64 (SIDECAR_BITS, nr - first);
+    rw->offset = granule_offset (d, first);
     if (work_read (old, i, words) == -1)
       return -1;
     for (uint32_t b = 0, e; b < bits; b = e) {
@@ -669,8 +701,8 @@ rewrite_pending (struct disk *d, struct work *old, bool failed)
       for (e = b; e < bits && (words[e / 64] >> (e % 64) & 1) == set;)
         e++;
       if (set
-          && rewrite_range (d, buf, granule_offset (d, first + b),
-                            granule_offset (d, first + e), failed)
+          && rewrite_range (d, rw, granule_offset (d, first + b),
+                            granule_offset (d, first + e))
                  == -1)
         return -1;
     }
@@ -741,8 +773,10 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
 }
 
 static int
-recover (struct disk *d, struct work *old, enum work_state state, char **error)
+recover (struct disk *d, const struct disk_config *cfg, struct work *old,
+         enum work_state state, char **error)
 {
+  struct rewriting rw = { .failed = state == WORK_SYNCING };
   int err;
 
   if (old && !d->read_only) {
@@ -760,13 +794,20 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
     }
     /* Also where no sync is known to have failed: a copier may have died just
      * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old, state == WORK_SYNCING) == -1
-        && (state == WORK_SYNCING || (errno != ENOSPC && errno != EDQUOT))) {
-      message_set (error,
-                   "%s: cannot write again what a failed sync may have "
-                   "lost: %m",
-                   d->store_path);
-      return -1;
+    if (rewrite_pending (d, old, &rw) == -1) {
+      if (!cfg->discard_unflushed) {
+        message_set (error,
+                     "%s: cannot write again, at offset %llu, what a failed "
+                     "sync may have lost: %m.  Mend the disk, or say "
+                     "discard-unflushed=yes to go on with what was flushed",
+                     d->store_path, (unsigned long long)rw.offset);
+        return -1;
+      }
+      log_error ("%s: cannot write again, at offset %llu, what a failed sync "
+                 "may have lost (%m); writes that were not flushed are given "
+                 "up, as asked",
+                 d->store_path, (unsigned long long)rw.offset);
+      old = NULL;
     }
   }
   if (old && map_recover (d->map, old) == -1) {
@@ -790,8 +831,9 @@ recover (struct disk *d, struct work *old, enum work_state state, char **error)
   /* Overwritten granules that were in S already are not in W.  What a failed
    * sync lost of them must not be shown from the page cache, as a later
    * flush would not bring it to the disk (G14).  Nobody knows whether one
-   * failed just when the last owner died. */
-  if (d->sc->h.session_open)
+   * failed just when the last owner died.  But where there was no room to
+   * write W's again the cache may be the last to have them. */
+  if (d->sc->h.session_open && !rw.left)
     posix_fadvise (d->store->fd, 0, 0, POSIX_FADV_DONTNEED);
   return 0;
 }
@@ -1075,7 +1117,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   old = open_old_work (d, cfg, boot_id, &state, error);
   if (*error)
     return -1;
-  if (recover (d, old, state, error) == 0
+  if (recover (d, cfg, old, state, error) == 0
       && (d->read_only || new_session (d, cfg, boot_id, error) == 0)) {
     r = 0;
     /* All it held is in the sidecar now, and the new session is recorded. */

@@ -308,6 +308,51 @@ syncing_is_written_again (void **state)
   box_close (d);
 }
 
+/* What a failed sync may have lost cannot be written again: it does not open,
+ * unless one can do without. */
+static void
+what_cannot_be_written_again (void **state)
+{
+  struct disk *d = start ();
+  struct disk_config discard = config;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, DISK_FUA);
+  fill_bytes (d, 9 * G, 3 * G, 2, 0);
+  assert_int_equal (work_set_state (d->work, WORK_SYNCING), 0);
+  killed (d);
+  calls_record (&box);
+  calls_fail (CALL_WRITE, FILE_STORE, EIO);
+  box_refused (&box, &config, EIO, "at offset 36864", "discard-unflushed=yes");
+  discard.discard_unflushed = true;
+  d = box_start (&box, &discard);
+  calls_stop ();
+  expect_bytes (d, 0, G, 1);
+  assert_false (is_local (d, 9 * G, G));
+  box_close (d);
+}
+
+/* No sync is known to have failed, and there is no room to write again: it
+ * opens, and the page cache keeps what may have no other place. */
+static void
+no_room_to_write_again (void **state)
+{
+  struct disk *d = start ();
+  uint64_t first, stop;
+
+  (void)state;
+  fill_bytes (d, 9 * G, 3 * G, 2, 0);
+  killed (d);
+  calls_record (&box);
+  calls_fail (CALL_WRITE, FILE_STORE, ENOSPC);
+  d = start ();
+  calls_stop ();
+  store_next_cached (d->store, 9 * G, 12 * G, &first, &stop);
+  assert_true (first == 9 * G && stop == 12 * G);
+  expect_bytes (d, 9 * G, 3 * G, 2);
+  box_close (d);
+}
+
 /* A sync that fails while it is opened: it does not open, and the next to try
  * knows that something may be missing. */
 static void
@@ -576,6 +621,8 @@ main (void)
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
     TEST (syncing_is_written_again),
+    TEST (what_cannot_be_written_again),
+    TEST (no_room_to_write_again),
     TEST (failed_sync_at_open_is_not_forgotten),
     TEST (failed_end_is_left_to_be_recovered),
     TEST (complete_needs_neither_s_nor_w),
