@@ -273,8 +273,10 @@ fill_info (struct disk *d, struct job_info *info)
   memcpy (info->error, j->error, sizeof info->error);
 }
 
-void
-job_get_info (struct disk *d, struct job_info *info)
+/* The first look at a range of the map may read the sidecar: not with the lock
+ * held, as fill_info is called. */
+static void
+look_at_map (struct disk *d)
 {
   struct job *j = d->job;
   uint64_t offset, end;
@@ -284,8 +286,15 @@ job_get_info (struct disk *d, struct job_info *info)
     offset = j->offset;
     end = j->end;
   }
-  /* The first look may read the sidecar: not with the lock held. */
   map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
+}
+
+void
+job_get_info (struct disk *d, struct job_info *info)
+{
+  struct job *j = d->job;
+
+  look_at_map (d);
   LOCK_SCOPE (&j->lock);
   fill_info (d, info);
 }
@@ -1357,6 +1366,7 @@ job_abort (struct disk *d, char **error)
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
+  look_at_map (d);
   {
     LOCK_SCOPE (&j->verb_lock);
     /* Whoever opens the volume next would go on with it (G37). */
@@ -1404,6 +1414,7 @@ job_pause (struct disk *d, char **error)
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
+  look_at_map (d);
   {
     LOCK_SCOPE (&j->lock);
     if (!in_progress (j) || j->abort)
@@ -1430,6 +1441,7 @@ job_resume (struct disk *d, char **error)
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
+  look_at_map (d);
   {
     LOCK_SCOPE (&j->lock);
     if (!in_progress (j) || j->abort)

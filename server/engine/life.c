@@ -213,7 +213,7 @@ disk_is_idle (struct disk *d)
 int
 disk_gate (struct disk *d)
 {
-  uint64_t deadline = now_ms () + DRAIN_MS;
+  uint64_t deadline;
   int err;
 
   LOCK_SCOPE (&d->gate_lock);
@@ -227,6 +227,8 @@ disk_gate (struct disk *d)
     source_stop (d->src);
   fetch_wake_all (d);
   housekeeper_stop (d);
+  /* A commit of theirs may have taken long on a store that is well. */
+  deadline = now_ms () + DRAIN_MS;
   while (!drained (d) && now_ms () < deadline)
     usleep (1000);
 
