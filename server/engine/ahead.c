@@ -9,8 +9,8 @@
  *   grows with what was read in it, so that what is fetched past the end of a
  *   stream stays below what was used.
  * - Misses are widened to an aligned piece of half a unit: file systems align
- *   what belongs together.  Where a guest has read much of the neighbourhood
- *   the piece is four units.
+ *   what belongs together.  Where a guest has read in the neighbourhood before
+ *   the piece is one unit, where it has read much of it four.
  * - Edges.  A first read near the end of what was planned extends it before
  *   the guest falls off.
  * - Spans.  A read a few units after one of the last three is usually in the
@@ -49,7 +49,7 @@
 #define WINDOW_UNITS 4u
 #define LONG_WINDOW_UNITS AHEAD_REACH
 #define DENSE_UNITS 4u
-#define SPAN_UNITS 6u
+#define SPAN_UNITS 8u
 /* A plan that did not come within this many reads is taken for lost. */
 #define PLAN_READS 64u
 #define NOWHERE (UINT64_MAX / 2)
@@ -314,9 +314,12 @@ widen (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
   uint64_t width = a->unit / 2, full = (uint64_t)a->most_credit / FULL;
   uint64_t start, stop, near;
+  uint64_t own = ((end - 1) >> a->shift) - (offset >> a->shift) + 1;
 
   if (density (a, offset, a->unit + a->unit / 2) >= a->unit / a->block * 3 / 4)
     width = DENSE_UNITS * a->unit;
+  else if (density (a, offset, a->unit) > own)
+    width = a->unit;
   /* With little credit left: less, and at last nothing but what was asked. */
   for (uint64_t c = (uint64_t)a->credit | 1; c < full && width >= a->block;
        c *= 2)
