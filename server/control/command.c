@@ -31,6 +31,7 @@
 
 #define MAX_ID (64u << 10)
 #define MAX_PAGE (WIRE_MAX_LINE - MAX_ID - 4096) /* regions in one answer */
+#define QUICK_DISKS 8
 #define DUMP_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
 
 /* Set the call's error, unless there is one. */
@@ -437,6 +438,41 @@ run_jobs (struct call *call)
   return list_disks (call, job_of_disk);
 }
 
+/* Tools ask for this again and again, and the machine may be busy. */
+static json_t *
+quick_jobs (struct call *call)
+{
+  const char *name = arg_text (call, "device");
+  json_t *list;
+
+  if (call->volumes || (name == NULL && call->disks->len > QUICK_DISKS))
+    return NULL;
+  list = json_array ();
+  for (size_t i = 0; i < call->disks->len; i++) {
+    struct disk *disk = call->disks->ptr[i];
+    struct job_info info;
+    json_t *o = NULL;
+
+    if (name && strcmp (name, disk_name (disk)) != 0)
+      continue;
+    if (job_try_get_info (disk, &info))
+      o = object_job (disk_name (disk), &info);
+    if (o == NULL || (!json_is_null (o) && json_array_append (list, o) == -1)) {
+      json_decref (o);
+      json_decref (list);
+      return NULL;
+    }
+    json_decref (o);
+    if (name)
+      return list;
+  }
+  if (name == NULL)
+    return list;
+  /* It may be a store's path. */
+  json_decref (list);
+  return NULL;
+}
+
 static json_t *
 run_allocate (struct call *call)
 {
@@ -775,6 +811,7 @@ const struct command command_table[] = {
   { "block-allocate",
     RUN_SLOW,
     run_allocate,
+    NULL,
     NOTHING,
     "Start a job that makes a range of the disk local.  When this returns, "
     "the job is recorded durably, and is resumed after a restart.  The range "
@@ -798,6 +835,7 @@ const struct command command_table[] = {
   { "block-job-cancel",
     RUN_VERB,
     run_cancel,
+    NULL,
     NOTHING,
     "End the disk's job.  When this returns, which takes 2 seconds at most, "
     "nothing more is written for it.  What it made local stays local.",
@@ -807,18 +845,21 @@ const struct command command_table[] = {
   { "block-job-dismiss",
     RUN_VERB,
     run_dismiss,
+    NULL,
     NOTHING,
     "Forget the disk's job, which must have ended.",
     { DEVICE } },
   { "block-job-pause",
     RUN_VERB,
     run_pause,
+    NULL,
     NOTHING,
     "Pause the disk's job.  It stays paused over a restart.",
     { DEVICE } },
   { "block-job-resume",
     RUN_VERB,
     run_resume,
+    NULL,
     NOTHING,
     "Let the disk's job go on: one paused by block-job-pause, or because the "
     "store was full.",
@@ -826,12 +867,14 @@ const struct command command_table[] = {
   { "block-job-set-speed",
     RUN_VERB,
     run_set_speed,
+    NULL,
     NOTHING,
     "Change the limit of the disk's job.",
     { DEVICE, SPEED ("limit in bytes per second, 0 for none") } },
   { "disk-create",
     RUN_SLOW,
     run_create,
+    NULL,
     NOTHING,
     "Make a new volume: a store and its sidecar, with nothing local yet.  "
     "Only backfilld does this, for root and its own user.",
@@ -848,6 +891,7 @@ const struct command command_table[] = {
   { "disk-detach",
     RUN_SLOW,
     run_detach,
+    NULL,
     NOTHING,
     "Let the backing store and the sidecar go.  All of the disk must be "
     "local.",
@@ -855,12 +899,14 @@ const struct command command_table[] = {
   { "disk-flush",
     RUN_SLOW,
     run_flush,
+    NULL,
     NOTHING,
     "Make durable what was written to the disk, as a guest's flush does.",
     { DEVICE_OR_ONLY } },
   { "disk-release",
     RUN_SLOW,
     run_release,
+    NULL,
     NOTHING,
     "Let a volume go, for another process that is about to open it: its job "
     "stops at a checkpoint, and whoever opens the volume goes on with it.  "
@@ -870,6 +916,7 @@ const struct command command_table[] = {
   { "disk-take",
     RUN_SLOW,
     run_take,
+    NULL,
     NOTHING,
     "Go on with a volume's job when nobody has had the volume open for a "
     "grace period.  Only backfilld does this.",
@@ -877,6 +924,7 @@ const struct command command_table[] = {
   { "qmp_capabilities",
     RUN_LOOP,
     run_capabilities,
+    NULL,
     NOTHING,
     "End the negotiation.  Must be the first command.",
     { { ARG_LIST, true, "enable",
@@ -884,6 +932,7 @@ const struct command command_table[] = {
   { "query-allocation-map",
     RUN_QUERY,
     run_map,
+    NULL,
     "an object: C<regions> (a list of objects with C<offset>, C<length> and, "
     "if asked for, C<state>: C<local>, C<absent> or C<zero>, which is local "
     "without data in the store), or C<packed> in its place, C<size> and "
@@ -908,6 +957,7 @@ const struct command command_table[] = {
   { "query-block-jobs",
     RUN_QUERY,
     run_jobs,
+    quick_jobs,
     "a list of job objects",
     "The jobs in progress, and those that ended and were neither dismissed "
     "nor followed by another.",
@@ -915,24 +965,28 @@ const struct command command_table[] = {
   { "query-commands",
     RUN_LOOP,
     run_commands,
+    NULL,
     "a list of objects with a C<name>, in order",
     "The commands.",
     { { .type = ARG_END } } },
   { "query-disks",
     RUN_QUERY,
     run_disks,
+    NULL,
     "a list of disk objects",
     "The disks of this process and their jobs.",
     { DEVICE_OR_ALL } },
   { "query-total-speed",
     RUN_LOOP,
     run_total_speed,
+    NULL,
     "an object with C<speed>, bytes per second, 0 if there is no limit",
     "The limit of all jobs of this process together.",
     { { .type = ARG_END } } },
   { "query-version",
     RUN_LOOP,
     run_version,
+    NULL,
     "an object with C<backfill> (C<major>, C<minor>, C<micro>), C<package>, "
     "and C<qemu>: the version of QEMU whose commands these are like",
     "The version, as the greeting has it.",
@@ -940,12 +994,14 @@ const struct command command_table[] = {
   { "quit",
     RUN_LOOP,
     run_quit,
+    NULL,
     NOTHING,
     "Shut the process down, after this was answered.",
     { { .type = ARG_END } } },
   { "set-total-speed",
     RUN_LOOP,
     run_set_total_speed,
+    NULL,
     NOTHING,
     "Limit all jobs of this process together.",
     { SPEED ("limit in bytes per second, 0 for none") } },
@@ -1057,16 +1113,10 @@ answer (const struct call *call, const char *key, json_t *value, size_t *len)
 }
 
 char *
-call_run (struct call *call, size_t *len)
+call_answer (struct call *call, json_t *result, size_t *len)
 {
-  json_t *result = NULL;
   char *line = NULL;
 
-  if (call->error == NULL && call->command != NULL) {
-    result = call->command->run (call);
-    if (result == NULL)
-      FAIL (call, "GenericError", ENOMEM, "out of memory");
-  }
   if (result != NULL) {
     line = answer (call, "return", result, len);
     if (line && *len >= WIRE_MAX_LINE) {
@@ -1081,6 +1131,25 @@ call_run (struct call *call, size_t *len)
     line = answer (call, "error", json_incref (call->error), len);
   call_free (call);
   return line;
+}
+
+char *
+call_run (struct call *call, size_t *len)
+{
+  json_t *result = NULL;
+
+  if (call->error == NULL && call->command != NULL) {
+    result = call->command->run (call);
+    if (result == NULL)
+      FAIL (call, "GenericError", ENOMEM, "out of memory");
+  }
+  return call_answer (call, result, len);
+}
+
+json_t *
+call_try (struct call *call)
+{
+  return call->command->quick ? call->command->quick (call) : NULL;
 }
 
 /* --- the reference ---------------------------------------------------- */

@@ -70,6 +70,9 @@ struct command {
   enum where where;
   /* What "return" holds, or NULL with the call's error set. */
   json_t *(*run) (struct call *call);
+  /* The same on the loop, if that needs no waiting: it is tried first.  NULL,
+   * without an error: `where` has to run it after all. */
+  json_t *(*quick) (struct call *call);
   const char *returns; /* POD */
   const char *help;    /* POD */
   struct arg args[MAX_ARGS];
@@ -88,6 +91,13 @@ const struct command *call_begin (struct call *call, json_t *message,
  * CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM. */
 char *call_run (struct call *call, size_t *len)
     __attribute__ ((nonnull (1, 2)));
+
+/* On the loop, at once: what "return" will hold; NULL: it has to be run, and
+ * nothing was done. */
+json_t *call_try (struct call *call) __attribute__ ((nonnull (1)));
+/* The same as call_run with that result, which is stolen. */
+char *call_answer (struct call *call, json_t *result, size_t *len)
+    __attribute__ ((nonnull (1, 3)));
 
 /* Free what a call holds that will not be run. */
 void call_free (struct call *call) __attribute__ ((nonnull (1)));

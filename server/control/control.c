@@ -57,6 +57,14 @@ inbox_put (struct control *c, struct item *item)
   return true;
 }
 
+bool
+inbox_is_empty (struct control *c)
+{
+  LOCK_SCOPE (&c->lock);
+
+  return c->first == NULL && !c->overflow;
+}
+
 /* --- on the loop ------------------------------------------------------ */
 
 static void

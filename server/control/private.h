@@ -128,6 +128,7 @@ void listener_unlink (struct control *c);
 /* control.c */
 /* Any thread.  False: it is not running, and the item is the caller's. */
 bool inbox_put (struct control *c, struct item *item);
+bool inbox_is_empty (struct control *c);
 
 /* pool.c */
 int pool_start (struct pool *pool, struct control *c, unsigned nr_threads);

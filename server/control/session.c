@@ -359,13 +359,32 @@ to_pool (struct session *s, struct request *request, enum where where)
   session_close (s, "the program ends");
 }
 
+/* Answer at once what needs no waiting.  Not before events that came first:
+ * the answer may already tell what they tell. */
+static bool
+answer_at_once (struct session *s, struct request *request)
+{
+  json_t *result = call_try (&request->call);
+
+  if (result == NULL)
+    return false;
+  if (!inbox_is_empty (s->control)) {
+    json_decref (result);
+    return false;
+  }
+  request->answer = call_answer (&request->call, result, &request->answer_len);
+  finish (s, request);
+  return true;
+}
+
 /* call_begin was called. */
 static void
 dispatch (struct session *s, struct request *request,
           const struct command *command)
 {
   if (command && command->where != RUN_LOOP) {
-    to_pool (s, request, command->where);
+    if (!answer_at_once (s, request))
+      to_pool (s, request, command->where);
     return;
   }
   request->answer = call_run (&request->call, &request->answer_len);

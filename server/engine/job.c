@@ -239,9 +239,10 @@ clock_stop (struct job *j)
   j->ticking = false;
 }
 
-/* The lock is held. */
-static void
-fill_info (struct disk *d, struct job_info *info)
+/* The lock is held.  wait: it may be waited for the map; false: it would have
+ * to be. */
+static bool
+fill_info (struct disk *d, struct job_info *info, bool wait)
 {
   struct job *j = d->job;
 
@@ -249,14 +250,18 @@ fill_info (struct disk *d, struct job_info *info)
   info->failed_offset = UINT64_MAX;
   info->status = j->status;
   if (j->status == JOB_NONE)
-    return;
+    return true;
   info->result = j->result;
   info->pause = j->pause;
   info->options = j->options;
   info->options.speed = rate_get (&j->rate);
   info->total = j->end - j->offset;
-  info->processed = map_live_bytes (d->map, granule_floor (d, j->offset),
-                                    granule_ceil (d, j->end));
+  if (wait)
+    info->processed = map_live_bytes (d->map, granule_floor (d, j->offset),
+                                      granule_ceil (d, j->end));
+  else if (!map_try_live_bytes (d->map, granule_floor (d, j->offset),
+                                granule_ceil (d, j->end), &info->processed))
+    return false;
   info->remaining = info->total - info->processed;
   info->local_at_start = j->local_at_start;
   info->time_elapsed = elapsed (j);
@@ -271,6 +276,7 @@ fill_info (struct disk *d, struct job_info *info)
   info->failed_offset = j->failed_offset;
   info->errnum = j->errnum;
   memcpy (info->error, j->error, sizeof info->error);
+  return true;
 }
 
 /* The first look at a range of the map may read the sidecar: not with the lock
@@ -296,7 +302,20 @@ job_get_info (struct disk *d, struct job_info *info)
 
   look_at_map (d);
   LOCK_SCOPE (&j->lock);
-  fill_info (d, info);
+  fill_info (d, info, true);
+}
+
+bool
+job_try_get_info (struct disk *d, struct job_info *info)
+{
+  struct job *j = d->job;
+  bool r;
+
+  if (pthread_mutex_trylock (&j->lock) != 0)
+    return false;
+  r = fill_info (d, info, false);
+  pthread_mutex_unlock (&j->lock);
+  return r;
 }
 
 enum job_status
@@ -317,7 +336,7 @@ emit (struct disk *d, enum disk_event_type type, const char *operation,
                            .operation = operation,
                            .action = action };
 
-  fill_info (d, &ev.job);
+  fill_info (d, &ev.job, true);
   disk_emit (d, &ev);
 }
 

@@ -106,6 +106,9 @@ int job_dismiss (struct disk *disk, char **error)
 /* Never fails: status JOB_NONE when there is no job. */
 void job_get_info (struct disk *disk, struct job_info *info)
     __attribute__ ((nonnull (1, 2)));
+/* The same, for who must not wait.  False: it cannot be had without. */
+bool job_try_get_info (struct disk *disk, struct job_info *info)
+    __attribute__ ((nonnull (1, 2)));
 
 /* The status alone; it looks at nothing else. */
 enum job_status job_get_status (struct disk *disk)

@@ -38,6 +38,8 @@
 #define PENDING_MIN 64u
 /* Clean pages are dropped beyond this many: about 25 MiB a disk. */
 #define MAX_PAGES 16384u
+/* What may be counted without waiting: a quarter of a millisecond. */
+#define TRY_SECTORS 1024u
 
 /* Table entries below FIRST_PAGE stand for a whole sector. */
 enum { UNLOADED, ABSENT, STABLE, HOLE, DAMAGED, FIRST_PAGE };
@@ -555,37 +557,48 @@ map_is_stable (struct map *m, uint64_t g, uint64_t end)
   return true;
 }
 
-static uint64_t
-sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b)
+/* What is live of a sector.  False: it would have to be read first. */
+static bool
+sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b, bool load,
+              uint64_t *granules)
 {
   for (;;) {
-    uintptr_t e = entry_load (m, index);
+    uintptr_t e = load ? entry_load (m, index) : entry_get (m, index);
     const struct page *p = (const struct page *)e;
     uint64_t n = 0;
     uint32_t gen;
 
-    if (e < FIRST_PAGE)
-      return e == STABLE || e == HOLE ? b - a : 0;
+    if (e == UNLOADED && !load)
+      return false;
+    if (e < FIRST_PAGE) {
+      *granules += e == STABLE || e == HOLE ? b - a : 0;
+      return true;
+    }
     if (!page_begin (m, index, e, &gen))
       continue;
     for (unsigned w = a / 64; w < (b + 63) / 64; w++)
       n += (unsigned)__builtin_popcountll (word_get (&p->live[w])
                                            & mask_of (w, a, b));
-    if (page_still (p, gen))
-      return n;
+    if (page_still (p, gen)) {
+      *granules += n;
+      return true;
+    }
   }
 }
 
-uint64_t
-map_live_bytes (struct map *m, uint64_t g, uint64_t end)
+static bool
+live_bytes (struct map *m, uint64_t g, uint64_t end, bool load, uint64_t *bytes)
 {
   uint64_t past = (m->nr << m->shift) - m->size;
-  uint64_t granules = 0, at = g, last = end;
+  uint64_t granules = 0, at = g, last = end, tail = 0;
 
+  *bytes = 0;
   if (g >= end)
-    return 0;
-  if (map_is_complete (m))
-    return ((end - g) << m->shift) - (end == m->nr ? past : 0);
+    return true;
+  if (map_is_complete (m)) {
+    *bytes = ((end - g) << m->shift) - (end == m->nr ? past : 0);
+    return true;
+  }
   /* Each granule is looked at once, or what is reported could go back while
    * the last one, which is short, becomes live. */
   if (past && end == m->nr)
@@ -594,12 +607,35 @@ map_live_bytes (struct map *m, uint64_t g, uint64_t end)
     uint32_t a = (uint32_t)(at % BITS);
     uint32_t b = (uint32_t)min_u64 (BITS, last - at + a);
 
-    granules += sector_count (m, (uint32_t)(at / BITS), a, b);
+    if (!sector_count (m, (uint32_t)(at / BITS), a, b, load, &granules))
+      return false;
     at += b - a;
   }
-  if (last < end && map_is_live (m, last, end))
-    return (granules << m->shift) + m->granule - past;
-  return granules << m->shift;
+  if (last < end
+      && !sector_count (m, (uint32_t)(last / BITS), (uint32_t)(last % BITS),
+                        (uint32_t)(last % BITS) + 1, load, &tail))
+    return false;
+  *bytes = granules << m->shift;
+  if (tail)
+    *bytes += m->granule - past;
+  return true;
+}
+
+uint64_t
+map_live_bytes (struct map *m, uint64_t g, uint64_t end)
+{
+  uint64_t bytes;
+
+  live_bytes (m, g, end, true, &bytes);
+  return bytes;
+}
+
+bool
+map_try_live_bytes (struct map *m, uint64_t g, uint64_t end, uint64_t *bytes)
+{
+  if (end > g && (end - g) / BITS > TRY_SECTORS)
+    return false;
+  return live_bytes (m, g, end, false, bytes);
 }
 
 /* Marking. */

@@ -59,6 +59,9 @@ bool map_is_live (struct map *m, uint64_t g, uint64_t end)
 /* Bytes of [g, end) that are live; the last granule may be short. */
 uint64_t map_live_bytes (struct map *m, uint64_t g, uint64_t end)
     __attribute__ ((nonnull (1)));
+/* The same, for who must not wait.  False: it is long, or not in memory. */
+bool map_try_live_bytes (struct map *m, uint64_t g, uint64_t end,
+                         uint64_t *bytes) __attribute__ ((nonnull (1, 4)));
 
 /* Make [g, end) live; its data is in the store already.  0; 1 when W could
  * not be written (the bits are set: a guest's write must be committed before

@@ -25,7 +25,7 @@ struct disk {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-static bool block_flush, block_abort;
+static bool block_flush, block_abort, unloaded;
 static unsigned blocked, changes;
 static int flush_errno, regions_errno;
 static uint64_t total_speed;
@@ -282,6 +282,23 @@ job_get_info (struct disk *d, struct job_info *info)
   LOCK_SCOPE (&lock);
 
   *info = d->job;
+}
+
+bool
+job_try_get_info (struct disk *d, struct job_info *info)
+{
+  LOCK_SCOPE (&lock);
+
+  *info = d->job;
+  return !unloaded;
+}
+
+void
+fake_unload (bool unload)
+{
+  LOCK_SCOPE (&lock);
+
+  unloaded = unload;
 }
 
 const char *

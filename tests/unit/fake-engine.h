@@ -26,6 +26,9 @@ void fake_block (bool flush, bool abort);
 /* How many calls are in there. */
 unsigned fake_blocked (void);
 
+/* While this is true job_try_get_info cannot do it. */
+void fake_unload (bool unload);
+
 /* Calls that change anything, so far. */
 unsigned fake_changes (void);
 

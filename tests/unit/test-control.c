@@ -703,7 +703,7 @@ test_jobs (void **state)
 {
   struct box b;
   struct client cl, listener;
-  json_t *answer, *list, *job, *data;
+  json_t *answer, *other, *list, *job, *data;
 
   (void)state;
   box_open (&b, 1);
@@ -766,6 +766,10 @@ test_jobs (void **state)
   list = returned (&cl, "{\"execute\":\"query-block-jobs\"," VDA, &answer);
   assert_int_equal (json_array_size (list), 0);
   json_decref (answer);
+  fails (&cl,
+         "{\"execute\":\"query-block-jobs\",\"arguments\":{\"device\":"
+         "\"vdz\"}}",
+         "DeviceNotFound", "ENOENT", "vdz");
 
   /* One that fails, and one that completes. */
   ok (&cl, ALLOCATE (""));
@@ -779,6 +783,20 @@ test_jobs (void **state)
   assert_int_equal (number (data, "len"), 64 * MIB);
   assert_string_equal (text_of (data, "error"), "it broke \xef\xbf\xbd");
   status_event (&listener, "concluded");
+  /* Whether it can be had at once or not. */
+  fake_unload (true);
+  list = returned (&cl, "{\"execute\":\"query-block-jobs\"}", &answer);
+  fake_unload (false);
+  assert_true (json_equal (
+      json_array_get (list, 0),
+      json_array_get (
+          returned (&cl,
+                    "{\"execute\":\"query-block-jobs\",\"arguments\":{"
+                    "\"device\":\"/srv/a.img\"}}",
+                    &other),
+          0)));
+  json_decref (other);
+  json_decref (answer);
   list = returned (&cl, "{\"execute\":\"query-block-jobs\"}", &answer);
   job = json_array_get (list, 0);
   assert_string_equal (text_of (job, "job-type"), "failed");

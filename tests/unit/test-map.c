@@ -174,6 +174,31 @@ last_granule_is_short (void **state)
   drop (&b);
 }
 
+/* Who must not wait is told so, until somebody else has read it. */
+static void
+live_bytes_without_waiting (void **state)
+{
+  struct box b;
+  uint64_t bytes, nr;
+
+  (void)state;
+  make (&b, (UINT64_C (1) << 30) + 1);
+  nr = map_nr (b.m);
+  assert_int_equal (map_mark (b.m, 100, 200, MAP_COPIED), 0);
+  assert_int_equal (map_mark (b.m, nr - 1, nr, MAP_COPIED), 0);
+  commit (&b, true);
+  reopen (&b, false);
+  assert_false (map_try_live_bytes (b.m, 0, nr, &bytes));
+  assert_int_equal (map_live_bytes (b.m, 0, 1000), 100 * GRANULE);
+  assert_true (map_try_live_bytes (b.m, 150, 1000, &bytes));
+  assert_int_equal (bytes, 50 * GRANULE);
+  assert_false (map_try_live_bytes (b.m, 0, nr, &bytes));
+  assert_int_equal (map_live_bytes (b.m, 0, nr), 100 * GRANULE + 1);
+  assert_true (map_try_live_bytes (b.m, 0, nr, &bytes));
+  assert_int_equal (bytes, 100 * GRANULE + 1);
+  drop (&b);
+}
+
 /* The two-phase rule: what is marked after the snapshot is not in S. */
 static void
 commit_is_two_phase (void **state)
@@ -697,6 +722,7 @@ main (void)
     cmocka_unit_test (fresh_is_absent),
     cmocka_unit_test (marks_are_live_at_once),
     cmocka_unit_test (last_granule_is_short),
+    cmocka_unit_test (live_bytes_without_waiting),
     cmocka_unit_test (commit_is_two_phase),
     cmocka_unit_test (sigkill_keeps_all_marks),
     cmocka_unit_test (recovery_distrusts_s),
