@@ -381,6 +381,7 @@ backfill_get_ready (void)
 
   if (dir == NULL)
     return -1;
+  runtime_raise_files ();
   /* Where we look for backfilld, too. */
   if (config->runtime_dir)
     setenv ("BACKFILL_RUNTIME_DIR", dir, 1);

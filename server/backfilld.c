@@ -22,7 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -324,19 +323,6 @@ notify (const char *state)
     log_debug ("systemd cannot be told '%s': %m", state);
 }
 
-/* A volume has a dozen descriptors, and there may be many. */
-static void
-raise_limit (void)
-{
-  struct rlimit limit;
-
-  if (getrlimit (RLIMIT_NOFILE, &limit) == 0
-      && limit.rlim_cur < limit.rlim_max) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit (RLIMIT_NOFILE, &limit);
-  }
-}
-
 /* All that has an end; ended by run itself. */
 struct daemon {
   char *runtime_dir, *state_dir, *socket;
@@ -497,7 +483,7 @@ run (const struct options *o, char **folders, int nr)
   sigaddset (&set, SIGHUP);
   pthread_sigmask (SIG_BLOCK, &set, NULL);
   main_thread = pthread_self ();
-  raise_limit ();
+  runtime_raise_files ();
   r = prepare (&d, o, folders, nr);
   if (r == 0)
     r = start (&d, o);

@@ -43,24 +43,38 @@ sync_begin (struct disk *d, struct syncing *s)
   c->last_sync = s;
 }
 
-int
-sync_end (struct disk *d, struct syncing *s, int err)
+uint64_t
+sync_leave (struct disk *d, struct syncing *s, int err)
 {
   struct committer *c = &d->commit;
 
   if (err)
     commit_set_failed (d, err);
+  LOCK_SCOPE (&c->sync_lock);
+  *(s->back ? &s->back->next : &c->first_sync) = s->next;
+  *(s->next ? &s->next->back : &c->last_sync) = s->back;
+  pthread_cond_broadcast (&c->sync_ended);
+  return c->syncs;
+}
+
+int
+sync_settle (struct disk *d, uint64_t nr)
+{
+  struct committer *c = &d->commit;
+
   {
     LOCK_SCOPE (&c->sync_lock);
-    uint64_t later = c->syncs;
 
-    *(s->back ? &s->back->next : &c->first_sync) = s->next;
-    *(s->next ? &s->next->back : &c->last_sync) = s->back;
-    pthread_cond_broadcast (&c->sync_ended);
-    while (c->first_sync && c->first_sync->nr < later)
+    while (c->first_sync && c->first_sync->nr < nr)
       pthread_cond_wait (&c->sync_ended, &c->sync_lock);
   }
   return commit_failed (d);
+}
+
+int
+sync_end (struct disk *d, struct syncing *s, int err)
+{
+  return sync_settle (d, sync_leave (d, s, err));
 }
 
 struct commit_waiter {
@@ -112,11 +126,10 @@ commit_steps (struct disk *d, unsigned flags, struct map_snapshot *snap,
   if (all_live) {
     /* Every granule's bytes were in the store before the sync: from now on
      * the header alone says so, and S is not needed. */
-    sync_begin (d, &s);
-    err = volume_set_complete (d) == -1 ? errno : 0;
-    err = sync_end (d, &s, err);
-    *durable = err == 0;
-    return err;
+    if (volume_set_complete (d) == -1)
+      return errno;
+    *durable = true;
+    return 0;
   }
   if (map_snapshot_is_empty (snap)
       || !(map_snapshot_has_guest (snap) || (flags & COMMIT_CHECKPOINT)))

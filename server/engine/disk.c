@@ -458,28 +458,22 @@ edge_look (struct disk *d, struct edge *e)
   }
 }
 
-/* Of a range whose bits are in S.  0: it is durable; 1: it is to be written
- * and committed; -1: errno. */
+/* Of a range whose bits are in S, just written.  0: it is durable if
+ * sync_settle
+ * (*nr) says so; 1: it is to be committed; -1: errno. */
 static int
-write_dsync (struct disk *d, const char *buf, uint64_t length, uint64_t offset)
+write_dsync (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
+             uint64_t *nr)
 {
   struct syncing s;
   int r, err = 0;
-  bool synced = true;
 
   sync_begin (d, &s);
   r = store_pwrite_dsync (d->store, buf, length, offset);
-  if (r == -1) {
+  if (r == -1)
     err = errno;
-    /* Was it the write that failed, or the sync of it?  If it can be written
-     * it was the sync, and that is final (G24). */
-    synced = err != EIO && store_pwrite (d->store, buf, length, offset) == -1;
-  }
-  errno = sync_end (d, &s, synced ? 0 : err);
-  if (r == 0 && errno)
-    return -1;
-  if (err)
-    errno = err;
+  *nr = sync_leave (d, &s, err);
+  errno = err;
   return r;
 }
 
@@ -506,6 +500,7 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   bool head = offset & mask, tail = (end & mask) && end != d->size;
   struct edge edge[2] = { 0 };
   unsigned nr_edges = 0;
+  uint64_t synced = 0;
   struct claim c;
   int err = 0;
 
@@ -555,21 +550,19 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
       parked_apply (d, e->part.g, e->part.g + 1);
   }
   if (err == 0 && lo < hi) {
-    int w = 1;
+    const char *p = kind == CHANGE_WRITE ? buf + (lo - offset) : NULL;
 
-    if (kind != CHANGE_WRITE)
-      w = store_zero (d->store, hi - lo, lo, punch);
-    else {
-      const char *p = buf + (lo - offset);
-
-      if (fua && stable)
-        w = write_dsync (d, p, hi - lo, lo);
-      durable = w == 0;
-      if (w == 1)
-        w = store_pwrite (d->store, p, hi - lo, lo);
-    }
-    if (w == -1)
+    if (p ? store_pwrite (d->store, p, hi - lo, lo)
+          : store_zero (d->store, hi - lo, lo, punch))
       err = errno;
+    else if (p && fua && stable) {
+      /* Once more, with the sync: if that fails it was not the write (G24). */
+      int r = write_dsync (d, p, hi - lo, lo, &synced);
+
+      if (r == -1)
+        err = errno;
+      durable = r == 0;
+    }
     writeback_changed (d, lo, hi);
     if (err == 0 && !stable) {
       int r = map_mark (d->map, granule_floor (d, lo), granule_ceil (d, hi),
@@ -592,6 +585,8 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   claim_drop (&d->claims, &c);
   if (err)
     return err;
+  if (durable)
+    err = sync_settle (d, synced);
 
   if (edge[0].waits || edge[1].waits) {
     uint64_t deadline = now_ms () + d->timeout;

@@ -232,9 +232,13 @@ granule_offset (const struct disk *d, uint64_t g)
 /* Durable when it returns: every bit and byte that was pending when it was
  * called.  0 or errno. */
 int commit_run (struct disk *d, unsigned flags);
-/* Around whatever syncs the store, or another file of its disk.  err: errno of
- * the sync, or 0.  Returns 0, or errno of any that has failed. */
+/* Around whatever syncs the store, or another file of its disk, and waits for
+ * no lock.  err: errno of the sync, or 0.  What it has synced is durable when
+ * sync_settle has been called with what sync_leave gave: 0, or errno of any
+ * that has failed.  sync_end is both. */
 void sync_begin (struct disk *d, struct syncing *s);
+uint64_t sync_leave (struct disk *d, struct syncing *s, int err);
+int sync_settle (struct disk *d, uint64_t nr);
 int sync_end (struct disk *d, struct syncing *s, int err);
 /* A writeback failed. */
 void commit_set_failed (struct disk *d, int err);

@@ -380,7 +380,18 @@ write_record (struct disk *d)
     j->recorded_ms = now_ms ();
   }
   /* A detached volume has no room for one, and no need. */
-  if (sidecar_write_job (d->sc, r) == 0 || errno == ENODATA)
+  if (sidecar_write_job (d->sc, r) == 0) {
+    struct syncing s;
+    int err;
+
+    sync_begin (d, &s);
+    err = sidecar_sync_job (d->sc) == -1 ? errno : 0;
+    sync_leave (d, &s, err);
+    if (err == 0)
+      return 0;
+    errno = err;
+  }
+  else if (errno == ENODATA)
     return 0;
   log_error ("cannot write the job record of %s: %m", d->metadata);
   return errno;

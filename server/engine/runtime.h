@@ -18,6 +18,10 @@
 
 #include <sys/types.h>
 
+/* A volume has a dozen descriptors, and there may be many: let this process
+ * have as many as it may. */
+void runtime_raise_files (void);
+
 /* malloc'd path, made if it was missing; NULL with errno. */
 char *runtime_default_dir (void);
 

@@ -904,6 +904,12 @@ sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
                  sc->h.job_offset + (job->sequence & 1) * SIDECAR_JOB_SIZE)
       == -1)
     return -1;
+  return 0;
+}
+
+int
+sidecar_sync_job (struct sidecar *sc)
+{
   return sync_fd (sc->job_fd);
 }
 

@@ -145,9 +145,10 @@ int sidecar_sync (struct sidecar *sc) __attribute__ ((nonnull (1)));
  * (EILSEQ) or cannot be read. */
 int sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
-/* Durable on return; job->sequence is counted up. */
+/* Durable after sidecar_sync_job; job->sequence is counted up. */
 int sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
+int sidecar_sync_job (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Drop all but the header: needs state complete, durable. */
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));

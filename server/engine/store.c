@@ -96,7 +96,10 @@ describe (struct store *st, char **error)
       st->aux_fd = st->fd;
     st->drop_fd = store_reopen_fd (st->fd);
     st->dsync_fd = store_reopen_fd (st->fd);
+    st->sync_fd = store_reopen_fd (st->fd);
   }
+  if (st->sync_fd == -1)
+    st->sync_fd = st->fd;
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
   st->uid = sb.st_uid;
@@ -140,7 +143,7 @@ store_alloc (const char *path, bool read_only, char **error)
   struct store *st = calloc (1, sizeof *st);
 
   if (st) {
-    st->fd = st->aux_fd = st->drop_fd = st->dsync_fd = -1;
+    st->fd = st->aux_fd = st->drop_fd = st->dsync_fd = st->sync_fd = -1;
     st->read_only = read_only;
     st->path = strdup (path);
     if (st->path)
@@ -375,6 +378,8 @@ store_free (struct store *st)
     close (st->drop_fd);
   if (st->dsync_fd >= 0)
     close (st->dsync_fd);
+  if (st->sync_fd >= 0 && st->sync_fd != st->fd)
+    close (st->sync_fd);
   if (st->fd >= 0)
     close (st->fd);
   if (st->temp)
@@ -474,9 +479,11 @@ store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
 {
   if (st->dsync_fd < 0 || flag (&st->no_dsync))
     return 1;
-  if (write_all (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0)
+  if (write_all (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0) {
+    set_flag (&st->has_dsync);
     return 0;
-  if (errno != EOPNOTSUPP && errno != ENOSYS)
+  }
+  if ((errno != EOPNOTSUPP && errno != ENOSYS) || flag (&st->has_dsync))
     return -1;
   set_flag (&st->no_dsync);
   return 1;
@@ -691,7 +698,7 @@ store_sync (struct store *st)
   int r;
 
   do
-    r = fdatasync (st->fd);
+    r = fdatasync (st->sync_fd);
   while (r == -1 && errno == EINTR);
   return r;
 }

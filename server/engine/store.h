@@ -28,6 +28,9 @@ struct store {
   int aux_fd;
   int drop_fd;  /* one more, for writeback.c alone; -1: none */
   int dsync_fd; /* and one for store_pwrite_dsync; -1: none */
+  /* And one for store_sync: on some file systems a write is told of an
+   * earlier one's failure.  The same as fd where there can be none. */
+  int sync_fd;
   char *path;
   char *temp;    /* its name until store_link, where it needs one */
   uint64_t size; /* of the file or device */
@@ -40,7 +43,8 @@ struct store {
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   /* Rungs of the ladder that were found missing are not tried again. */
-  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_dsync, no_seek;
+  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_seek;
+  bool no_dsync, has_dsync;
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
@@ -93,8 +97,8 @@ void store_next_cached (struct store *st, uint64_t offset, uint64_t end,
     __attribute__ ((nonnull (1, 4, 5)));
 int store_pwrite (struct store *st, const void *buf, uint64_t count,
                   uint64_t offset) __attribute__ ((nonnull (1, 2)));
-/* Durable when it returns 0.  1: this store cannot do that, and something may
- * have been written. */
+/* What is in the range already, durable when it returns 0: a failure is one of
+ * the sync.  1: this store cannot do that. */
 int store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
                         uint64_t offset) __attribute__ ((nonnull (1, 2)));
 

@@ -1131,14 +1131,17 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
 int
 volume_set_complete (struct disk *d)
 {
+  struct syncing s;
+  int err;
+
   LOCK_SCOPE (&d->header_lock);
-
   d->sc->h.state |= SIDECAR_COMPLETE;
-  if (sidecar_write_header (d->sc) == -1) {
-    int err = errno;
-
-    /* Which of the two states is on the disk is not known: both are true. */
-    commit_set_failed (d, err);
+  sync_begin (d, &s);
+  err = sidecar_write_header (d->sc) == -1 ? errno : 0;
+  /* If it failed, which of the two states is on the disk is not known: both
+   * are true. */
+  err = sync_end (d, &s, err);
+  if (err) {
     errno = err;
     return -1;
   }
@@ -1149,6 +1152,7 @@ volume_set_complete (struct disk *d)
 int
 disk_detach (struct disk *d, char **error)
 {
+  struct syncing s;
   int err;
 
   if (d->read_only) {
@@ -1179,7 +1183,11 @@ disk_detach (struct disk *d, char **error)
   LOCK_SCOPE (job_verbs (d));
   LOCK_SCOPE (&d->header_lock);
   d->sc->h.state |= SIDECAR_DETACHED;
-  if (sidecar_strip (d->sc) == -1) {
+  sync_begin (d, &s);
+  err = sidecar_strip (d->sc) == -1 ? errno : 0;
+  sync_leave (d, &s, err == EIO ? err : 0);
+  if (err) {
+    errno = err;
     d->sc->h.state &= ~SIDECAR_DETACHED;
     message_set (error, "cannot write the sidecar %s: %m", d->metadata);
     return -1;

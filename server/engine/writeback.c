@@ -199,7 +199,8 @@ writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep)
   struct writeback *wb = &d->writeback;
   struct writeback_piece piece = { offset, end, keep }, old;
 
-  if (d->store->is_block
+  /* What syncs is to be told of failures itself. */
+  if (d->store->is_block || d->store->aux_fd == d->store->fd
       || __atomic_load_n (&wb->unsupported, __ATOMIC_RELAXED))
     return;
   if (!sync_range (d, d->store->aux_fd, &piece, SYNC_FILE_RANGE_WRITE)) {

@@ -95,7 +95,7 @@ fua_is_durable (void **state)
   assert_true (box_in_s (&box, 0));
   /* One in S: one call. */
   fill_bytes (disk, 512, 512, 2, DISK_FUA);
-  expect_calls ("ds");
+  expect_calls ("ws ds");
   /* One new and one old. */
   fill_bytes (disk, 0, 2 * G, 3, DISK_FUA);
   expect_calls ("ws ww ss wm sm ww");
@@ -435,6 +435,51 @@ start_fua (struct fua *f, uint64_t g)
   assert_int_equal (pthread_create (&f->thread, NULL, fua_writer, f), 0);
 }
 
+static bool
+has_synced (void *opaque)
+{
+  (void)opaque;
+  return calls_count (CALL_SYNC, FILE_STORE) > 0
+         || calls_count (CALL_DSYNC, FILE_STORE) > 0;
+}
+
+/* One that began first is not answered before one that began while it ran. */
+static void *
+older_sync (void *arg)
+{
+  struct syncing *s = arg;
+
+  return (void *)(intptr_t)sync_end (disk, s, 0);
+}
+
+static void
+syncs_wait_for_those_beside (void **state)
+{
+  struct syncing older, newer, newest;
+  pthread_t thread;
+  void *result;
+
+  (void)state;
+  sync_begin (disk, &older);
+  sync_begin (disk, &newer);
+  assert_int_equal (pthread_create (&thread, NULL, older_sync, &older), 0);
+  /* It has left the list, and waits. */
+  for (;;) {
+    LOCK_SCOPE (&disk->commit.sync_lock);
+    if (disk->commit.first_sync == &newer)
+      break;
+  }
+  /* Not for what begins later. */
+  sync_begin (disk, &newest);
+  nap_ms (20);
+  sync_leave (disk, &newer, EIO);
+  pthread_join (thread, &result);
+  assert_int_equal ((intptr_t)result, EIO);
+  assert_int_equal (sync_end (disk, &newest, 0), EIO);
+  assert_null (disk->commit.first_sync);
+  assert_null (disk->commit.last_sync);
+}
+
 /* The disk says once that it has lost what it held: to one of several syncs
  * that run side by side.  The others must not be answered before that is
  * known, whichever they are. */
@@ -454,10 +499,12 @@ syncs_wait_for_those_before (void **state)
     else
       start_fua (&a, 0);
     calls_wait_held ();
+    free (calls_take ());
     if (i == FUA_FLUSH)
       start_flush (&f);
     else
       start_fua (&b, 1);
+    wait_until (has_synced, NULL);
     nap_ms (100);
     assert_false (i == FUA_FLUSH ? is_done (&f)
                                  : __atomic_load_n (&b.done, __ATOMIC_ACQUIRE));
@@ -479,6 +526,37 @@ syncs_wait_for_those_before (void **state)
   }
 }
 
+/* A FUA write that finds no room has lost nothing (G21). */
+static void
+full_is_not_failed (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  calls_fail (CALL_WRITE, FILE_STORE, ENOSPC);
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);
+  assert_int_equal (errno, ENOSPC);
+  calls_fail (CALL_WRITE, FILE_STORE, 0);
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), 0);
+  flush ();
+}
+
+/* A job's record may be on the same disk as the store. */
+static void
+failed_sync_of_the_record_counts (void **state)
+{
+  struct job_options options = { .length = G };
+  char *error = NULL;
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  calls_fail (CALL_SYNC, FILE_SIDECAR, EIO);
+  assert_int_equal (job_start (disk, &options, &error), -1);
+  free (error);
+  calls_fail (CALL_SYNC, FILE_SIDECAR, 0);
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);
+  assert_int_equal (errno, EIO);
+}
+
 /* A store that cannot sync one write alone. */
 static void
 fua_without_dsync_is_a_commit (void **state)
@@ -490,6 +568,19 @@ fua_without_dsync_is_a_commit (void **state)
   fill_bytes (disk, 0, G, 2, DISK_FUA);
   assert_int_equal (calls_count (CALL_SYNC, FILE_STORE), 1);
   expect_bytes (disk, 0, G, 2);
+}
+
+/* One that has done it before does not unlearn it: that is a failure. */
+static void
+unsupported_afterwards_is_a_failure (void **state)
+{
+  (void)state;
+  fill_bytes (disk, 0, G, 1, DISK_FUA);
+  fill_bytes (disk, 0, G, 2, DISK_FUA);
+  calls_fail (CALL_DSYNC, FILE_STORE, EOPNOTSUPP);
+  assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);
+  calls_fail (CALL_DSYNC, FILE_STORE, 0);
+  assert_int_equal (disk_flush (disk), -1);
 }
 
 /* A sidecar that cannot be written fails the flush, but once it can be again
@@ -590,7 +681,11 @@ main (void)
     TEST (failed_sync_of_the_sidecar_is_final),
     TEST (failed_fua_is_final),
     TEST (syncs_wait_for_those_before),
+    TEST (syncs_wait_for_those_beside),
+    TEST (full_is_not_failed),
+    TEST (failed_sync_of_the_record_counts),
     TEST (fua_without_dsync_is_a_commit),
+    TEST (unsupported_afterwards_is_a_failure),
     TEST (failed_write_of_the_sidecar_is_not),
     TEST (without_w_each_write_is_a_commit),
     TEST (failed_write_leaves_no_bit),
