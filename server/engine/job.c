@@ -30,6 +30,7 @@
 
 #include "fetch.h"
 #include "internal.h"
+#include "lane.h"
 #include "rate.h"
 
 #define ATTEMPTS 5u
@@ -55,6 +56,7 @@
 /* A guest that did something this recently is served before the job. */
 #define GUEST_MS 50u
 #define RECORD_MS 5000u
+#define SAMPLE_MS 500u
 
 struct job {
   pthread_mutex_t verb_lock;
@@ -97,6 +99,8 @@ struct job {
   bool queued, has_slot;
   struct job *next_queued;
 
+  struct lane lane; /* its turn to send requests */
+
   struct rate rate;
   struct sidecar_job record;
 };
@@ -111,6 +115,8 @@ static struct {
 } slots = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct rate total_rate = RATE_INIT;
+/* Of all jobs; atomic. */
+static uint64_t bytes_in_flight;
 
 void
 disk_set_total_speed (uint64_t speed)
@@ -211,6 +217,12 @@ unsigned
 jobs_running (void)
 {
   return __atomic_load_n (&slots.taken, __ATOMIC_RELAXED);
+}
+
+uint64_t
+jobs_sharing (void)
+{
+  return min_u64 (max_u64 (jobs_running (), 1), NR_LANES);
 }
 
 static bool
@@ -514,9 +526,9 @@ guest_is_active (struct disk *d)
          || now_ms () - counted (&d->last_guest_op) < GUEST_MS;
 }
 
-/* Room for one more request?  The jobs share the memory evenly, and one each
- * may always have: another's source or store that hangs takes nothing from
- * it.  The lock is held. */
+/* Room for one more request?  Those whose turn it is share the memory evenly,
+ * and one each job may always have: another's source or store that hangs
+ * takes nothing from it.  The lock is held. */
 static bool
 has_room (struct disk *d, uint64_t bytes)
 {
@@ -527,8 +539,9 @@ has_room (struct disk *d, uint64_t bytes)
     depth = POLITE_DEPTH;
   return j->in_flight < depth
          && (j->in_flight == 0
-             || j->bytes_in_flight + bytes
-                    <= MEMORY / max_u64 (jobs_running (), 1));
+             || (j->bytes_in_flight + bytes <= MEMORY / jobs_sharing ()
+                 && __atomic_load_n (&bytes_in_flight, __ATOMIC_RELAXED) + bytes
+                        <= MEMORY));
 }
 
 /* Wait for room, and for what the speed limits allow.  False: leave. */
@@ -559,6 +572,12 @@ wait_room (struct disk *d, uint64_t bytes)
         continue;
       }
     }
+    if (!lane_take (&j->lane, now)) {
+      pthread_mutex_unlock (&j->lock);
+      lane_wait (&j->lane);
+      pthread_mutex_lock (&j->lock);
+      continue;
+    }
     if (!booked) {
       wait = rate_take (&j->rate, bytes, now);
       booked = wait == 0;
@@ -581,6 +600,7 @@ job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
 {
   struct job *j = d->job;
 
+  __atomic_sub_fetch (&bytes_in_flight, end - offset, __ATOMIC_RELAXED);
   {
     LOCK_SCOPE (&j->lock);
 
@@ -600,6 +620,7 @@ job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
         j->fail_store = store_error;
       }
   }
+  lane_progress (&j->lane);
   /* The pump would only wait for the lock. */
   pthread_cond_broadcast (&j->changed);
 }
@@ -828,6 +849,7 @@ step (struct disk *d, struct walk *w)
     LOCK_SCOPE (&j->lock);
     j->in_flight++;
     j->bytes_in_flight += asked;
+    __atomic_add_fetch (&bytes_in_flight, asked, __ATOMIC_RELAXED);
   }
   r = fetch_job (d, j->number, w->at, &end, &made);
   {
@@ -835,6 +857,7 @@ step (struct disk *d, struct walk *w)
     LOCK_SCOPE (&j->lock);
     j->in_flight -= r != 1;
     j->bytes_in_flight -= asked - made;
+    __atomic_sub_fetch (&bytes_in_flight, asked - made, __ATOMIC_RELAXED);
   }
   if (r == -1) {
     LOCK_SCOPE (&j->lock);
@@ -1049,6 +1072,7 @@ pump (void *arg)
   if (j->options.full)
     preallocate (d);
   walk_range (d);
+  lane_leave (&j->lane);
   give_slot (j);
 
   fetch_discard_job (d);
@@ -1088,6 +1112,7 @@ jobs_open (struct disk *d, char **error)
   pthread_mutex_init (&j->lock, NULL);
   cond_init (&j->changed);
   rate_init (&j->rate);
+  lane_init (&j->lane);
   j->processors = (uint64_t)get_nprocs ();
   j->failed_offset = UINT64_MAX;
 
@@ -1225,6 +1250,7 @@ jobs_free (struct disk *d)
   if (!j)
     return;
   rate_destroy (&j->rate);
+  lane_destroy (&j->lane);
   pthread_mutex_destroy (&j->verb_lock);
   pthread_mutex_destroy (&j->lock);
   pthread_cond_destroy (&j->changed);
@@ -1271,7 +1297,9 @@ job_tick (struct disk *d, uint64_t now)
     if (!j->pumping)
       return;
     record = now - j->recorded_ms >= RECORD_MS;
-    if (j->sample_ms && now - j->sample_ms < 500)
+    /* Each sample has a turn of the job's in it (lane.h). */
+    if (j->sample_ms
+        && now - j->sample_ms < SAMPLE_MS * (1 + jobs_running () / NR_LANES))
       return;
     offset = j->offset;
     end = j->end;

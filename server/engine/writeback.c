@@ -128,8 +128,7 @@ static bool
 list (struct writeback *wb, const struct writeback_piece *p)
 {
   LOCK_SCOPE (&wb->lock);
-  uint64_t most
-      = max_u64 (SYNC_BYTES / max_u64 (jobs_running (), 1), SYNC_BYTES_EACH);
+  uint64_t most = max_u64 (SYNC_BYTES / jobs_sharing (), SYNC_BYTES_EACH);
 
   /* While others are dropped, what is too many stays in the cache. */
   if (wb->nr_written < WRITTEN_PIECES) {
@@ -173,7 +172,7 @@ push (struct writeback *wb, const struct writeback_piece *p,
       struct writeback_piece *old)
 {
   LOCK_SCOPE (&wb->lock);
-  uint64_t window = WINDOW / max_u64 (jobs_running (), 1);
+  uint64_t window = WINDOW / jobs_sharing ();
   uint64_t most = min_u64 (PIECE, window / 2);
   struct writeback_piece *last
       = &wb->piece[(wb->head + wb->nr - 1) % WRITEBACK_PIECES];

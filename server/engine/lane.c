@@ -1,0 +1,174 @@
+/* lane.c - see lane.h.
+ *
+ * The holders are an array, the queue is a list, oldest first.  Leases that
+ * have ended are only looked for when somebody asks or has waited.
+ *
+ * A turn is long where answers come fast, so that jobs do not all end at the
+ * same time, and their last syncs do not meet.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "cleanup.h"
+#include "lane.h"
+#include "thread.h"
+
+#define LEASE_NS UINT64_C (100000000) /* without an answer */
+#define TURN_NS UINT64_C (500000000)  /* at most */
+
+static struct {
+  pthread_mutex_t lock;
+  struct lane *holder[NR_LANES];
+  unsigned nr;
+  struct lane *first, **tail;
+} lanes = { .lock = PTHREAD_MUTEX_INITIALIZER, .tail = &lanes.first };
+
+void
+lane_init (struct lane *l)
+{
+  memset (l, 0, sizeof *l);
+  cond_init (&l->granted);
+}
+
+void
+lane_destroy (struct lane *l)
+{
+  lane_leave (l);
+  pthread_cond_destroy (&l->granted);
+}
+
+/* The lock is held in all that follow. */
+
+static void
+release (unsigned i)
+{
+  lanes.holder[i]->held = false;
+  lanes.holder[i] = lanes.holder[--lanes.nr];
+}
+
+static void
+grant (uint64_t now)
+{
+  while (lanes.first && lanes.nr < NR_LANES) {
+    struct lane *l = lanes.first;
+
+    lanes.first = l->next;
+    if (!lanes.first)
+      lanes.tail = &lanes.first;
+    l->queued = false;
+    l->held = true;
+    l->last = now + TURN_NS;
+    l->until = now + LEASE_NS;
+    lanes.holder[lanes.nr++] = l;
+    pthread_cond_signal (&l->granted);
+  }
+}
+
+/* Somebody waits: whose time is over has to go. */
+static void
+expire (uint64_t now)
+{
+  unsigned waiting = 0;
+
+  for (struct lane *l = lanes.first; l && waiting < NR_LANES; l = l->next)
+    waiting++;
+  for (unsigned i = 0; i < lanes.nr && waiting > 0;)
+    if (lanes.holder[i]->until <= now) {
+      release (i);
+      waiting--;
+    }
+    else
+      i++;
+  grant (now);
+}
+
+static uint64_t
+now_ns (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * UINT64_C (1000000000) + (uint64_t)ts.tv_nsec;
+}
+
+bool
+lane_take (struct lane *l, uint64_t now)
+{
+  LOCK_SCOPE (&lanes.lock);
+
+  if (l->held && (now < l->until || !lanes.first))
+    return true;
+  if (l->held)
+    expire (now);
+  if (!l->held && !l->queued) {
+    l->next = NULL;
+    l->queued = true;
+    *lanes.tail = l;
+    lanes.tail = &l->next;
+  }
+  if (l->queued)
+    expire (now);
+  return l->held;
+}
+
+void
+lane_progress (struct lane *l)
+{
+  LOCK_SCOPE (&lanes.lock);
+
+  if (l->held) {
+    uint64_t until = now_ns () + LEASE_NS;
+
+    l->until = until < l->last ? until : l->last;
+  }
+}
+
+void
+lane_wait (struct lane *l)
+{
+  uint64_t until = now_ns () + LEASE_NS;
+  LOCK_SCOPE (&lanes.lock);
+
+  while (l->queued) {
+    uint64_t first = until;
+    struct timespec ts;
+
+    for (unsigned i = 0; i < lanes.nr; i++)
+      if (lanes.holder[i]->until < first)
+        first = lanes.holder[i]->until;
+    ts = (struct timespec){ .tv_sec = (time_t)(first / 1000000000),
+                            .tv_nsec = (long)(first % 1000000000) };
+    if (pthread_cond_timedwait (&l->granted, &lanes.lock, &ts) != 0) {
+      expire (now_ns ());
+      if (first == until)
+        return;
+    }
+  }
+}
+
+void
+lane_leave (struct lane *l)
+{
+  LOCK_SCOPE (&lanes.lock);
+
+  if (l->queued) {
+    struct lane **at = &lanes.first;
+
+    while (*at != l)
+      at = &(*at)->next;
+    *at = l->next;
+    if (lanes.tail == &l->next)
+      lanes.tail = at;
+    l->queued = false;
+  }
+  for (unsigned i = 0; i < lanes.nr; i++)
+    if (lanes.holder[i] == l) {
+      release (i);
+      break;
+    }
+  grant (now_ns ());
+}
