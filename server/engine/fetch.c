@@ -340,6 +340,7 @@ zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
       break;
     if (store_zero (d->store, stop - start, start, !full) == -1)
       return errno;
+    writeback_changed (d, start, stop);
     at = stop;
   }
   if (full && store_preallocate (d->store, end - offset, offset) == -1)

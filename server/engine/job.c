@@ -398,7 +398,7 @@ write_record (struct disk *d)
 
     sync_begin (d, &s);
     err = sidecar_sync_job (d->sc) == -1 ? errno : 0;
-    sync_leave (d, &s, err);
+    err = sync_end (d, &s, err);
     if (err == 0)
       return 0;
     errno = err;

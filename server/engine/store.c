@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -35,6 +37,7 @@
 #include "path.h"
 #include "store.h"
 
+#define ZFS_MAGIC 0x2fc12fc1ul
 /* Looked up in the page cache at a time. */
 #define CACHED_PAGES 1024u
 #define ZEROS_SIZE (1u << 20)
@@ -80,6 +83,25 @@ store_same_file (int fd, const char *path)
          && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+/* Not one of the kernel's own file systems, as far as is known. */
+static bool
+is_remote (int fd)
+{
+  static const unsigned long local[] = {
+    BTRFS_SUPER_MAGIC,     EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+    OVERLAYFS_SUPER_MAGIC, RAMFS_MAGIC,      TMPFS_MAGIC,
+    XFS_SUPER_MAGIC,       ZFS_MAGIC,
+  };
+  struct statfs fs;
+
+  if (fstatfs (fd, &fs) == -1)
+    return true;
+  for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+    if ((unsigned long)fs.f_type == local[i])
+      return false;
+  return true;
+}
+
 static int
 describe (struct store *st, char **error)
 {
@@ -100,6 +122,7 @@ describe (struct store *st, char **error)
   }
   if (st->sync_fd == -1)
     st->sync_fd = st->fd;
+  st->is_remote = st->sync_fd != st->fd && is_remote (st->fd);
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
   st->uid = sb.st_uid;
@@ -445,6 +468,17 @@ store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
   return 0;
 }
 
+static int
+sync_fd (int fd)
+{
+  int r;
+
+  do
+    r = fdatasync (fd);
+  while (r == -1 && errno == EINTR);
+  return r;
+}
+
 /* flags: RWF_ ones. */
 static int
 write_all (int fd, const char *p, uint64_t count, uint64_t offset, int flags)
@@ -483,7 +517,13 @@ store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
     set_flag (&st->has_dsync);
     return 0;
   }
-  if ((errno != EOPNOTSUPP && errno != ENOSYS) || flag (&st->has_dsync))
+  /* It is the second write of these bytes, and may need room of its own; or an
+   * earlier write had none.  Of that this description is still to be told. */
+  if (errno == ENOSPC || errno == EDQUOT || errno == ENOMEM)
+    return sync_fd (st->fd);
+  if (flag (&st->has_dsync)
+      || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM
+          && errno != EINVAL))
     return -1;
   set_flag (&st->no_dsync);
   return 1;
@@ -695,10 +735,9 @@ store_is_zero (struct store *st)
 int
 store_sync (struct store *st)
 {
-  int r;
-
-  do
-    r = fdatasync (st->sync_fd);
-  while (r == -1 && errno == EINTR);
-  return r;
+  /* Some servers sync, or tell of, only what came through the same
+   * description. */
+  if (st->is_remote && sync_fd (st->fd) == -1)
+    return -1;
+  return sync_fd (st->sync_fd);
 }

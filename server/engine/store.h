@@ -35,6 +35,7 @@ struct store {
   char *temp;    /* its name until store_link, where it needs one */
   uint64_t size; /* of the file or device */
   bool is_block;
+  bool is_remote; /* it may be another machine's, or a program's */
   bool read_only;
   dev_t dev; /* of the file; of a block device its own number */
   ino_t ino;

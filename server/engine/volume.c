@@ -612,6 +612,7 @@ struct rewriting {
   char *buf;
   bool failed;     /* a sync has failed, or was cut short */
   bool left;       /* something could not be written again */
+  bool store;      /* the store failed */
   uint64_t offset; /* what it could not do without */
 };
 
@@ -624,8 +625,10 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
 
   if (store_pread (d->store, rw->buf, n, offset) == -1) {
     rw->offset = offset;
+    rw->store = true;
     if (rw->failed)
       return -1;
+    rw->store = false;
     /* What cannot be read is not in the cache; its neighbours may be. */
     for (uint64_t at = offset, stop; n > d->granule && at < end; at = stop) {
       stop = min_u64 (end, at + d->granule);
@@ -637,8 +640,10 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
   if (store_pwrite (d->store, rw->buf, n, offset) == 0)
     return 0;
   rw->offset = offset;
+  rw->store = true;
   if (rw->failed || (errno != ENOSPC && errno != EDQUOT))
     return -1;
+  rw->store = false;
   rw->left = true;
   return 0;
 }
@@ -656,8 +661,10 @@ rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
     uint64_t start, stop;
 
     rw->offset = offset;
-    if (store_next_data (d->store, offset, end, &start, &stop) == -1)
+    if (store_next_data (d->store, offset, end, &start, &stop) == -1) {
+      rw->store = true;
       return -1;
+    }
     for (offset = start; offset < stop;) {
       uint64_t here = offset, n = stop;
 
@@ -773,6 +780,23 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
 }
 
 static int
+sync_rewritten (struct disk *d, struct rewriting *rw)
+{
+  if (store_sync (d->store) == 0)
+    return 0;
+  rw->offset = 0;
+  rw->store = true;
+  return -1;
+}
+
+/* It is the store, and waiting will not help. */
+static bool
+is_broken (const struct rewriting *rw, int err)
+{
+  return rw->store && err != ENOMEM && err != ENOSPC && err != EDQUOT;
+}
+
+static int
 recover (struct disk *d, const struct disk_config *cfg, struct work *old,
          enum work_state state, char **error)
 {
@@ -794,19 +818,24 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
     }
     /* Also where no sync is known to have failed: a copier may have died just
      * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old, &rw) == -1) {
-      if (!cfg->discard_unflushed) {
+    if (rewrite_pending (d, old, &rw) == -1 || sync_rewritten (d, &rw) == -1) {
+      if (!cfg->discard_unflushed || !is_broken (&rw, errno)) {
         message_set (error,
-                     "%s: cannot write again, at offset %llu, what a failed "
-                     "sync may have lost: %m.  Mend the disk, or say "
-                     "discard-unflushed=yes to go on with what was flushed",
-                     d->store_path, (unsigned long long)rw.offset);
+                     "%s: cannot write again, at offset %llu or after, what a "
+                     "failed sync may have lost: %m.  %s",
+                     d->store_path, (unsigned long long)rw.offset,
+                     is_broken (&rw, errno)
+                         ? "Mend the disk, or say discard-unflushed=yes to go "
+                           "on with what was flushed"
+                         : "Open it again when that can be had");
         return -1;
       }
-      log_error ("%s: cannot write again, at offset %llu, what a failed sync "
-                 "may have lost (%m); writes that were not flushed are given "
-                 "up, as asked",
+      log_error ("%s: cannot write again, at offset %llu or after, what a "
+                 "failed sync may have lost (%m); writes that were not "
+                 "flushed are given up, as asked",
                  d->store_path, (unsigned long long)rw.offset);
+      /* What was written again is given up too: that it fails is known. */
+      store_sync (d->store);
       old = NULL;
     }
   }
@@ -1185,7 +1214,8 @@ disk_detach (struct disk *d, char **error)
   d->sc->h.state |= SIDECAR_DETACHED;
   sync_begin (d, &s);
   err = sidecar_strip (d->sc) == -1 ? errno : 0;
-  sync_leave (d, &s, err == EIO ? err : 0);
+  /* Whichever step it was, the disk may have lost what it held. */
+  err = sync_end (d, &s, err);
   if (err) {
     errno = err;
     d->sc->h.state &= ~SIDECAR_DETACHED;

@@ -332,6 +332,45 @@ what_cannot_be_written_again (void **state)
   box_close (d);
 }
 
+static void *
+fail_one_sync (void *arg)
+{
+  (void)arg;
+  calls_wait_held ();
+  calls_let_go_failed (EIO);
+  return NULL;
+}
+
+/* It can be written, but not synced: a bad disk tells no earlier. */
+static void
+what_cannot_be_synced_again (void **state)
+{
+  struct disk *d = start ();
+  struct disk_config discard = config;
+  pthread_t thread;
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, DISK_FUA);
+  fill_bytes (d, 9 * G, 3 * G, 2, 0);
+  killed (d);
+  calls_record (&box);
+  calls_fail (CALL_SYNC, FILE_STORE, EIO);
+  box_refused (&box, &config, EIO, "cannot write again",
+               "discard-unflushed=yes");
+  calls_fail (CALL_SYNC, FILE_STORE, ENOSPC);
+  discard.discard_unflushed = true;
+  box_refused (&box, &discard, ENOSPC, "cannot write again", "Open it again");
+  calls_fail (CALL_SYNC, FILE_STORE, 0);
+  calls_hold (CALL_SYNC, FILE_STORE);
+  assert_int_equal (pthread_create (&thread, NULL, fail_one_sync, NULL), 0);
+  d = box_start (&box, &discard);
+  pthread_join (thread, NULL);
+  calls_stop ();
+  expect_bytes (d, 0, G, 1);
+  assert_false (is_local (d, 9 * G, G));
+  box_close (d);
+}
+
 /* No sync is known to have failed, and there is no room to write again: it
  * opens, and the page cache keeps what may have no other place. */
 static void
@@ -622,6 +661,7 @@ main (void)
     TEST (store_and_sidecar_are_locked),
     TEST (syncing_is_written_again),
     TEST (what_cannot_be_written_again),
+    TEST (what_cannot_be_synced_again),
     TEST (no_room_to_write_again),
     TEST (failed_sync_at_open_is_not_forgotten),
     TEST (failed_end_is_left_to_be_recovered),
