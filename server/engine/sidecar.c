@@ -95,21 +95,10 @@ write_all (int fd, const void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
-static int
-sync_fd (int fd)
-{
-  int r;
-
-  do
-    r = fdatasync (fd);
-  while (r == -1 && errno == EINTR);
-  return r;
-}
-
 int
 sidecar_sync (struct sidecar *sc)
 {
-  return sync_fd (sc->fd);
+  return store_sync_fd (sc->fd);
 }
 
 void
@@ -910,7 +899,7 @@ sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
 int
 sidecar_sync_job (struct sidecar *sc)
 {
-  return sync_fd (sc->job_fd);
+  return store_sync_fd (sc->job_fd);
 }
 
 int

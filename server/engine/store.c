@@ -468,8 +468,8 @@ store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
   return 0;
 }
 
-static int
-sync_fd (int fd)
+int
+store_sync_fd (int fd)
 {
   int r;
 
@@ -520,7 +520,7 @@ store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
   /* It is the second write of these bytes, and may need room of its own; or an
    * earlier write had none.  Of that this description is still to be told. */
   if (errno == ENOSPC || errno == EDQUOT || errno == ENOMEM)
-    return sync_fd (st->fd);
+    return store_sync_fd (st->fd);
   if (flag (&st->has_dsync)
       || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM
           && errno != EINVAL))
@@ -737,7 +737,7 @@ store_sync (struct store *st)
 {
   /* Some servers sync, or tell of, only what came through the same
    * description. */
-  if (st->is_remote && sync_fd (st->fd) == -1)
+  if (st->is_remote && store_sync_fd (st->fd) == -1)
     return -1;
-  return sync_fd (st->sync_fd);
+  return store_sync_fd (st->sync_fd);
 }

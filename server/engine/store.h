@@ -127,5 +127,6 @@ int store_next_data (struct store *st, uint64_t offset, uint64_t end,
 bool store_is_zero (struct store *st) __attribute__ ((nonnull (1)));
 
 int store_sync (struct store *st) __attribute__ ((nonnull (1)));
+int store_sync_fd (int fd);
 
 #endif
