@@ -35,8 +35,10 @@ They have the time:
 
 A job that is aborted, and dismissed:
 
-  $ tell '{"execute": "block-allocate", "arguments": {"speed": 16384}}' \
-  >   '{"execute": "block-job-pause", "arguments": {"device": "vda"}}' \
+  $ tell '{"execute": "block-allocate", "arguments": {"speed": 16384}}' |
+  >   socat -t 60 - UNIX-CONNECT:control > three
+  $ wait_for sh -c '[ "$(grep -c running one)" = 2 ]'
+  $ tell '{"execute": "block-job-pause", "arguments": {"device": "vda"}}' \
   >   '{"execute": "block-job-cancel", "arguments": {"device": "vda"}}' \
   >   '{"execute": "block-job-dismiss", "arguments": {"device": "vda"}}' |
   >   socat -t 60 - UNIX-CONNECT:control > three
