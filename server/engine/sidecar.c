@@ -76,25 +76,6 @@ read_all (int fd, void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
-static int
-write_all (int fd, const void *buf, size_t len, uint64_t offset)
-{
-  const char *p = buf;
-
-  while (len > 0) {
-    ssize_t r = pwrite (fd, p, len, (off_t)offset);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r == -1)
-      return -1;
-    p += r;
-    len -= (size_t)r;
-    offset += (uint64_t)r;
-  }
-  return 0;
-}
-
 int
 sidecar_sync (struct sidecar *sc)
 {
@@ -523,8 +504,8 @@ load_header (struct sidecar *sc, bool repair, char **error)
     if (!whole[other])
       log_error ("%s: header copy %c is damaged; made again from copy %c",
                  sc->path, other ? 'B' : 'A', other ? 'A' : 'B');
-    if (write_all (sc->fd, best, SIDECAR_HEADER_SIZE,
-                   (uint64_t)other * SIDECAR_HEADER_SIZE)
+    if (store_write_fd (sc->fd, best, SIDECAR_HEADER_SIZE,
+                        (uint64_t)other * SIDECAR_HEADER_SIZE, 0)
             == -1
         || sidecar_sync (sc) == -1) {
       message_set (error, "cannot write the sidecar %s: %m", sc->path);
@@ -624,7 +605,8 @@ sidecar_write_header (struct sidecar *sc)
   if (pack_header (&sc->h, buf) == -1)
     return -1;
   for (unsigned i = 0; i < 2; i++)
-    if (write_all (sc->fd, buf, SIDECAR_HEADER_SIZE, i * SIDECAR_HEADER_SIZE)
+    if (store_write_fd (sc->fd, buf, SIDECAR_HEADER_SIZE,
+                        i * SIDECAR_HEADER_SIZE, 0)
             == -1
         || sidecar_sync (sc) == -1)
       return -1;
@@ -693,8 +675,8 @@ sidecar_write_map (struct sidecar *sc, uint32_t index, unsigned count,
     for (unsigned i = 0; i < n; i++)
       seal_sector (sc, index + i, words + i * SIDECAR_WORDS,
                    buf + i * SIDECAR_SECTOR);
-    if (write_all (sc->fd, buf, n * SIDECAR_SECTOR,
-                   sc->h.map_offset + (uint64_t)index * SIDECAR_SECTOR)
+    if (store_write_fd (sc->fd, buf, n * SIDECAR_SECTOR,
+                        sc->h.map_offset + (uint64_t)index * SIDECAR_SECTOR, 0)
         == -1)
       return -1;
     index += n;
@@ -721,7 +703,7 @@ write_empty_map (struct sidecar *sc)
 
     for (uint32_t i = 0; i < n; i++)
       seal_sector (sc, index + i, none, buf + i * SIDECAR_SECTOR);
-    if (write_all (sc->fd, buf, n * SIDECAR_SECTOR, at) == -1)
+    if (store_write_fd (sc->fd, buf, n * SIDECAR_SECTOR, at, 0) == -1)
       return -1;
     /* Started now, so that the sync at the end finds little to do. */
     sync_file_range (sc->fd, (off_t)at, n * SIDECAR_SECTOR,
@@ -769,7 +751,8 @@ sidecar_create (const char *path, const struct sidecar_header *h, char **error)
   if (sc->fd == -1)
     goto fail;
   if (store_lock_fd (sc->fd, false) == -1
-      || write_all (sc->fd, zeros, sizeof zeros, SIDECAR_JOB_OFFSET) == -1
+      || store_write_fd (sc->fd, zeros, sizeof zeros, SIDECAR_JOB_OFFSET, 0)
+             == -1
       || ftruncate (sc->fd, SIDECAR_MAP_OFFSET) == -1
       || (sc->h.map_length && write_empty_map (sc) == -1)
       || sidecar_write_header (sc) == -1 || fsync (sc->fd) == -1
@@ -889,11 +872,9 @@ sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
   pack_job (job, buf);
   if (sc->job_fd == -1 && (sc->job_fd = store_reopen_fd (sc->fd)) == -1)
     return -1;
-  if (write_all (sc->job_fd, buf, sizeof buf,
-                 sc->h.job_offset + (job->sequence & 1) * SIDECAR_JOB_SIZE)
-      == -1)
-    return -1;
-  return 0;
+  return store_write_fd (
+      sc->job_fd, buf, sizeof buf,
+      sc->h.job_offset + (job->sequence & 1) * SIDECAR_JOB_SIZE, 0);
 }
 
 int

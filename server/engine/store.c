@@ -15,9 +15,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +37,7 @@
 #include "path.h"
 #include "store.h"
 
+/* Not in the kernel's headers. */
 #define ZFS_MAGIC 0x2fc12fc1ul
 /* Looked up in the page cache at a time. */
 #define CACHED_PAGES 1024u
@@ -479,10 +480,12 @@ store_sync_fd (int fd)
   return r;
 }
 
-/* flags: RWF_ ones. */
-static int
-write_all (int fd, const char *p, uint64_t count, uint64_t offset, int flags)
+int
+store_write_fd (int fd, const void *buf, uint64_t count, uint64_t offset,
+                int flags)
 {
+  const char *p = buf;
+
   while (count > 0) {
     struct iovec iov = { .iov_base = (void *)p, .iov_len = count };
     ssize_t r = flags ? pwritev2 (fd, &iov, 1, (off_t)offset, flags)
@@ -504,7 +507,7 @@ int
 store_pwrite (struct store *st, const void *buf, uint64_t count,
               uint64_t offset)
 {
-  return write_all (st->fd, buf, count, offset, 0);
+  return store_write_fd (st->fd, buf, count, offset, 0);
 }
 
 int
@@ -513,7 +516,7 @@ store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
 {
   if (st->dsync_fd < 0 || flag (&st->no_dsync))
     return 1;
-  if (write_all (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0) {
+  if (store_write_fd (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0) {
     set_flag (&st->has_dsync);
     return 0;
   }

@@ -128,5 +128,8 @@ bool store_is_zero (struct store *st) __attribute__ ((nonnull (1)));
 
 int store_sync (struct store *st) __attribute__ ((nonnull (1)));
 int store_sync_fd (int fd);
+/* All of it; flags: RWF_ ones. */
+int store_write_fd (int fd, const void *buf, uint64_t count, uint64_t offset,
+                    int flags) __attribute__ ((nonnull (2)));
 
 #endif

@@ -139,23 +139,9 @@ int
 work_write (struct work *w, uint32_t index, unsigned first, unsigned count,
             const uint64_t *words)
 {
-  const char *p = (const char *)words;
-  size_t len = count * sizeof *words;
-  uint64_t offset
-      = HEADER_SIZE + (uint64_t)index * SECTOR + first * sizeof *words;
-
-  while (len > 0) {
-    ssize_t r = pwrite (w->fd, p, len, (off_t)offset);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r == -1)
-      return -1;
-    p += r;
-    len -= (size_t)r;
-    offset += (uint64_t)r;
-  }
-  return 0;
+  return store_write_fd (
+      w->fd, words, count * sizeof *words,
+      HEADER_SIZE + (uint64_t)index * SECTOR + first * sizeof *words, 0);
 }
 
 int
