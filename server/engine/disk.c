@@ -459,8 +459,7 @@ edge_look (struct disk *d, struct edge *e)
 }
 
 /* Of a range whose bits are in S, just written.  0: it is durable if
- * sync_settle
- * (*nr) says so; 1: it is to be committed; -1: errno. */
+ * sync_settle (*nr) says so; 1: it is to be committed; -1: errno. */
 static int
 write_dsync (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
              uint64_t *nr)

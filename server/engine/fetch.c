@@ -422,14 +422,14 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
         return err;
     }
     else {
-      bool failed = store_pwrite (d->store, f->buf + (start - f->offset),
-                                  stop - start, start)
-                    == -1;
-
-      err = errno;
+      err = store_pwrite (d->store, f->buf + (start - f->offset), stop - start,
+                          start)
+                    == -1
+                ? errno
+                : 0;
       /* An earlier fetch of it may have failed half way, and be listed. */
       writeback_changed (d, start, stop);
-      if (failed)
+      if (err)
         return err;
       if (map_mark (d->map, g, n, MAP_COPIED) == -1)
         return errno;

@@ -616,6 +616,14 @@ struct rewriting {
   uint64_t offset; /* what it could not do without */
 };
 
+static int
+rewrite_failed (struct rewriting *rw, uint64_t offset)
+{
+  rw->offset = offset;
+  rw->store = true;
+  return -1;
+}
+
 /* The cached run [offset, end), at most REWRITE_SIZE. */
 static int
 rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
@@ -624,11 +632,8 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
   uint64_t n = end - offset;
 
   if (store_pread (d->store, rw->buf, n, offset) == -1) {
-    rw->offset = offset;
-    rw->store = true;
     if (rw->failed)
-      return -1;
-    rw->store = false;
+      return rewrite_failed (rw, offset);
     /* What cannot be read is not in the cache; its neighbours may be. */
     for (uint64_t at = offset, stop; n > d->granule && at < end; at = stop) {
       stop = min_u64 (end, at + d->granule);
@@ -639,11 +644,8 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
   }
   if (store_pwrite (d->store, rw->buf, n, offset) == 0)
     return 0;
-  rw->offset = offset;
-  rw->store = true;
   if (rw->failed || (errno != ENOSPC && errno != EDQUOT))
-    return -1;
-  rw->store = false;
+    return rewrite_failed (rw, offset);
   rw->left = true;
   return 0;
 }
@@ -660,11 +662,8 @@ rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
   while (offset < end) {
     uint64_t start, stop;
 
-    rw->offset = offset;
-    if (store_next_data (d->store, offset, end, &start, &stop) == -1) {
-      rw->store = true;
-      return -1;
-    }
+    if (store_next_data (d->store, offset, end, &start, &stop) == -1)
+      return rewrite_failed (rw, offset);
     for (offset = start; offset < stop;) {
       uint64_t here = offset, n = stop;
 
@@ -714,7 +713,8 @@ rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
         return -1;
     }
   }
-  return 0;
+  /* A bad disk may tell no earlier than this. */
+  return store_sync (d->store) == 0 ? 0 : rewrite_failed (rw, 0);
 }
 
 static bool
@@ -779,16 +779,6 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
   return NULL;
 }
 
-static int
-sync_rewritten (struct disk *d, struct rewriting *rw)
-{
-  if (store_sync (d->store) == 0)
-    return 0;
-  rw->offset = 0;
-  rw->store = true;
-  return -1;
-}
-
 /* It is the store, and waiting will not help. */
 static bool
 is_broken (const struct rewriting *rw, int err)
@@ -818,13 +808,15 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
     }
     /* Also where no sync is known to have failed: a copier may have died just
      * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old, &rw) == -1 || sync_rewritten (d, &rw) == -1) {
-      if (!cfg->discard_unflushed || !is_broken (&rw, errno)) {
+    if (rewrite_pending (d, old, &rw) == -1) {
+      bool broken = is_broken (&rw, errno);
+
+      if (!cfg->discard_unflushed || !broken) {
         message_set (error,
                      "%s: cannot write again, at offset %llu or after, what a "
                      "failed sync may have lost: %m.  %s",
                      d->store_path, (unsigned long long)rw.offset,
-                     is_broken (&rw, errno)
+                     broken
                          ? "Mend the disk, or say discard-unflushed=yes to go "
                            "on with what was flushed"
                          : "Open it again when that can be had");
