@@ -189,10 +189,16 @@ now_ms (void)
 }
 
 static inline struct timespec
+ns_to_timespec (uint64_t ns)
+{
+  return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000),
+                            .tv_nsec = (long)(ns % 1000000000) };
+}
+
+static inline struct timespec
 ms_to_timespec (uint64_t ms)
 {
-  return (struct timespec){ .tv_sec = (time_t)(ms / 1000),
-                            .tv_nsec = (long)(ms % 1000) * 1000000 };
+  return ns_to_timespec (ms * 1000000);
 }
 
 static inline void
@@ -247,7 +253,7 @@ int commit_failed (struct disk *d);
 /* writeback.c: a copier has written [offset, end).  keep: somebody wants to
  * read it.  No claim is held. */
 void writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep);
-/* A guest has changed [offset, end), whose claim is held. */
+/* A guest or a copier has written [offset, end), whose claim is held. */
 void writeback_changed (struct disk *d, uint64_t offset, uint64_t end);
 
 /* volume.c */

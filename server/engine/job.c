@@ -417,8 +417,7 @@ enum turn { GO, LEAVE };
 static void
 sleep_until (struct job *j, uint64_t ns)
 {
-  struct timespec until = { .tv_sec = (time_t)(ns / 1000000000),
-                            .tv_nsec = (long)(ns % 1000000000) };
+  struct timespec until = ns_to_timespec (ns);
 
   pthread_cond_timedwait (&j->changed, &j->lock, &until);
 }

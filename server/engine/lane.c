@@ -11,11 +11,9 @@
 #include "config.h"
 
 #include <string.h>
-#include <time.h>
 
-#include "cleanup.h"
+#include "internal.h"
 #include "lane.h"
-#include "thread.h"
 
 #define LEASE_NS UINT64_C (100000000) /* without an answer */
 #define TURN_NS UINT64_C (500000000)  /* at most */
@@ -86,15 +84,6 @@ expire (uint64_t now)
   grant (now);
 }
 
-static uint64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * UINT64_C (1000000000) + (uint64_t)ts.tv_nsec;
-}
-
 bool
 lane_take (struct lane *l, uint64_t now)
 {
@@ -120,11 +109,8 @@ lane_progress (struct lane *l)
 {
   LOCK_SCOPE (&lanes.lock);
 
-  if (l->held) {
-    uint64_t until = now_ns () + LEASE_NS;
-
-    l->until = until < l->last ? until : l->last;
-  }
+  if (l->held)
+    l->until = min_u64 (now_ns () + LEASE_NS, l->last);
 }
 
 void
@@ -138,10 +124,8 @@ lane_wait (struct lane *l)
     struct timespec ts;
 
     for (unsigned i = 0; i < lanes.nr; i++)
-      if (lanes.holder[i]->until < first)
-        first = lanes.holder[i]->until;
-    ts = (struct timespec){ .tv_sec = (time_t)(first / 1000000000),
-                            .tv_nsec = (long)(first % 1000000000) };
+      first = min_u64 (first, lanes.holder[i]->until);
+    ts = ns_to_timespec (first);
     if (pthread_cond_timedwait (&l->granted, &lanes.lock, &ts) != 0) {
       expire (now_ns ());
       if (first == until)

@@ -5,7 +5,7 @@
  * and jobs take turns on them.
  *
  * A lane is a lease, not a lock: it ends with time, and soon if no answer
- * comes. A job whose source or store hangs or is far away keeps nobody off it
+ * comes.  A job whose source or store hangs or is far away keeps nobody off it
  * for longer.  What it has in flight by then stays in flight.  Where nobody
  * waits a lease goes on.
  *
