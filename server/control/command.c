@@ -438,38 +438,31 @@ run_jobs (struct call *call)
   return list_disks (call, job_of_disk);
 }
 
+static json_t *
+try_job_of_disk (struct disk *disk)
+{
+  struct job_info info;
+
+  return job_try_get_info (disk, &info) ? object_job (disk_name (disk), &info)
+                                        : NULL;
+}
+
 /* Tools ask for this again and again, and the machine may be busy. */
 static json_t *
 quick_jobs (struct call *call)
 {
   const char *name = arg_text (call, "device");
-  json_t *list;
+  const struct disks *disks = call->disks;
 
-  if (call->volumes || (name == NULL && call->disks->len > QUICK_DISKS))
+  if (call->volumes)
     return NULL;
-  list = json_array ();
-  for (size_t i = 0; i < call->disks->len; i++) {
-    struct disk *disk = call->disks->ptr[i];
-    struct job_info info;
-    json_t *o = NULL;
-
-    if (name && strcmp (name, disk_name (disk)) != 0)
-      continue;
-    if (job_try_get_info (disk, &info))
-      o = object_job (disk_name (disk), &info);
-    if (o == NULL || (!json_is_null (o) && json_array_append (list, o) == -1)) {
-      json_decref (o);
-      json_decref (list);
-      return NULL;
-    }
-    json_decref (o);
-    if (name)
-      return list;
-  }
   if (name == NULL)
-    return list;
+    return disks->len > QUICK_DISKS ? NULL : list_of (disks, try_job_of_disk);
+  for (size_t i = 0; i < disks->len; i++)
+    if (strcmp (name, disk_name (disks->ptr[i])) == 0)
+      return list_of (&(struct disks){ .ptr = &disks->ptr[i], .len = 1 },
+                      try_job_of_disk);
   /* It may be a store's path. */
-  json_decref (list);
   return NULL;
 }
 
