@@ -556,6 +556,29 @@ calls_let_go_failed (int err)
   pthread_cond_broadcast (&calls.changed);
 }
 
+struct disk *
+box_disk (struct box *b, uint64_t size)
+{
+  struct disk_config c;
+  struct disk *d;
+
+  box_make (b);
+  c = box_config (b);
+  c.has_size = true;
+  c.size = size;
+  d = box_open (b, &c);
+  calls_record (b);
+  return d;
+}
+
+void
+box_drop_disk (struct box *b, struct disk *d)
+{
+  calls_stop ();
+  disk_free (d);
+  box_drop (b);
+}
+
 void
 calls_fail (enum call call, enum file file, int err)
 {

@@ -31,6 +31,10 @@ struct box {
 
 void box_make (struct box *b);
 void box_drop (struct box *b);
+/* A box with a disk of that size without a backing store, not started, whose
+ * calls are recorded; and the end of both. */
+struct disk *box_disk (struct box *b, uint64_t size);
+void box_drop_disk (struct box *b, struct disk *d);
 
 /* Of a disk of that size without a backing store. */
 struct disk_config box_config (const struct box *b);

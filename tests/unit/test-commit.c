@@ -25,15 +25,8 @@ static struct disk *disk;
 static int
 setup (void **state)
 {
-  struct disk_config c;
-
   (void)state;
-  box_make (&box);
-  c = box_config (&box);
-  c.has_size = true;
-  c.size = 8 * MIB + 1000;
-  disk = box_open (&box, &c);
-  calls_record (&box);
+  disk = box_disk (&box, 8 * MIB + 1000);
   return 0;
 }
 
@@ -41,10 +34,8 @@ static int
 teardown (void **state)
 {
   (void)state;
-  calls_stop ();
-  disk_free (disk);
+  box_drop_disk (&box, disk);
   disk = NULL;
-  box_drop (&box);
   return 0;
 }
 

@@ -12,7 +12,6 @@
 #include <cmocka.h>
 
 #include <time.h>
-#include <unistd.h>
 
 #include "lane.h"
 

@@ -26,15 +26,8 @@ static struct disk *disk;
 static int
 setup (void **state)
 {
-  struct disk_config c;
-
   (void)state;
-  box_make (&box);
-  c = box_config (&box);
-  c.has_size = true;
-  c.size = NR_PIECES * PIECE;
-  disk = box_open (&box, &c);
-  calls_record (&box);
+  disk = box_disk (&box, NR_PIECES * PIECE);
   return 0;
 }
 
@@ -42,10 +35,8 @@ static int
 teardown (void **state)
 {
   (void)state;
-  calls_stop ();
-  disk_free (disk);
+  box_drop_disk (&box, disk);
   disk = NULL;
-  box_drop (&box);
   return 0;
 }
 
