@@ -173,6 +173,10 @@ def test_range_and_abort():
               and MiB < job["offset"] < len(p.golden), job)
 
 
+def entries(p):
+    return [n for n in os.listdir(p.path("run")) if n.endswith(".volume")]
+
+
 def test_idle_and_many():
     """Volumes are closed when idle, and no more are open than allowed."""
     with Place(size=MiB) as p:
@@ -191,10 +195,11 @@ def test_idle_and_many():
         for i in range(3):
             c.call("block-job-cancel", device=p.vol("%d.img" % i))
         wait_for("all are closed", lambda: c.call("query-disks") == [])
+        # One that is still being closed is listed no more.
+        wait_for("all are let go", lambda: not entries(p))
         fds = os.listdir("/proc/%d/fd" % d.pid)
         check("descriptors come back", len(fds) < 40, len(fds))
-        check("the registry is empty", not [
-            n for n in os.listdir(p.path("run")) if n.endswith(".volume")])
+        check("the registry is empty", not entries(p))
 
 
 for name, test in sorted(globals().copy().items()):
