@@ -404,6 +404,7 @@ open_volume (struct volumes *vs, const char *path,
              const struct disk_config *more, bool fresh, char **error)
 {
   struct volume *v;
+  struct disk *disk;
   bool plain = !fresh && !has_sidecar (path);
   int err;
 
@@ -433,10 +434,11 @@ open_volume (struct volumes *vs, const char *path,
   vs->open = v;
   vs->nr_open++;
   pthread_mutex_unlock (&vs->lock);
-  v->disk = open_disk (vs, path, more, plain, error);
+  disk = open_disk (vs, path, more, plain, error);
   err = errno;
   pthread_mutex_lock (&vs->lock);
-  if (!v->disk) {
+  v->disk = disk;
+  if (!disk) {
     remove_volume (vs, v);
     errno = err;
     return NULL;
@@ -903,10 +905,8 @@ volumes_stop (struct volumes *vs)
     pthread_join (vs->keeper, NULL);
   vs->keeping = false;
 
+  /* Nothing is being opened: the control has ended, too. */
   LOCK_SCOPE (&vs->lock);
-  for (struct volume *v = vs->open; v; v = v->next)
-    while (v->state == VOLUME_OPENING)
-      pthread_cond_wait (&vs->changed, &vs->lock);
   /* All at once: each may take seconds when its source hangs. */
   threads = calloc (vs->nr_open + 1, sizeof *threads);
   started = calloc (vs->nr_open + 1, sizeof *started);

@@ -5,6 +5,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ import time
 import nbd
 
 LONG = 120
+REPORT = re.compile("(Thread|Address|Leak|UndefinedBehavior)Sanitizer"
+                    "|runtime error:")
 MiB = 1 << 20
 failures = []
 
@@ -73,6 +76,11 @@ class Place:
             if p.poll() is None:
                 p.kill()
             p.wait()
+        if os.path.exists(self.path("daemon.log")):
+            log = self.log("daemon.log")
+            m = REPORT.search(log)
+            if m:
+                check("no sanitizer reports", False, log[m.start():][:12000])
         # What a killed server had started may be at work for a moment.
         for _ in range(50):
             shutil.rmtree(self.dir, ignore_errors=True)

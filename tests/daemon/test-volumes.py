@@ -7,6 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 import signal
 import subprocess
+import threading
 import time
 
 from daemonlib import (LONG, MiB, Place, check, cli, finish, job_of, stop,
@@ -171,6 +172,36 @@ def test_range_and_abort():
         job = job_of(path)
         check("its record says how far it came", job["result"] == "cancelled"
               and MiB < job["offset"] < len(p.golden), job)
+
+
+def test_side_by_side():
+    """Volumes are made, filled and asked for by many clients at once."""
+    with Place(size=MiB) as p:
+        p.daemon("--idle=0", "--max-volumes=64")
+        bad = []
+
+        def client(n):
+            c = p.control()
+            for i in range(6):
+                name = "%d-%d.img" % (n, i)
+                r = p.create(name)
+                if r == {}:
+                    r = c.call("block-allocate", device=p.vol(name))
+                if r == {}:
+                    wait_for("its job ends", lambda: c.job(
+                        p.vol(name))["status"] == "concluded")
+                if r != {} or p.read_store(name) != p.golden:
+                    bad.append((name, r))
+                c.call("query-disks")
+            c.close()
+
+        threads = [threading.Thread(target=client, args=(n,))
+                   for n in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        check("all are right", not bad, bad)
 
 
 def entries(p):
