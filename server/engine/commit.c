@@ -150,7 +150,7 @@ static int
 commit_once (struct disk *d, unsigned flags)
 {
   struct map_snapshot *snap = NULL;
-  bool all_live = false, durable = false;
+  bool all_live = false, durable = false, say;
   int err;
 
   if (commit_failed (d))
@@ -166,7 +166,11 @@ commit_once (struct disk *d, unsigned flags)
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
                && map_all_live (d->map);
   }
-  if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
+  /* With nothing pending there is nothing that this sync could lose of what W
+   * names.  What is marked meanwhile is like a write beside any other sync:
+   * the next open writes it again as far as it is in the page cache. */
+  say = d->work && snap && !map_snapshot_is_empty (snap);
+  if (say && work_set_state (d->work, WORK_SYNCING) == -1)
     err = errno;
   else
     err = commit_steps (d, flags, snap, all_live, &durable);
@@ -176,7 +180,7 @@ commit_once (struct disk *d, unsigned flags)
     else
       map_snapshot_return (d->map, snap);
   }
-  if (!commit_failed (d) && d->work) {
+  if (say && !commit_failed (d)) {
     if (work_set_state (d->work, WORK_OK) == -1 && err == 0)
       err = errno;
     /* One that failed meanwhile said "syncing" before this, or says it
