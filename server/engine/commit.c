@@ -94,11 +94,12 @@ commit_set_failed (struct disk *d, int err)
 {
   int none = 0;
 
+  /* So that the next open does not take the pending for written: before anyone
+   * is told. */
+  if (d->work && work_fail (d->work) == -1)
+    log_error ("cannot write the working map %s: %m", d->work->path);
   if (__atomic_compare_exchange_n (&d->commit.sticky, &none, err, false,
                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-    /* So that the next open does not take the pending for written. */
-    if (d->work && work_set_state (d->work, WORK_SYNCING) == -1)
-      log_error ("cannot write the working map %s: %m", d->work->path);
     map_forget_copies (d->map);
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
@@ -147,15 +148,12 @@ commit_steps (struct disk *d, unsigned flags, struct map_snapshot *snap,
 }
 
 static int
-commit_once (struct disk *d, unsigned flags)
+commit_pending (struct disk *d, unsigned flags)
 {
   struct map_snapshot *snap = NULL;
-  bool all_live = false, durable = false, say;
+  bool all_live = false, durable = false, any;
   int err;
 
-  if (commit_failed (d))
-    return commit_failed (d);
-  count (&d->commits, 1);
   if (!map_is_complete (d->map)) {
     snap = map_snapshot (d->map, flags & COMMIT_HOLES);
     if (!snap)
@@ -166,11 +164,8 @@ commit_once (struct disk *d, unsigned flags)
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
                && map_all_live (d->map);
   }
-  /* With nothing pending there is nothing that this sync could lose of what W
-   * names.  What is marked meanwhile is like a write beside any other sync:
-   * the next open writes it again as far as it is in the page cache. */
-  say = d->work && snap && !map_snapshot_is_empty (snap);
-  if (say && work_set_state (d->work, WORK_SYNCING) == -1)
+  any = snap && !map_snapshot_is_empty (snap);
+  if (any && d->work && work_sync_announce (d->work) == -1)
     err = errno;
   else
     err = commit_steps (d, flags, snap, all_live, &durable);
@@ -180,14 +175,24 @@ commit_once (struct disk *d, unsigned flags)
     else
       map_snapshot_return (d->map, snap);
   }
-  if (say && !commit_failed (d)) {
-    if (work_set_state (d->work, WORK_OK) == -1 && err == 0)
-      err = errno;
-    /* One that failed meanwhile said "syncing" before this, or says it
-     * after: either way it must stand. */
-    if (commit_failed (d))
-      work_set_state (d->work, WORK_SYNCING);
-  }
+  return err;
+}
+
+static int
+commit_once (struct disk *d, unsigned flags)
+{
+  int err;
+
+  if (commit_failed (d))
+    return commit_failed (d);
+  count (&d->commits, 1);
+  /* Before it is asked what is pending: what is marked after that says itself
+   * that a sync runs. */
+  if (d->work)
+    work_sync_begin (d->work);
+  err = commit_pending (d, flags);
+  if (d->work && work_sync_end (d->work) == -1 && err == 0)
+    err = errno;
   return err;
 }
 

@@ -40,6 +40,7 @@ work_alloc (const char *path, const struct work_identity *id)
     free (w);
     return NULL;
   }
+  pthread_mutex_init (&w->lock, NULL);
   return w;
 }
 
@@ -135,10 +136,62 @@ fail:
   return NULL;
 }
 
+/* The lock is held. */
+static int
+say (struct work *w, enum work_state state)
+{
+  if (work_set_state (w, state) == -1)
+    return -1;
+  w->said = state == WORK_SYNCING;
+  return 0;
+}
+
+void
+work_sync_begin (struct work *w)
+{
+  LOCK_SCOPE (&w->lock);
+
+  __atomic_store_n (&w->quiet, !w->said, __ATOMIC_SEQ_CST);
+}
+
+int
+work_sync_announce (struct work *w)
+{
+  LOCK_SCOPE (&w->lock);
+
+  if (!w->quiet)
+    return 0;
+  if (say (w, WORK_SYNCING) == -1)
+    return -1;
+  __atomic_store_n (&w->quiet, false, __ATOMIC_SEQ_CST);
+  return 0;
+}
+
+int
+work_sync_end (struct work *w)
+{
+  LOCK_SCOPE (&w->lock);
+
+  __atomic_store_n (&w->quiet, false, __ATOMIC_SEQ_CST);
+  return w->said && !w->failed ? say (w, WORK_OK) : 0;
+}
+
+int
+work_fail (struct work *w)
+{
+  LOCK_SCOPE (&w->lock);
+
+  w->failed = true;
+  return say (w, WORK_SYNCING);
+}
+
 int
 work_write (struct work *w, uint32_t index, unsigned first, unsigned count,
             const uint64_t *words)
 {
+  if (__atomic_load_n (&w->quiet, __ATOMIC_SEQ_CST)
+      && work_sync_announce (w) == -1)
+    return -1;
   return store_write_fd (
       w->fd, words, count * sizeof *words,
       HEADER_SIZE + (uint64_t)index * SECTOR + first * sizeof *words, 0);
@@ -226,6 +279,7 @@ work_free (struct work *w)
     return;
   if (w->fd >= 0)
     close (w->fd);
+  pthread_mutex_destroy (&w->lock);
   free (w->path);
   free (w);
 }

@@ -11,14 +11,19 @@
  * It has its full length from the start, holes that cost nothing, so that one
  * that was cut short is told from one that holds little.
  *
- * Locking: none here.  map.c writes a page of 4 KiB under that page's lock,
- * the committer alone changes the state.
+ * The state says "syncing" while the store is synced and something is in W that
+ * this may lose.  Where nothing is, it need not be written, twice, for each
+ * flush: then the first bit that is written meanwhile says so before.
+ *
+ * Locking: map.c writes a page of 4 KiB under that page's lock.  The state has
+ * a lock of its own, a leaf that is held across its write.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #ifndef BACKFILL_WORK_H
 #define BACKFILL_WORK_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -43,6 +48,10 @@ struct work {
   int fd;
   char *path;
   struct work_identity id;
+  pthread_mutex_t lock; /* the state, and the members below */
+  bool quiet;           /* atomic: a sync runs, and the state does not say so */
+  bool said;            /* the state says "syncing" */
+  bool failed;          /* and must say so for good */
 };
 
 /* Make a new one, locked.  NULL with errno. */
@@ -67,8 +76,20 @@ int work_punch (struct work *w, uint32_t page) __attribute__ ((nonnull (1)));
 bool work_next (struct work *w, uint32_t index, uint32_t *next)
     __attribute__ ((nonnull (1, 3)));
 
+/* Of a W that was found. */
 int work_set_state (struct work *w, enum work_state state)
     __attribute__ ((nonnull (1)));
+
+/* A sync of the store is about to begin: from now on whoever writes bits says
+ * so. */
+void work_sync_begin (struct work *w) __attribute__ ((nonnull (1)));
+/* Say so now, as there are bits already. */
+int work_sync_announce (struct work *w) __attribute__ ((nonnull (1)));
+/* It has ended, and nothing in W depends on it any more; or work_fail was
+ * called.  -1: the state still says "syncing", until the next one ends. */
+int work_sync_end (struct work *w) __attribute__ ((nonnull (1)));
+/* A sync has failed: the state says "syncing" from now on. */
+int work_fail (struct work *w) __attribute__ ((nonnull (1)));
 
 void work_unlink (struct work *w) __attribute__ ((nonnull (1)));
 void work_free (struct work *w);

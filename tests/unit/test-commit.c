@@ -237,6 +237,43 @@ many_flushes_are_one_commit (void **state)
   assert_in_range (counted (&disk->commits) - commits, 1, 3);
 }
 
+struct writer {
+  pthread_t thread;
+  uint64_t first;
+  uint64_t lost; /* flushed, and not in S */
+};
+
+static void *
+writer (void *arg)
+{
+  struct writer *w = arg;
+  char buf[G];
+
+  memset (buf, 5, sizeof buf);
+  for (uint64_t g = w->first; g < 1800; g += 4)
+    if (disk_pwrite (disk, buf, G, g * G, 0) == -1 || disk_flush (disk) == -1
+        || !map_is_stable (disk->map, g, g + 1))
+      w->lost++;
+  return NULL;
+}
+
+/* A write beside another's commit is in it or in the next one. */
+static void
+each_flush_covers_its_write (void **state)
+{
+  struct writer w[4];
+
+  (void)state;
+  for (unsigned i = 0; i < 4; i++) {
+    w[i] = (struct writer){ .first = i };
+    assert_int_equal (pthread_create (&w[i].thread, NULL, writer, &w[i]), 0);
+  }
+  for (unsigned i = 0; i < 4; i++) {
+    pthread_join (w[i].thread, NULL);
+    assert_int_equal (w[i].lost, 0);
+  }
+}
+
 /* Reads and writes go on while a commit syncs. */
 static void
 nobody_else_waits_for_a_commit (void **state)
@@ -372,6 +409,54 @@ killed_writes_again_what_is_cached (void **state)
   assert_int_equal (calls_count (CALL_WRITE, FILE_STORE), 0);
   expect_bytes (disk, 10 * G, 3 * G, 2);
   assert_true (box_in_s (&box, 10));
+}
+
+/* What W's header says of syncs: see backfill-format(5). */
+static enum work_state
+state_of_w (void)
+{
+  uint8_t le[4];
+
+  assert_int_equal (pread (disk->work->fd, le, sizeof le, 72), sizeof le);
+  return (enum work_state)get_le32 (le);
+}
+
+/* A sync of nothing need not be told of, until something is written that it may
+ * lose: whoever is killed then leaves a W that says so. */
+static void
+w_tells_of_a_sync_that_has_something_to_lose (void **state)
+{
+  static const unsigned kinds[] = { MAP_GUEST, MAP_COPIED };
+  struct flusher f;
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, 0);
+  flush ();
+  for (unsigned i = 0; i < 2; i++) {
+    calls_hold (CALL_SYNC, FILE_STORE);
+    start_flush (&f);
+    calls_wait_held ();
+    assert_int_equal (state_of_w (), WORK_OK);
+    fill_bytes (disk, 0, G, 1, 0);
+    assert_int_equal (state_of_w (), WORK_OK);
+    assert_int_equal (map_mark (disk->map, 5 + i, 6 + i, kinds[i]), 0);
+    assert_int_equal (state_of_w (), WORK_SYNCING);
+    calls_let_go ();
+    end_flush (&f);
+    assert_int_equal (state_of_w (), WORK_OK);
+    assert_int_equal (commit_run (disk, COMMIT_CHECKPOINT), 0);
+  }
+  /* One that cannot be marked: the guest's write waits for its own commit, and
+   * what has been copied is only in memory. */
+  calls_hold (CALL_SYNC, FILE_STORE);
+  start_flush (&f);
+  calls_wait_held ();
+  calls_fail (CALL_WRITE, FILE_WORK, EIO);
+  assert_int_equal (map_mark (disk->map, 9, 10, MAP_GUEST), 1);
+  assert_int_equal (map_mark (disk->map, 10, 11, MAP_COPIED), 0);
+  calls_fail (CALL_WRITE, FILE_WORK, 0);
+  calls_let_go ();
+  end_flush (&f);
 }
 
 /* A flush with nothing new does not mark W; one that fails does, for what was
@@ -695,10 +780,12 @@ main (void)
     TEST (copied_is_not_committed),
     TEST (flush_never_joins_the_running_commit),
     TEST (many_flushes_are_one_commit),
+    TEST (each_flush_covers_its_write),
     TEST (nobody_else_waits_for_a_commit),
     TEST (failed_sync_of_the_store_is_final),
     TEST (failed_sync_forgets_copies),
     TEST (killed_writes_again_what_is_cached),
+    TEST (w_tells_of_a_sync_that_has_something_to_lose),
     TEST (failed_sync_with_nothing_pending_is_final),
     TEST (failed_sync_of_the_sidecar_is_final),
     TEST (failed_fua_is_final),
