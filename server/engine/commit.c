@@ -154,7 +154,9 @@ commit_pending (struct disk *d, unsigned flags)
   bool all_live = false, durable = false, any;
   int err;
 
-  if (!map_is_complete (d->map)) {
+  /* What is only copied is kept back for a checkpoint: then a flush need not
+   * look at it. */
+  if (!map_is_complete (d->map) && (flags != 0 || map_has_guest (d->map))) {
     snap = map_snapshot (d->map, flags & COMMIT_HOLES);
     if (!snap)
       return ENOMEM;
@@ -164,7 +166,7 @@ commit_pending (struct disk *d, unsigned flags)
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
                && map_all_live (d->map);
   }
-  any = snap && !map_snapshot_is_empty (snap);
+  any = snap ? !map_snapshot_is_empty (snap) : map_has_pending (d->map);
   if (any && d->work && work_sync_announce (d->work) == -1)
     err = errno;
   else

@@ -70,6 +70,7 @@ struct map {
   struct work *work;
   bool complete;
   bool no_copies; /* atomic: none goes to W any more */
+  bool has_guest; /* atomic: a commit that only flushes has something to do */
 
   uintptr_t *table; /* atomic; changed under the stripe's lock */
   size_t table_len;
@@ -586,6 +587,22 @@ sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b, bool load,
   }
 }
 
+/* The same of those that are one thing from index on; where they end.  A huge
+ * disk is mostly such, and is counted several times a second. */
+static uint32_t
+whole_sectors (const struct map *m, uint32_t index, uint32_t end,
+               uint64_t *granules)
+{
+  for (; index < end; index++) {
+    uintptr_t e = entry_get (m, index);
+
+    if (e == UNLOADED || e >= FIRST_PAGE)
+      break;
+    *granules += e == STABLE || e == HOLE ? BITS : 0;
+  }
+  return index;
+}
+
 static bool
 live_bytes (struct map *m, uint64_t g, uint64_t end, bool load, uint64_t *bytes)
 {
@@ -604,10 +621,19 @@ live_bytes (struct map *m, uint64_t g, uint64_t end, bool load, uint64_t *bytes)
   if (past && end == m->nr)
     last--;
   while (at < last) {
-    uint32_t a = (uint32_t)(at % BITS);
+    uint32_t index = (uint32_t)(at / BITS), a = (uint32_t)(at % BITS);
     uint32_t b = (uint32_t)min_u64 (BITS, last - at + a);
 
-    if (!sector_count (m, (uint32_t)(at / BITS), a, b, load, &granules))
+    if (a == 0) {
+      uint32_t next
+          = whole_sectors (m, index, (uint32_t)(last / BITS), &granules);
+
+      if (next > index) {
+        at = (uint64_t)next * BITS;
+        continue;
+      }
+    }
+    if (!sector_count (m, index, a, b, load, &granules))
       return false;
     at += b - a;
   }
@@ -760,6 +786,10 @@ mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b,
       p->guest[w] |= mask & ~p->stable[w];
     word_set (&p->live[w], p->live[w] | mask);
   }
+  /* Now that it is listed and shows the bits: a snapshot that is taken before
+   * this has them, or leaves this as it is. */
+  if (how == MAP_GUEST)
+    __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
   return r;
 }
 
@@ -872,7 +902,10 @@ recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
     p->guest[w] |= mask;
     word_set (&p->live[w], p->live[w] | mask);
   }
-  return page_pending (m, p);
+  if (page_pending (m, p) == -1)
+    return -1;
+  __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+  return 0;
 }
 
 int
@@ -950,6 +983,12 @@ map_has_pending (struct map *m)
   return m->nr_pending > 0 || m->holes.len > 0;
 }
 
+bool
+map_has_guest (const struct map *m)
+{
+  return __atomic_load_n (&m->has_guest, __ATOMIC_SEQ_CST);
+}
+
 struct map_snapshot *
 map_snapshot (struct map *m, bool with_holes)
 {
@@ -973,6 +1012,7 @@ map_snapshot (struct map *m, bool with_holes)
       free (s);
       return NULL;
     }
+    __atomic_store_n (&m->has_guest, false, __ATOMIC_SEQ_CST);
     list = m->pending;
     m->pending = fresh;
     m->nr_pending = 0;
@@ -1176,5 +1216,7 @@ map_snapshot_return (struct map *m, struct map_snapshot *s)
     /* Out of memory here only means that those holes are found again. */
     (void)runs_add (&m->holes, s->holes.ptr[r].first, s->holes.ptr[r].end);
   }
+  if (s->guest)
+    __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
   snapshot_free (s);
 }
