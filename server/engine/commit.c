@@ -151,7 +151,7 @@ static int
 commit_pending (struct disk *d, unsigned flags)
 {
   struct map_snapshot *snap = NULL;
-  bool all_live = false, durable = false, any;
+  bool all_live = false, durable = false, named;
   int err;
 
   /* What is only copied is kept back for a checkpoint: then a flush need not
@@ -166,8 +166,8 @@ commit_pending (struct disk *d, unsigned flags)
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
                && map_all_live (d->map);
   }
-  any = snap ? !map_snapshot_is_empty (snap) : map_has_pending (d->map);
-  if (any && d->work && work_sync_announce (d->work) == -1)
+  named = snap ? !map_snapshot_is_empty (snap) : map_is_in_work (d->map);
+  if (named && d->work && work_sync_announce (d->work) == -1)
     err = errno;
   else
     err = commit_steps (d, flags, snap, all_live, &durable);

@@ -984,6 +984,13 @@ map_has_pending (struct map *m)
 }
 
 bool
+map_is_in_work (struct map *m)
+{
+  LOCK_SCOPE (&m->pool_lock);
+  return m->nr_pending > 0 && !map_is_complete (m);
+}
+
+bool
 map_has_guest (const struct map *m)
 {
   return __atomic_load_n (&m->has_guest, __ATOMIC_SEQ_CST);
@@ -1145,16 +1152,11 @@ publish_bits (struct map *m, uint32_t index, const uint64_t *snap)
   struct page *p = (struct page *)e;
   bool all = true;
 
-  if (e < FIRST_PAGE) {
-    if (e == HOLE)
-      entry_set (m, index, STABLE);
+  if (e < FIRST_PAGE)
     return;
-  }
   for (unsigned w = 0; w < WORDS; w++) {
-    uint64_t bits = snap ? snap[w] : ~UINT64_C (0);
-
-    p->guest[w] &= ~bits;
-    word_set (&p->stable[w], p->stable[w] | bits);
+    p->guest[w] &= ~snap[w];
+    word_set (&p->stable[w], p->stable[w] | snap[w]);
     all &= p->stable[w] == ~UINT64_C (0);
   }
   if (all) {
@@ -1189,7 +1191,9 @@ map_snapshot_publish (struct map *m, struct map_snapshot *s)
   for (size_t r = 0; r < s->written.len; r++)
     for (uint32_t i = s->written.ptr[r].first; i < s->written.ptr[r].end; i++) {
       LOCK_SCOPE (stripe_of (m, i));
-      publish_bits (m, i, NULL);
+      /* One that the guest has written to since is in W, and stays pending. */
+      if (entry_get (m, i) == HOLE)
+        entry_set (m, i, STABLE);
     }
   pending_unreserve (m);
   snapshot_free (s);

@@ -111,6 +111,9 @@ void map_snapshot_return (struct map *m, struct map_snapshot *s)
     __attribute__ ((nonnull (1, 2)));
 /* Whether any bit waits for a checkpoint. */
 bool map_has_pending (struct map *m) __attribute__ ((nonnull (1)));
+/* Whether W may name one that the sidecar has not: no holes, and none when all
+ * is complete. */
+bool map_is_in_work (struct map *m) __attribute__ ((nonnull (1)));
 /* Whether one may be of a guest's change: true for all that was marked before
  * this is asked. */
 bool map_has_guest (const struct map *m) __attribute__ ((nonnull (1)));

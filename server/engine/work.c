@@ -172,7 +172,7 @@ work_sync_end (struct work *w)
 {
   LOCK_SCOPE (&w->lock);
 
-  __atomic_store_n (&w->quiet, false, __ATOMIC_SEQ_CST);
+  __atomic_store_n (&w->quiet, w->failed && !w->said, __ATOMIC_SEQ_CST);
   return w->said && !w->failed ? say (w, WORK_OK) : 0;
 }
 
@@ -180,9 +180,13 @@ int
 work_fail (struct work *w)
 {
   LOCK_SCOPE (&w->lock);
+  int r;
 
   w->failed = true;
-  return say (w, WORK_SYNCING);
+  r = say (w, WORK_SYNCING);
+  /* Whoever writes bits tries again. */
+  __atomic_store_n (&w->quiet, r == -1, __ATOMIC_SEQ_CST);
+  return r;
 }
 
 int

@@ -49,7 +49,8 @@ struct work {
   char *path;
   struct work_identity id;
   pthread_mutex_t lock; /* the state, and the members below */
-  bool quiet;           /* atomic: a sync runs, and the state does not say so */
+  bool quiet;           /* atomic: a sync runs or has failed, and the state does
+                           not say so */
   bool said;            /* the state says "syncing" */
   bool failed;          /* and must say so for good */
 };
@@ -88,7 +89,7 @@ int work_sync_announce (struct work *w) __attribute__ ((nonnull (1)));
 /* It has ended, and nothing in W depends on it any more; or work_fail was
  * called.  -1: the state still says "syncing", until the next one ends. */
 int work_sync_end (struct work *w) __attribute__ ((nonnull (1)));
-/* A sync has failed: the state says "syncing" from now on. */
+/* A sync has failed: the state says "syncing" from now on; -1: not yet. */
 int work_fail (struct work *w) __attribute__ ((nonnull (1)));
 
 void work_unlink (struct work *w) __attribute__ ((nonnull (1)));

@@ -459,6 +459,74 @@ w_tells_of_a_sync_that_has_something_to_lose (void **state)
   end_flush (&f);
 }
 
+/* A failure that W could not be told of is told before the next bit. */
+static void
+w_is_told_of_a_failure_when_it_can_be (void **state)
+{
+  int fd = disk->work->fd;
+
+  (void)state;
+  disk->work->fd = open (disk->work->path, O_RDONLY | O_CLOEXEC);
+  commit_set_failed (disk, EIO);
+  close (disk->work->fd);
+  disk->work->fd = fd;
+  assert_int_equal (state_of_w (), WORK_OK);
+  assert_int_equal (map_mark (disk->map, 3, 4, MAP_GUEST), 0);
+  assert_int_equal (state_of_w (), WORK_SYNCING);
+}
+
+/* What is complete needs no W, also if holes, or a guest's write beside the
+ * commit that found it so, were left over. */
+static void
+w_is_not_told_when_complete (void **state)
+{
+  struct disk_info info;
+
+  (void)state;
+  assert_int_equal (map_mark (disk->map, 0, map_nr (disk->map), MAP_HOLE), 0);
+  fill_bytes (disk, 0, G, 1, 0);
+  flush ();
+  disk_get_info (disk, &info);
+  assert_true (info.complete);
+  free (calls_take ());
+  fill_bytes (disk, 0, G, 2, 0);
+  flush ();
+  expect_calls ("ws ss");
+}
+
+static void *
+checkpoint (void *arg)
+{
+  struct flusher *f = arg;
+
+  f->result = commit_run (disk, COMMIT_CHECKPOINT | COMMIT_HOLES);
+  return NULL;
+}
+
+/* A hole that the guest writes to while it goes into S as one stays pending: W
+ * has it. */
+static void
+written_hole_stays_pending (void **state)
+{
+  struct flusher f;
+
+  (void)state;
+  box_drop_disk (&box, disk);
+  disk = box_disk (&box, 40 * MIB);
+  assert_int_equal (map_mark (disk->map, 0, SIDECAR_BITS, MAP_HOLE), 0);
+  calls_hold (CALL_SYNC, FILE_SIDECAR);
+  assert_int_equal (pthread_create (&f.thread, NULL, checkpoint, &f), 0);
+  calls_wait_held ();
+  fill_bytes (disk, 5 * G, G, 2, 0);
+  calls_let_go ();
+  pthread_join (f.thread, NULL);
+  assert_int_equal (f.result, 0);
+  assert_true (box_in_s (&box, 5));
+  assert_false (map_is_stable (disk->map, 5, 6));
+  flush ();
+  assert_true (map_is_stable (disk->map, 0, SIDECAR_BITS));
+}
+
 /* A flush with nothing new does not mark W; one that fails does, for what was
  * written meanwhile. */
 static void
@@ -786,6 +854,9 @@ main (void)
     TEST (failed_sync_forgets_copies),
     TEST (killed_writes_again_what_is_cached),
     TEST (w_tells_of_a_sync_that_has_something_to_lose),
+    TEST (w_is_told_of_a_failure_when_it_can_be),
+    TEST (w_is_not_told_when_complete),
+    TEST (written_hole_stays_pending),
     TEST (failed_sync_with_nothing_pending_is_final),
     TEST (failed_sync_of_the_sidecar_is_final),
     TEST (failed_fua_is_final),
