@@ -38,6 +38,9 @@
 #define BACKOFF_MS 100u
 #define ABORT_MS 2000u
 #define REQUEST (UINT64_C (1) << 20)
+/* Of many jobs: each has threads of its own in the source, whose buffers are as
+ * large as the largest request and are used but a few times. */
+#define SHARED_REQUEST (UINT64_C (512) << 10)
 /* While a guest is active.  What arrives is worked on at once: where processors
  * are few, a guest's thread waits meanwhile.  So the requests are small then
  * (bytes for each processor, up to the most), and have time between (divided by
@@ -661,7 +664,8 @@ request_size (struct disk *d, const struct walk *w)
   struct job *j = d->job;
   uint64_t most = guest_is_active (d)
                       ? min_u64 (POLITE_MOST, POLITE_REQUEST * j->processors)
-                      : REQUEST;
+                  : jobs_running () > NR_LANES ? SHARED_REQUEST
+                                               : REQUEST;
 
   if (w->attempts > 0 && w->at < w->bad_end)
     most = w->attempts + 1 < GRANULE_ATTEMPT ? max_u64 (65536, d->granule)
