@@ -193,7 +193,8 @@ commit_once (struct disk *d, unsigned flags)
   if (d->work)
     work_sync_begin (d->work);
   err = commit_pending (d, flags);
-  if (d->work && work_sync_end (d->work) == -1 && err == 0)
+  if (d->work && work_sync_end (d->work) == -1 && err == 0
+      && !map_is_complete (d->map))
     err = errno;
   return err;
 }

@@ -724,11 +724,10 @@ map_forget_copies (struct map *m)
     }
     if (!any)
       continue;
-    /* It lacks nothing after this; if it fails it has more than it should. */
-    if (work_write (m->work, i, 0, WORDS, words) == 0)
-      p->w_behind = false;
-    else
-      failed = true;
+    /* It lacks nothing after this; if it fails it has more than it should,
+     * until a guest's next mark writes all of it. */
+    p->w_behind = work_write (m->work, i, 0, WORDS, words) == -1;
+    failed |= p->w_behind;
   }
   if (failed)
     log_error ("cannot write the working map %s: %m; copies that could not be "
@@ -820,6 +819,11 @@ mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
       return -1;
     for (unsigned w = 0; w < WORDS; w++)
       word_set (&p->live[w], ~UINT64_C (0));
+    /* A page that nobody lists would be all that is left of the hole. */
+    if (page_pending (m, p) == -1) {
+      page_release (m, p);
+      return -1;
+    }
     entry_set (m, index, (uintptr_t)p);
     break;
   case ABSENT:

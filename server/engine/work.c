@@ -185,7 +185,7 @@ work_fail (struct work *w)
   w->failed = true;
   r = say (w, WORK_SYNCING);
   /* Whoever writes bits tries again. */
-  __atomic_store_n (&w->quiet, r == -1, __ATOMIC_SEQ_CST);
+  __atomic_store_n (&w->quiet, !w->said, __ATOMIC_SEQ_CST);
   return r;
 }
 
