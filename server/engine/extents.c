@@ -1,10 +1,10 @@
 /* extents.c - what the source says is zero, remembered.
  *
  * The disk is cut into slots just under 4 GiB, the most that one block status
- * command can ask for.  A slot is asked for as a whole, by as many commands
- * as the server's answers need, and keeps only the runs that read as zeros,
- * rounded inwards to granules: the rest is data.  Only the ZERO flag counts;
- * a hole that does not say zero has to be read.
+ * command can ask for, and of whole sectors of the map.  A slot is asked for as
+ * a whole, by as many commands as the server's answers need, and keeps only the
+ * runs that read as zeros, rounded inwards to granules: the rest is data.  Only
+ * the ZERO flag counts; a hole that does not say zero has to be read.
  *
  * Calling a run data when it is zero costs a read, never truth: so a slot
  * that cannot be asked, or has too many runs, is data.
@@ -24,7 +24,7 @@
 
 #include "internal.h"
 
-#define SLOT_SIZE ((UINT64_C (1) << 32) - 65536)
+#define MAX_SLOT ((UINT64_C (1) << 32) - 65536)
 #define MAX_RUNS (128u << 10)
 #define MAX_SLOT_RUNS (32u << 10)
 
@@ -54,6 +54,7 @@ struct extents {
   pthread_mutex_t lock;
   pthread_cond_t changed;
   struct slot **slot;
+  uint64_t slot_size;
   uint64_t nr_slots;
   size_t nr_runs;
   uint64_t clock;
@@ -68,7 +69,8 @@ extents_new (struct disk *d)
   if (!e)
     return NULL;
   e->d = d;
-  e->nr_slots = (d->size + SLOT_SIZE - 1) / SLOT_SIZE;
+  e->slot_size = sectors_in (d, MAX_SLOT);
+  e->nr_slots = (d->size + e->slot_size - 1) / e->slot_size;
   e->slot = calloc (e->nr_slots + 1, sizeof *e->slot);
   if (!e->slot) {
     free (e);
@@ -207,7 +209,7 @@ answered (struct source_req *req, int error)
 static struct slot *
 slot_of (struct extents *e, uint64_t offset)
 {
-  uint64_t i = offset / SLOT_SIZE;
+  uint64_t i = offset / e->slot_size;
   struct slot *s = e->slot[i];
 
   if (!s) {
@@ -215,8 +217,8 @@ slot_of (struct extents *e, uint64_t offset)
     if (!s)
       return NULL;
     s->e = e;
-    s->start = i * SLOT_SIZE;
-    s->end = min_u64 (s->start + SLOT_SIZE, e->d->size);
+    s->start = i * e->slot_size;
+    s->end = min_u64 (s->start + e->slot_size, e->d->size);
     e->slot[i] = s;
   }
   s->used = ++e->clock;
@@ -231,8 +233,8 @@ can_ask (struct disk *d)
          && source_can_status (d->src);
 }
 
-void
-extents_want (struct extents *e, uint64_t offset)
+static void
+want (struct extents *e, uint64_t offset)
 {
   struct slot *s;
 
@@ -248,6 +250,13 @@ extents_want (struct extents *e, uint64_t offset)
     prepare (s);
   }
   source_submit (e->d->src, &s->req);
+}
+
+void
+extents_want (struct extents *e, uint64_t offset, uint64_t limit, unsigned nr)
+{
+  for (; nr > 0 && offset < limit; nr--, offset += e->slot_size)
+    want (e, offset);
 }
 
 enum extents_kind
@@ -317,7 +326,7 @@ extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
     if (__atomic_load_n (&e->d->source_up, __ATOMIC_ACQUIRE)
         && !source_can_status (e->d->src))
       return 0;
-    extents_want (e, offset);
+    want (e, offset);
     {
       LOCK_SCOPE (&e->lock);
       s = slot_of (e, offset);

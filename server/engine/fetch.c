@@ -381,7 +381,7 @@ fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
   int err = 0;
 
   while (offset < end && err == 0) {
-    uint64_t stop = min_u64 (end, round_down (offset + step, d->granule));
+    uint64_t stop = min_u64 (end, step_end (d, offset, step));
     struct claim c;
 
     claim_take (&d->claims, &c, granule_floor (d, offset),
@@ -868,7 +868,7 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
   if (is_local_around (d, offset, offset + length) && !miss)
     return;
   if (miss)
-    extents_want (d->ext, offset);
+    extents_want (d->ext, offset, d->size, 1);
   {
     LOCK_SCOPE (&d->fetch.lock);
 

@@ -232,6 +232,28 @@ granule_offset (const struct disk *d, uint64_t g)
   return min_u64 (g << d->shift, d->size);
 }
 
+/* The most bytes of whole sectors of the map in `most`; where one sector is
+ * more than that, whole granules. */
+static inline uint64_t
+sectors_in (const struct disk *d, uint64_t most)
+{
+  uint64_t sector = SIDECAR_BITS * d->granule;
+
+  return most >= sector ? most / sector * sector
+                        : round_down (most, d->granule);
+}
+
+/* Where a step from offset of at most that many bytes ends: with a sector of
+ * the map where it can be.  One that is marked in two steps costs a page of
+ * memory, and writes to the sidecar and the working map. */
+static inline uint64_t
+step_end (const struct disk *d, uint64_t offset, uint64_t most)
+{
+  uint64_t step = sectors_in (d, most);
+
+  return offset - offset % step + step;
+}
+
 /* commit.c */
 #define COMMIT_CHECKPOINT 1u /* copied bits too */
 #define COMMIT_HOLES 2u      /* and holes learnt from the source */
@@ -274,8 +296,10 @@ enum extents_kind { EXTENTS_UNKNOWN, EXTENTS_DATA, EXTENTS_ZERO };
  * limit; flags: NBD's of a zero run. */
 enum extents_kind extents_run (struct extents *e, uint64_t offset,
                                uint64_t limit, uint64_t *end, unsigned *flags);
-/* Ask for what is around offset, without waiting. */
-void extents_want (struct extents *e, uint64_t offset);
+/* Ask for what is around offset, and for what follows it below limit: nr
+ * commands, without waiting. */
+void extents_want (struct extents *e, uint64_t offset, uint64_t limit,
+                   unsigned nr);
 /* Wait until it is known or the deadline (ms): 0 or errno. */
 int extents_wait (struct extents *e, uint64_t offset, uint64_t deadline);
 /* Wake all who wait; later waits end at once. */

@@ -54,8 +54,8 @@
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
 #define ZERO_STEP (UINT64_C (16) << 20)
 #define FAST_ZERO_STEP (UINT64_C (1) << 30)
-#define SLOTS_AHEAD 8u
-#define SLOT ((UINT64_C (1) << 32) - 65536)
+/* Of block status: a huge sparse disk is thousands of round trips. */
+#define EXTENTS_AHEAD 8u
 /* A guest that did something this recently is served before the job. */
 #define GUEST_MS 50u
 #define RECORD_MS 5000u
@@ -779,10 +779,8 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   int err;
 
   /* In steps, as an abort waits for what is being written. */
-  end = min_u64 (end, w->at
-                          + (j->options.full || store_zero_is_slow (d->store)
-                                 ? ZERO_STEP
-                                 : FAST_ZERO_STEP));
+  if (j->options.full || store_zero_is_slow (d->store))
+    end = min_u64 (end, step_end (d, w->at, ZERO_STEP));
   err = fetch_zero_range (d, w->at, end, j->options.full);
   if (err == 0) {
     w->at = end;
@@ -792,24 +790,16 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   return store_failed (d, err, w->at) ? GO : LEAVE;
 }
 
-/* Status of the next slots is asked for while this one is worked on: a huge
- * sparse disk is thousands of round trips. */
-static void
-ask_extents (struct disk *d, uint64_t at, uint64_t end)
-{
-  for (unsigned i = 0; i < SLOTS_AHEAD && at + i * SLOT < end; i++)
-    extents_want (d->ext, at + i * SLOT);
-}
-
 /* One step at w->at, inside the range. */
 static enum turn
 step (struct disk *d, struct walk *w)
 {
   struct job *j = d->job;
   uint64_t g = granule_floor (d, w->at), stop, end;
-  /* A slot at most: on a huge disk a look at all that is left, for every
-   * step, would be most of the work. */
-  uint64_t last = granule_ceil (d, min_u64 (j->end, w->at + SLOT));
+  /* No more than can be done at once: on a huge disk a look at all that is
+   * left, for every step, would be most of the work. */
+  uint64_t last
+      = granule_ceil (d, min_u64 (j->end, step_end (d, w->at, FAST_ZERO_STEP)));
   enum map_state state = map_run (d->map, g, last, &stop);
   uint64_t asked, made;
   unsigned flags;
@@ -826,7 +816,7 @@ step (struct disk *d, struct walk *w)
     return LEAVE;
   }
   end = granule_offset (d, stop);
-  ask_extents (d, w->at, j->end);
+  extents_want (d->ext, w->at, j->end, EXTENTS_AHEAD);
   switch (extents_run (d->ext, w->at, end, &end, &flags)) {
   case EXTENTS_UNKNOWN:
     /* Again when it is known, or the wait turn finds the source gone. */
