@@ -12,7 +12,7 @@ Two clients that listen, as long as this shell holds the fifo open:
 
   $ mkfifo hold
   $ exec 8<>hold
-  $ listen () { { tell; exec 8<&-; cat hold; } | socat - UNIX-CONNECT:control; }
+  $ listen () { exec 8<&-; { tell; cat hold; } | socat - UNIX-CONNECT:control; }
   $ listen >one 2>one.err &
   $ listen >two 2>two.err &
   $ wait_for grep return one

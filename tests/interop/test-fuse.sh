@@ -76,7 +76,7 @@ for i in range(120):
         for folder in sys.argv[1:]:
             os.unlink("%s/%03d" % (folder, i - 4))
 END2
-removed=$(find "$dir/mnt/usr" -type f | sort | head -n 40)
+removed=$(find "$dir/mnt/usr" -type f | sort | sed -n 1,40p)
 for f in $removed; do
   rm "$f"
   rm "$dir/tree/${f#"$dir/mnt/"}"

@@ -126,7 +126,7 @@ cp "$busybox" "$dir/initrd/bin/busybox"
 names=
 for m in crc16 mbcache jbd2 crc32c_generic libcrc32c ext4 virtio virtio_ring \
     virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-  file=$(find "$modules/kernel" -name "$m.ko" | head -n 1)
+  file=$(find "$modules/kernel" -name "$m.ko" | sed -n 1p)
   if [ -n "$file" ]; then
     cp "$file" "$dir/initrd/modules/"
     names="$names $m"

@@ -101,7 +101,7 @@ say "exitlast"
 
 # A file of the file system, and one behind a partition table.  (Without
 # extents: the ext2 filter of nbdkit 1.32 gives the disk's as the file's.)
-file=$(cd "$dir/tree" && find . -type f -size +1M | sort | head -n 1)
+file=$(cd "$dir/tree" && find . -type f -size +1M | sort | sed -n 1p)
 through_file () {
   rm -f "$dir"/store*
   disk disk "$dir/store" backing="$(uri "$1")" "${@:2}" ext2file="${file#.}"
