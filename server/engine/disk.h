@@ -35,7 +35,7 @@
 #include <sys/types.h>
 
 #include "job.h"
-#include "source.h"
+#include "source/source.h"
 
 struct disk;
 

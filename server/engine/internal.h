@@ -27,7 +27,7 @@
 #include "map.h"
 #include "message.h"
 #include "sidecar.h"
-#include "source.h"
+#include "source/source.h"
 #include "store.h"
 #include "thread.h"
 #include "work.h"

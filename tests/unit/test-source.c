@@ -35,7 +35,7 @@
 #include <cmocka.h>
 
 #include "log.h"
-#include "source.h"
+#include "source/source.h"
 
 #define LIMIT_MS 60000
 #define MAX_WORDS 24

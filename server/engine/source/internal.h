@@ -1,11 +1,11 @@
-/* source-internal.h - what the files of the source share.
+/* source/internal.h - what the files of the source share.
  *
  *   source.c           the API: queues, states, start and stop
- *   source-pool.c      the I/O threads
- *   source-conn.c      one connection: its life, and the requests on it
- *   source-identity.c  what makes the identity, and its check
- *   source-command.c   the command of the bracket form
- *   source-resolve.c   host names, looked up without blocking a thread
+ *   pool.c             the I/O threads
+ *   conn.c             one connection: its life, and the requests on it
+ *   identity.c         what makes the identity, and its check
+ *   command.c          the command of the bracket form
+ *   resolve.c          host names, looked up without blocking a thread
  *
  * Ownership: a struct source_conn belongs to one I/O thread from source_start
  * to source_stop; only that thread touches its handle, watchers and lists.
@@ -30,7 +30,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-#include "source.h"
+#include "source/source.h"
 
 #define MAX_CONNECTIONS 16
 #define DEFAULT_TIMEOUT 30000
@@ -69,7 +69,7 @@ struct source_req *req_pop (struct req_list *list);
 /* Free what it holds for the answer to a read. */
 void req_clear (struct source_req *req);
 
-/* source-pool.c */
+/* pool.c */
 
 struct io_thread {
   pthread_t tid;
@@ -100,7 +100,7 @@ void io_pool_free (struct io_pool *pool);
  * once the server has sent what it still had to answer. */
 void io_thread_linger (struct io_thread *t, int fd);
 
-/* source-conn.c */
+/* conn.c */
 
 enum conn_state {
   CONN_CLOSED, /* or waiting to be opened again */
@@ -167,7 +167,7 @@ void conn_look (struct source_conn *c);
 /* Send it, or the next part of it. */
 void conn_send (struct source_conn *c, struct source_req *req, uint64_t now);
 
-/* source-identity.c */
+/* identity.c */
 
 /* Ask for the samples of a source of that size.  False: out of memory. */
 bool verify_begin (struct source_conn *c, uint64_t size, uint64_t now);
@@ -177,7 +177,7 @@ bool verify_is_answered (const struct source_conn *c);
 int verify_result (struct source_conn *c);
 void verify_free (struct source_conn *c);
 
-/* source-command.c */
+/* command.c */
 
 struct command {
   char **argv;
@@ -206,7 +206,7 @@ void command_end (struct command *cmd, bool hangs);
 /* End it all, within 800 ms. */
 void command_stop (struct command *cmd);
 
-/* source-resolve.c */
+/* resolve.c */
 
 /* A look-up of the URI's host name, or NULL where none is needed. */
 struct resolve *resolve_begin (const char *uri);

@@ -1,4 +1,4 @@
-/* source-command.c - a backing store that is a command: [ nbdkit ... ].
+/* source/command.c - a backing store that is a command: [ nbdkit ... ].
  *
  * The command gets a listening unix socket as descriptor 3, as systemd's
  * socket activation passes it, so that it may be connected to several times;
@@ -32,7 +32,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
-#include "source-internal.h"
+#include "source/internal.h"
 
 #define NR_ENDED                          \
   (sizeof ((struct command *)NULL)->ended \

@@ -1,4 +1,4 @@
-/* source-conn.c - one connection of a source: its life, and what is on it.
+/* source/conn.c - one connection of a source: its life, and what is on it.
  *
  * All here runs on the connection's own thread.  Every event (socket, timer,
  * kick) ends in conn_settle, which does whatever has become possible: loses a
@@ -46,7 +46,7 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "log.h"
-#include "source-internal.h"
+#include "source/internal.h"
 
 #define BACKOFF_MIN 50
 #define BACKOFF_MAX 1000

@@ -1,4 +1,4 @@
-/* source-resolve.c - host names, looked up without blocking an I/O thread.
+/* source/resolve.c - host names, looked up without blocking an I/O thread.
  *
  * libnbd looks up the host of a TCP URI with getaddrinfo, which may block for
  * as long as a name server is silent, and one I/O thread serves many disks.
@@ -25,7 +25,7 @@
 #include <sys/socket.h>
 
 #include "cleanup.h"
-#include "source-internal.h"
+#include "source/internal.h"
 
 struct resolve {
   pthread_mutex_t lock;

@@ -1,7 +1,7 @@
 /* source.c - the backing store: queues, states, start and stop.
  *
  * A request waits in one of three queues (demand, ahead, background) until a
- * connection with room takes it (source-conn.c); the queues are where it goes
+ * connection with room takes it (conn.c); the queues are where it goes
  * back to when its connection is lost.  The first connection takes demand,
  * then ahead; the others take background.  While none of the others is up,
  * or can be, the first takes a little background, too.
@@ -10,7 +10,7 @@
  * and background still waits, if the server says that it may be connected to
  * several times.  One that is refused is not tried again for a while.
  *
- * See source-internal.h for the files and the locking.
+ * See source/internal.h for the files and the locking.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -26,7 +26,7 @@
 #include "cleanup.h"
 #include "log.h"
 #include "message.h"
-#include "source-internal.h"
+#include "source/internal.h"
 
 #define DEMAND_RECENT 200 /* ms in which background still yields */
 #define DEPTH_MAX 64

@@ -1,6 +1,6 @@
-/* source-pool.c - the I/O threads of the source.
+/* source/pool.c - the I/O threads of the source.
  *
- * A thread is a libev loop that owns connections (source-conn.c) of any
+ * A thread is a libev loop that owns connections (conn.c) of any
  * sources.  Other threads reach it only through its list of kicked
  * connections and one ev_async; a thread that kicks a connection of its own
  * pays no system call, because the list is looked at again before it sleeps.
@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 
 #include "cleanup.h"
-#include "source-internal.h"
+#include "source/internal.h"
 #include "thread.h"
 
 #define LINGER_TIME 60.   /* seconds */

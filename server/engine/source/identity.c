@@ -1,4 +1,4 @@
-/* source-identity.c - what makes a backing store the one we know (I9).
+/* source/identity.c - what makes a backing store the one we know (I9).
  *
  * The digest is SHA-256 over the size (64 bits, little-endian) and up to 16
  * samples of 4 KiB.  A disk of up to 64 KiB is taken whole.  On a larger one
@@ -18,7 +18,7 @@
 
 #include "bytes.h"
 #include "cleanup.h"
-#include "source-internal.h"
+#include "source/internal.h"
 
 struct verify {
   uint64_t size;
