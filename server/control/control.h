@@ -71,6 +71,9 @@ struct control_config {
   void (*quit) (void *opaque);
   void *opaque;
   const char *program; /* for messages */
+  /* Seconds that a client has, 0 for the usual 30: to negotiate, or to send
+   * the rest of a message; and to read its answers. */
+  double half_timeout, output_timeout;
 };
 
 struct control;

@@ -277,6 +277,10 @@ control_listen (const struct control_config *config, char **error)
   }
   c->config.path = c->path;
   c->config.program = c->program;
+  if (c->config.half_timeout == 0)
+    c->config.half_timeout = HALF_TIMEOUT;
+  if (c->config.output_timeout == 0)
+    c->config.output_timeout = OUTPUT_TIMEOUT;
   if ((config->has_socket ? take_socket (c, error) : make_socket (c, error))
       == -1)
     goto err;

@@ -37,9 +37,9 @@
 #define MAX_HELD_ONE (64u << 10) /* for one, when that is reached */
 #define TRIM_BYTES (16u << 20)   /* given back to the system when freed */
 #define MAX_INLINE (16u << 10)   /* longer messages are not parsed here */
-#define HALF_TIMEOUT 30.0        /* s: half a message, or no negotiation */
+#define HALF_TIMEOUT 30.0        /* s, if not configured: half a message */
 #define GRACE 0.25               /* s: to negotiate, when there are too many */
-#define OUTPUT_TIMEOUT 30.0      /* s: an answer is not being read */
+#define OUTPUT_TIMEOUT 30.0      /* s, if not configured: nothing is read */
 #define STOP_TIMEOUT 5           /* s: for the commands that run */
 
 struct session;

@@ -653,18 +653,19 @@ session_evict (struct control *c, bool negotiated)
 void
 session_sweep (struct control *c)
 {
+  const struct control_config *config = &c->config;
   struct session *s, *next;
   double at = now ();
 
   for (s = c->sessions; s; s = next) {
     next = s->next;
-    if (s->reply_since != 0 && at - s->reply_since > OUTPUT_TIMEOUT)
+    if (s->reply_since != 0 && at - s->reply_since > config->output_timeout)
       session_close (s, "it does not read its answers");
     else if (s->busy || s->reply_bytes >= MAX_REPLIES)
       continue; /* its input is not being looked at */
-    else if (!s->negotiated && at - s->born > HALF_TIMEOUT)
+    else if (!s->negotiated && at - s->born > config->half_timeout)
       session_close (s, "it does not negotiate");
-    else if (s->half_since != 0 && at - s->half_since > HALF_TIMEOUT)
+    else if (s->half_since != 0 && at - s->half_since > config->half_timeout)
       session_close (s, "half a message, and no more of it");
   }
 }

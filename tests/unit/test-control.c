@@ -1157,10 +1157,14 @@ test_timeouts (void **state)
 {
   struct box b;
   struct client half, mute, deaf, silent;
+  unsigned open;
 
   (void)state;
-  box_open (&b, 2);
+  box_listen (&b, 2);
+  b.config.half_timeout = b.config.output_timeout = 2;
+  box_start (&b);
   greet (&silent, &b);
+  open = nr_descriptors ();
   client_open (&mute, &b);
   greet (&half, &b);
   send_text (&half, "{\"execute\":\"quit\"");
@@ -1171,8 +1175,9 @@ test_timeouts (void **state)
   assert_closed (&mute);
   assert_closed (&half);
   ok (&silent, "{\"execute\":\"query-version\"}");
-  /* It may read again, but what is read ends. */
-  sleep (10);
+  /* It may read again, but what is read ends.  Only once the server's end of
+   * it is closed, as what is read gives it time. */
+  wait_descriptors (open + 3);
   assert_closed (&deaf);
   ok (&silent, "{\"execute\":\"query-version\"}");
   assert_int_equal (b.quits, 0);

@@ -551,7 +551,7 @@ static void
 test_hung (void **arg)
 {
   pid_t pid = serve ("pattern", "16M", NULL);
-  struct source *src = SOURCE (.timeout = 1500);
+  struct source *src = SOURCE (.timeout = 600);
   struct wait *demand, *background;
   char why[400];
 
@@ -570,7 +570,7 @@ test_hung (void **arg)
   assert_non_null (strstr (why, uri));
   demand = new_wait (8192, 4096, SOURCE_DEMAND, true);
   source_submit (src, &demand->req);
-  nap (500);
+  nap (200);
   assert_false (has_ended (background));
   assert_false (has_ended (demand));
   kill (pid, SIGCONT);
@@ -590,9 +590,9 @@ test_hung (void **arg)
 static void
 test_slow (void **arg)
 {
-  pid_t pid = serve ("--filter=delay", "pattern", "1M", "rdelay=700ms", NULL);
+  pid_t pid = serve ("--filter=delay", "pattern", "1M", "rdelay=300ms", NULL);
   struct source *src
-      = SOURCE (.timeout = 1500, .identity_mode = SOURCE_IDENTITY_SIZE);
+      = SOURCE (.timeout = 600, .identity_mode = SOURCE_IDENTITY_SIZE);
 
   (void)arg;
   assert_int_equal (source_start (src, NULL), 0);
@@ -614,11 +614,11 @@ test_deadline (void **arg)
   unlink (sock_path);
   assert_int_equal (source_start (src, NULL), 0);
   w = new_wait (0, 4096, SOURCE_DEMAND, true);
-  w->req.deadline = now_in_ms () + 200;
+  w->req.deadline = now_in_ms () + 50;
   source_submit (src, &w->req);
   assert_int_equal (finish (w), ETIMEDOUT);
   w = new_wait (0, 4096, SOURCE_BACKGROUND, true);
-  w->req.deadline = now_in_ms () + 200;
+  w->req.deadline = now_in_ms () + 50;
   source_submit (src, &w->req);
   assert_int_equal (finish (w), ETIMEDOUT);
 
@@ -678,7 +678,8 @@ static void
 test_refused_size (void **arg)
 {
   struct seen *seen = new_seen ();
-  struct source *src = SOURCE (.state_changed = changed, .opaque = seen);
+  struct source *src
+      = SOURCE (.refused_retry = 50, .state_changed = changed, .opaque = seen);
   struct source_identity identity;
   struct source_config config = { .uri = uri, .timeout = 30000 };
   char *error = NULL, why[400];
@@ -709,7 +710,7 @@ test_refused_size (void **arg)
 static void
 test_refused_content (void **arg)
 {
-  struct source *src = SOURCE (.uri = uri);
+  struct source *src = SOURCE (.refused_retry = 50);
   pid_t pid = serve ("pattern", "16M", NULL);
   struct wait *w;
   char why[400];
@@ -1002,7 +1003,7 @@ mute_server (void)
 static void
 test_probe (void **arg)
 {
-  struct source_config config = { .uri = uri, .timeout = 1000 };
+  struct source_config config = { .uri = uri, .timeout = 300 };
   struct source_identity identity;
   char *error = NULL;
   uint64_t start;
@@ -1035,7 +1036,7 @@ check_stop (struct source *src)
     w[i] = new_wait (i * 4096u, 4096, i % 3, true);
     source_submit (src, &w[i]->req);
   }
-  nap (300);
+  nap (100);
   start = now_in_ms ();
   source_stop (src);
   assert_true (now_in_ms () - start < 5000);
@@ -1295,7 +1296,7 @@ test_stop_and_end (void **arg)
   (void)arg;
   assert_int_equal (pthread_create (&server, NULL, greeting_server, &listener),
                     0);
-  for (unsigned n = 0; n < 500; n++) {
+  for (unsigned n = 0; n < 300; n++) {
     struct source *src = SOURCE (.identity_mode = SOURCE_IDENTITY_SIZE);
     struct wait *w[12];
     volatile unsigned spin = n * 79 % 40000;
@@ -1385,7 +1386,7 @@ test_tls (void **arg)
     /* Whatever TLS has to say unasked has been said. */
     nap (200);
     check_read (src, 0, 4096, SOURCE_DEMAND);
-    for (unsigned i = 0; i < 50; i++)
+    for (unsigned i = 0; i < 20; i++)
       check_read (src, i * 4096u, SOURCE_MAX_REQUEST, i % 3);
     source_free (src);
   }
@@ -1538,7 +1539,7 @@ test_idle (void **arg)
   WAIT_FOR (source_get_state (src) == SOURCE_CONNECTED);
   for (;;) {
     struct wait *w = new_wait (0, 4096, SOURCE_DEMAND, true);
-    uint64_t deadline = now_in_ms () + 500;
+    uint64_t deadline = now_in_ms () + 200;
 
     w->req.deadline = deadline;
     source_submit (src, &w->req);
@@ -1546,10 +1547,10 @@ test_idle (void **arg)
     if (finish (w) == 0 && now_in_ms () < deadline)
       break;
   }
-  nap (600);
+  nap (300);
   before = cpu_in_ms ();
-  nap (1500);
-  assert_in_range (cpu_in_ms () - before, 0, 100);
+  nap (600);
+  assert_in_range (cpu_in_ms () - before, 0, 60);
   source_free (src);
   end_server (pid);
 }

@@ -50,7 +50,6 @@
 
 #define BACKOFF_MIN 50
 #define BACKOFF_MAX 1000
-#define REFUSED_RETRY 1000
 #define CONNECT_TIME 3000 /* until the server's host answers at all */
 #define RESOLVE_POLL 20
 #define BACKGROUND_IDLE 30000 /* then a background connection is closed */
@@ -500,7 +499,7 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   if (src->command && hangs)
     command_end (src->command, true);
   if (state == SOURCE_REFUSED)
-    c->retry_at = now + REFUSED_RETRY;
+    c->retry_at = now + src->refused_retry;
   else {
     c->retry_at = now + c->backoff;
     c->backoff = min_u64 (c->backoff * 2, BACKOFF_MAX);

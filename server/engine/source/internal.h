@@ -34,6 +34,7 @@
 
 #define MAX_CONNECTIONS 16
 #define DEFAULT_TIMEOUT 30000
+#define REFUSED_RETRY 1000
 #define NR_PRIOS 3
 
 /* In flight on one connection.  A server of nbdkit's kind works on 16
@@ -221,7 +222,7 @@ struct source {
   char *uri;
   char *ca_file; /* NULL: the URI names no folder of certificates */
   struct command *command;
-  unsigned timeout, silence;
+  unsigned timeout, silence, refused_retry;
   enum source_identity_mode identity_mode;
   void (*state_changed) (void *opaque, enum source_state state,
                          const char *why);

@@ -342,6 +342,8 @@ source_new (const struct source_config *config)
     return NULL;
   src->timeout = config->timeout ? config->timeout : DEFAULT_TIMEOUT;
   src->silence = (unsigned)min_u64 (max_u64 (src->timeout / 3, 200), 10000);
+  src->refused_retry
+      = config->refused_retry ? config->refused_retry : REFUSED_RETRY;
   src->identity_mode = config->identity_mode;
   src->state_changed = config->state_changed;
   src->opaque = config->opaque;

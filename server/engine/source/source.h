@@ -67,6 +67,8 @@ struct source_config {
   const char *socket_dir;  /* where the command's socket may be made */
   unsigned connections;    /* most connections, 1..16 */
   unsigned timeout;        /* ms until a silent server counts as lost */
+  unsigned refused_retry;  /* ms until a refused server is asked again; 0 is
+                              a second */
   enum source_identity_mode identity_mode;
   /* Called from an I/O thread at each change of state, no lock held. */
   void (*state_changed) (void *opaque, enum source_state state,
