@@ -1,6 +1,7 @@
 /* housekeeper.c - a disk's thread for what must happen now and then:
- * checkpoints (every 5 s or 1 GiB copied), letting go of a source that is no
- * longer needed, the job's clock, and a look at whose the store is.
+ * checkpoints (every 5 s or 1 GiB copied; holes every 5 s), letting go of a
+ * source that is no longer needed, the job's clock, and a look at whose the
+ * store is.
  *
  * A thread for each disk, as it may wait for the store: one that hangs must
  * not keep other disks from their checkpoints.
@@ -22,18 +23,24 @@
 static void
 serve (struct disk *d, uint64_t now)
 {
+  struct housekeeper *k = &d->keeper;
   uint64_t copied = counted (&d->copied);
-  bool old = now - d->keeper.checkpoint_at >= CHECKPOINT_MS;
+  /* Holes go in by time only: a huge sparse disk has more of them than data,
+   * and the end of its job needs none of them written.  So they have a clock
+   * of their own: a job that copies fast has a checkpoint for its bytes all
+   * the time, and none for its holes. */
+  bool holes = now - k->holes_at >= k->checkpoint_ms;
+  bool old = now - k->checkpoint_at >= k->checkpoint_ms;
 
   job_tick (d, now);
   __atomic_store_n (&d->owner, disk_store_owner (d), __ATOMIC_RELAXED);
-  if (copied >= CHECKPOINT_BYTES || old) {
-    d->keeper.checkpoint_at = now;
+  if (copied >= CHECKPOINT_BYTES || old || holes) {
+    k->checkpoint_at = now;
+    if (holes)
+      k->holes_at = now;
     if (map_has_pending (d->map) && !commit_failed (d)
         && !map_is_complete (d->map)) {
-      /* Holes go in by time only: a huge sparse disk has more of them than
-       * data, and the end of its job needs none of them written. */
-      int err = commit_run (d, COMMIT_CHECKPOINT | (old ? COMMIT_HOLES : 0));
+      int err = commit_run (d, COMMIT_CHECKPOINT | (holes ? COMMIT_HOLES : 0));
 
       if (err && !commit_failed (d)) {
         errno = err;
@@ -81,7 +88,9 @@ housekeeper_start (struct disk *d)
 {
   struct housekeeper *k = &d->keeper;
 
-  k->checkpoint_at = now_ms ();
+  if (k->checkpoint_ms == 0)
+    k->checkpoint_ms = CHECKPOINT_MS;
+  k->checkpoint_at = k->holes_at = now_ms ();
   k->running = true;
   if (thread_start (&k->thread, keep, d) == 0)
     return 0;

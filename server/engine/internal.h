@@ -84,7 +84,9 @@ struct housekeeper {
   pthread_cond_t wake;
   pthread_t thread;
   bool running;
-  uint64_t checkpoint_at; /* ms, the thread's own */
+  uint64_t checkpoint_ms; /* 0 before the start: the default */
+  /* The last ones, of bytes and of holes: ms, the thread's own. */
+  uint64_t checkpoint_at, holes_at;
 };
 
 /* Pieces of the store that copiers wrote, oldest first. */

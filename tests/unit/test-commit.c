@@ -8,6 +8,7 @@
 #include "config.h"
 
 #include "box.h"
+#include "fetch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,15 @@ setup (void **state)
 {
   (void)state;
   disk = box_disk (&box, 8 * MIB + 1000);
+  return 0;
+}
+
+/* Of more than one sector of the map. */
+static int
+setup_large (void **state)
+{
+  (void)state;
+  disk = box_disk (&box, 64 * MIB);
   return 0;
 }
 
@@ -838,6 +848,26 @@ completion_is_one_header (void **state)
   expect_calls ("ws ss");
 }
 
+/* A job that copies without end has one checkpoint after another for its bytes;
+ * its holes become durable in their time all the same. */
+static void
+holes_have_a_clock_of_their_own (void **state)
+{
+  uint64_t end = now_ms () + 30000;
+
+  (void)state;
+  assert_int_equal (fetch_zero_range (disk, 0, 32 * MIB, false), 0);
+  disk->keeper.checkpoint_ms = 600;
+  assert_int_equal (housekeeper_start (disk), 0);
+  while (!box_in_s (&box, 0) && now_ms () < end) {
+    if (counted (&disk->copied) < UINT64_C (2) << 30)
+      count (&disk->copied, UINT64_C (2) << 30);
+    nap_ms (5);
+  }
+  housekeeper_stop (disk);
+  assert_true (box_in_s (&box, 0));
+}
+
 int
 main (void)
 {
@@ -870,6 +900,8 @@ main (void)
     TEST (without_w_each_write_is_a_commit),
     TEST (failed_write_leaves_no_bit),
     TEST (completion_is_one_header),
+    cmocka_unit_test_setup_teardown (holes_have_a_clock_of_their_own,
+                                     setup_large, teardown),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
