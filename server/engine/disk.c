@@ -2,8 +2,13 @@
  *
  * Reads: local runs come from the store, absent ones from the fetch table.
  *
- * Changes (write, zero, trim) hold a claim on their granules while they act
- * on the store.  Whole granules, and edges that are local, are done at once.
+ * Changes (write, zero, trim) hold a claim on their granules from the moment
+ * they come in: what they look at first, the map above all, may have to be read
+ * from the sidecar, and a change that waits for that must not be overtaken by
+ * a later one, as its client may have gone, and somebody else been told that
+ * the later one is done (G9).
+ *
+ * Whole granules, and edges that are local, are done at once.
  * An edge on an absent granule needs the granule's other bytes: it is parked,
  * the claim is given back, and the granule is fetched as a guest's read
  * would.  Whoever gets there first under a claim then applies all parked
@@ -394,6 +399,7 @@ parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
 {
   int err = 0;
   struct claim c;
+  uint64_t stop;
 
   for (;;) {
     if (have == 0)
@@ -411,12 +417,15 @@ parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
 
   claim_take (&d->claims, &c, p->g, p->g + 1);
   if (!__atomic_load_n (&p->done, __ATOMIC_ACQUIRE)) {
-    if (map_is_live (d->map, p->g, p->g + 1))
+    enum map_state state = map_run (d->map, p->g, p->g + 1, &stop);
+
+    if (state == MAP_LIVE)
       parked_apply (d, p->g, p->g + 1);
-    else if (err == 0 && have == 1)
+    else if (state == MAP_ABSENT && err == 0 && have == 1)
       parked_merge (d, p->g, bytes);
     else {
-      /* It could not be fetched: nothing was changed. */
+      /* It could not be fetched, or its map cannot be read: nothing was
+       * changed. */
       LOCK_SCOPE (&d->park_lock);
       unpark (d, p);
       p->error = err ? err : EIO;
@@ -485,6 +494,28 @@ is_damaged (struct disk *d, uint64_t g, uint64_t end)
   return false;
 }
 
+/* What is done of [lo, hi) at once, under its claim.  *behind as map_mark's 1,
+ * also when it fails.  0 or errno. */
+static int
+change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
+            bool punch, bool stable, bool *behind)
+{
+  uint64_t g = granule_floor (d, lo), last = granule_ceil (d, hi);
+  int r, err = 0;
+
+  if (buf ? store_pwrite (d->store, buf, hi - lo, lo)
+          : store_zero (d->store, hi - lo, lo, punch))
+    err = errno;
+  writeback_changed (d, lo, hi);
+  if (err == 0 && !stable) {
+    r = map_mark (d->map, g, last, MAP_GUEST);
+    if (r == -1)
+      err = errno;
+    *behind |= r == 1;
+  }
+  return err;
+}
+
 /* 0 or errno. */
 static int
 change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
@@ -494,7 +525,7 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end);
   uint64_t lo = offset, hi = end;
   bool fua = flags & DISK_FUA, behind = false, durable = false;
-  bool stable = map_is_stable (d->map, g, last);
+  bool stable;
   bool punch = kind == CHANGE_TRIM || (flags & DISK_MAY_TRIM);
   bool head = offset & mask, tail = (end & mask) && end != d->size;
   struct edge edge[2] = { 0 };
@@ -522,15 +553,16 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
     nr_edges++;
   }
 
+  /* First of all: whatever is looked at may be waited for. */
+  claim_take (&d->claims, &c, g, last);
+  stable = map_is_stable (d->map, g, last);
   /* Durable at once is not to be had any more (G24). */
   if (fua && commit_failed (d))
-    return commit_failed (d);
+    err = commit_failed (d);
   /* Nothing is written where the map is damaged: a backup of the sidecar may
    * still say that what the store holds there is the truth (G18). */
-  if (!stable && is_damaged (d, g, last))
-    return EIO;
-
-  claim_take (&d->claims, &c, g, last);
+  else if (!stable && is_damaged (d, g, last))
+    err = EIO;
   for (unsigned i = 0; i < nr_edges && err == 0; i++) {
     struct edge *e = &edge[i];
 
@@ -538,6 +570,8 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
     if (kind == CHANGE_TRIM)
       e->live = false;
     e->waits = !e->live && kind != CHANGE_TRIM;
+    if (e->waits && (flags & DISK_FAST_ZERO))
+      err = ENOTSUP; /* fast means that nothing is fetched */
     if (!e->live) {
       /* Its bytes are not part of what is done at once. */
       if (e->part.offset == lo)
@@ -551,25 +585,15 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
   if (err == 0 && lo < hi) {
     const char *p = kind == CHANGE_WRITE ? buf + (lo - offset) : NULL;
 
-    if (p ? store_pwrite (d->store, p, hi - lo, lo)
-          : store_zero (d->store, hi - lo, lo, punch))
-      err = errno;
-    else if (p && fua && stable) {
+    err = change_now (d, p, lo, hi, punch, stable, &behind);
+    if (err == 0 && p && fua && stable) {
       /* Once more, with the sync: if that fails it was not the write (G24). */
       int r = write_dsync (d, p, hi - lo, lo, &synced);
 
       if (r == -1)
         err = errno;
+      writeback_changed (d, lo, hi);
       durable = r == 0;
-    }
-    writeback_changed (d, lo, hi);
-    if (err == 0 && !stable) {
-      int r = map_mark (d->map, granule_floor (d, lo), granule_ceil (d, hi),
-                        MAP_GUEST);
-
-      if (r == -1)
-        err = errno;
-      behind = r == 1;
     }
     if (err == 0)
       parked_cancel (d, granule_floor (d, lo), granule_ceil (d, hi), behind);
@@ -640,19 +664,14 @@ disk_pwrite (struct disk *d, const void *buf, uint64_t count_, uint64_t offset,
 int
 disk_zero (struct disk *d, uint64_t count_, uint64_t offset, unsigned flags)
 {
-  if (flags & DISK_FAST_ZERO) {
-    uint64_t end = offset + count_;
-    uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end);
-
-    /* Fast means: no zeros are written, and nothing is fetched. */
-    if (!in_range (d, count_, offset) || count_ == 0
-        || !store_fast_zero (d->store, count_, offset, flags & DISK_MAY_TRIM)
-        || ((offset & (d->granule - 1)) && !map_is_live (d->map, g, g + 1))
-        || ((end & (d->granule - 1)) && end != d->size
-            && !map_is_live (d->map, last - 1, last))) {
-      errno = ENOTSUP;
-      return -1;
-    }
+  /* Fast means: no zeros are written.  And nothing is fetched: change sees to
+   * that, when it has its claim. */
+  if ((flags & DISK_FAST_ZERO)
+      && (!in_range (d, count_, offset) || count_ == 0
+          || !store_fast_zero (d->store, count_, offset,
+                               flags & DISK_MAY_TRIM))) {
+    errno = ENOTSUP;
+    return -1;
   }
   return guest_change (d, CHANGE_ZERO, NULL, count_, offset, flags);
 }

@@ -91,7 +91,7 @@ read_golden (uint64_t offset, uint64_t length)
 
 /* Operations in threads of their own. */
 
-enum kind { READ, WRITE, ZERO, TRIM };
+enum kind { READ, WRITE, ZERO, TRIM, FAST_ZERO };
 
 struct task {
   pthread_t thread;
@@ -118,6 +118,10 @@ task (void *arg)
     break;
   case ZERO:
     t->result = disk_zero (disk, t->length, t->offset, 0);
+    break;
+  case FAST_ZERO:
+    t->result = disk_zero (disk, t->length, t->offset,
+                           DISK_FAST_ZERO | DISK_MAY_TRIM);
     break;
   case TRIM:
     t->result = disk_trim (disk, t->length, t->offset, 0);
@@ -459,6 +463,9 @@ aborted_jobs_write_nothing_more (void **state)
 /* Reads of the sidecar made with the fetch table's lock held. */
 static uint64_t reads, locked_reads; /* atomic */
 static bool watched;                 /* atomic */
+/* Reads of the sidecar that wait while `held`, so far. */
+static bool held;      /* atomic */
+static uint64_t stuck; /* atomic */
 
 ssize_t __real_pread (int fd, void *buf, size_t n, off_t offset);
 ssize_t __wrap_pread (int fd, void *buf, size_t n, off_t offset);
@@ -479,6 +486,11 @@ __wrap_pread (int fd, void *buf, size_t n, off_t offset)
     else
       count (&locked_reads, 1);
     count (&reads, 1);
+  }
+  if (__atomic_load_n (&held, __ATOMIC_ACQUIRE) && fd == disk->sc->fd) {
+    count (&stuck, 1);
+    while (__atomic_load_n (&held, __ATOMIC_ACQUIRE))
+      nap_ms (2);
   }
   return __real_pread (fd, buf, n, offset);
 }
@@ -526,6 +538,66 @@ no_lock_is_held_for_the_sidecar (void **state)
   disk_pools_stop ();
 }
 
+static bool
+is_stuck (void *opaque)
+{
+  (void)opaque;
+  return counted (&stuck) > 0;
+}
+
+static bool
+is_done_or_waits (void *opaque)
+{
+  LOCK_SCOPE (&disk->claims.lock);
+
+  return disk->claims.waiting > 0 || is_done (opaque);
+}
+
+/* A change has its place among the others from the moment it comes in: one
+ * that waits for the sidecar, whose client may be gone by now, is not done
+ * after a later one (G9). */
+static void
+slow_sidecar_keeps_the_order (void **state)
+{
+  const enum kind kinds[] = { WRITE, ZERO, TRIM, FAST_ZERO };
+  const uint64_t last = SIDECAR_BITS - 1;
+  struct disk_config c = box_config (&box);
+
+  (void)state;
+  c.has_size = true;
+  c.size = 40 * MIB;
+  assert_int_equal (disk_pools_start (), 0);
+  /* Two sectors of the map, none of one kind throughout: only what is asked
+   * for is read. */
+  disk = box_start (&box, &c);
+  fill_bytes (disk, 10 * G, G, 1, 0);
+  fill_bytes (disk, last * G, 2 * G, 1, 0);
+  box_close (disk);
+  for (unsigned i = 0; i < 4; i++) {
+    struct task old, new;
+
+    disk = box_start (&box, &c);
+    fill_bytes (disk, 10 * G, G, 1, 0);
+    __atomic_store_n (&stuck, 0, __ATOMIC_RELEASE);
+    __atomic_store_n (&held, true, __ATOMIC_RELEASE);
+    /* A trim leaves a granule alone that it does not have all of. */
+    start (&old, kinds[i], last * G, kinds[i] == TRIM ? 2 * G : G + 100, 2);
+    wait_until (is_stuck, NULL);
+    start (&new, WRITE, last * G, G, 3);
+    wait_until (is_done_or_waits, &new);
+    __atomic_store_n (&held, false, __ATOMIC_RELEASE);
+    end (&old);
+    end (&new);
+    free (old.buf);
+    free (new.buf);
+    expect_bytes (disk, last * G, G, 3);
+    expect_bytes (disk, (last + 1) * G, 100, kinds[i] == WRITE ? 2 : 0);
+    box_close (disk);
+  }
+  disk = NULL;
+  disk_pools_stop ();
+}
+
 static int
 make_box (void **state)
 {
@@ -557,6 +629,8 @@ main (void)
     TEST (known_zeros_are_not_fetched),
     TEST (aborted_jobs_write_nothing_more),
     cmocka_unit_test_setup_teardown (no_lock_is_held_for_the_sidecar, make_box,
+                                     drop_box),
+    cmocka_unit_test_setup_teardown (slow_sidecar_keeps_the_order, make_box,
                                      drop_box),
   };
 
