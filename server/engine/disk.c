@@ -8,6 +8,13 @@
  * a later one, as its client may have gone, and somebody else been told that
  * the later one is done (G9).
  *
+ * A granule that is local is marked as the guest's before its bytes are
+ * changed, one that is absent after.  Local bytes are seen as soon as they are
+ * in the store: so they are seen by nobody whose flush does not make the bit
+ * durable, whether the store's call succeeds, fails half way, or never
+ * returns.  An absent granule's bytes are seen when it is marked: if that does
+ * not come, nothing has changed.
+ *
  * Whole granules, and edges that are local, are done at once.
  * An edge on an absent granule needs the granule's other bytes: it is parked,
  * the claim is given back, and the granule is fetched as a guest's read
@@ -330,14 +337,16 @@ parked_apply (struct disk *d, uint64_t g, uint64_t end)
   struct parked *p;
 
   while (has_parked (d) && (p = parked_first (d, g, end))) {
-    int err = 0, r = 0;
+    int err = 0, r = map_mark (d->map, p->g, p->g + 1, MAP_GUEST);
 
-    if (p->buf ? store_pwrite (d->store, p->buf, p->length, p->offset)
-               : store_zero (d->store, p->length, p->offset, false))
+    if (r == -1)
       err = errno;
-    writeback_changed (d, p->offset, p->offset + p->length);
-    if (err == 0 && (r = map_mark (d->map, p->g, p->g + 1, MAP_GUEST)) == -1)
-      err = errno;
+    else {
+      if (p->buf ? store_pwrite (d->store, p->buf, p->length, p->offset)
+                 : store_zero (d->store, p->length, p->offset, false))
+        err = errno;
+      writeback_changed (d, p->offset, p->offset + p->length);
+    }
     parked_finish (d, p, err, r == 1);
   }
 }
@@ -494,6 +503,30 @@ is_damaged (struct disk *d, uint64_t g, uint64_t end)
   return false;
 }
 
+/* What is live of [g, end) is about to be changed by a guest, whose claim is
+ * held.  As map_mark. */
+static int
+mark_live (struct disk *d, uint64_t g, uint64_t end)
+{
+  int behind = 0;
+
+  for (uint64_t stop; g < end; g = stop) {
+    enum map_state state = map_run (d->map, g, end, &stop);
+    int r = 0;
+
+    if (state == MAP_LIVE)
+      r = map_mark (d->map, g, stop, MAP_GUEST);
+    else if (state == MAP_DAMAGED) {
+      errno = EIO;
+      r = -1;
+    }
+    if (r == -1)
+      return -1;
+    behind |= r;
+  }
+  return behind;
+}
+
 /* What is done of [lo, hi) at once, under its claim.  *behind as map_mark's 1,
  * also when it fails.  0 or errno. */
 static int
@@ -503,6 +536,12 @@ change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
   uint64_t g = granule_floor (d, lo), last = granule_ceil (d, hi);
   int r, err = 0;
 
+  if (!stable) {
+    r = mark_live (d, g, last);
+    if (r == -1)
+      return errno;
+    *behind |= r == 1;
+  }
   if (buf ? store_pwrite (d->store, buf, hi - lo, lo)
           : store_zero (d->store, hi - lo, lo, punch))
     err = errno;
@@ -606,8 +645,12 @@ change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
         park (d, &edge[i].part);
     }
   claim_drop (&d->claims, &c);
-  if (err)
+  if (err) {
+    /* A part of it may be seen, and W does not know of it. */
+    if (behind)
+      commit_run (d, 0);
     return err;
+  }
   if (durable)
     err = sync_settle (d, synced);
 

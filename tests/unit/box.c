@@ -333,6 +333,9 @@ static struct {
   enum file hold_file, fail_file;
   int held_errno;
   int fail_errno;
+  enum file cut_file;
+  size_t cut;
+  int cut_errno;
 } calls = { .lock = PTHREAD_MUTEX_INITIALIZER,
             .changed = PTHREAD_COND_INITIALIZER };
 
@@ -383,6 +386,22 @@ before (enum call call, int fd, off_t offset, enum file *file)
     return -1;
   }
   return 0;
+}
+
+/* How much of a write of n bytes is to be done. */
+static size_t
+cut_to (enum file file, size_t n)
+{
+  LOCK_SCOPE (&calls.lock);
+
+  if (!calls.on || calls.cut == 0 || calls.cut_file != file || n <= calls.cut)
+    return n;
+  n = calls.cut;
+  calls.cut = 0;
+  calls.fail_call = CALL_WRITE;
+  calls.fail_file = file;
+  calls.fail_errno = calls.cut_errno;
+  return n;
 }
 
 /* -1: it is to fail after all. */
@@ -443,7 +462,7 @@ __wrap_pwrite (int fd, const void *buf, size_t n, off_t offset)
 
   if (before (CALL_WRITE, fd, offset, &file) == -1)
     return -1;
-  r = __real_pwrite (fd, buf, n, offset);
+  r = __real_pwrite (fd, buf, cut_to (file, n), offset);
   return after (CALL_WRITE, file) == -1 ? -1 : r;
 }
 
@@ -478,6 +497,7 @@ calls_stop (void)
 
   calls.on = calls.hold = calls.held = false;
   calls.fail_errno = 0;
+  calls.cut = 0;
   pthread_cond_broadcast (&calls.changed);
 }
 
@@ -587,4 +607,14 @@ calls_fail (enum call call, enum file file, int err)
   calls.fail_call = call;
   calls.fail_file = file;
   calls.fail_errno = err;
+}
+
+void
+calls_cut (enum file file, size_t bytes, int err)
+{
+  LOCK_SCOPE (&calls.lock);
+
+  calls.cut_file = file;
+  calls.cut = bytes;
+  calls.cut_errno = err;
 }

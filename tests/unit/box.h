@@ -90,6 +90,9 @@ void calls_let_go (void);
 void calls_let_go_failed (int err);
 /* Such calls fail from now on: 0 ends it. */
 void calls_fail (enum call call, enum file file, int err);
+/* Of the next write of more than that many bytes to that file only so many are
+ * done; each write of it after that fails, until calls_fail. */
+void calls_cut (enum file file, size_t bytes, int err);
 void calls_stop (void);
 
 void wait_until (bool (*condition) (void *), void *opaque);

@@ -381,6 +381,41 @@ whole_changes_overtake_parts (void **state)
   expect_bytes (disk, 31 * G, 2 * G, 0);
 }
 
+/* A part that fails half way on a granule that has become local: what came so
+ * far is seen, and the next flush makes it durable. */
+static void
+failed_parts_stay (void **state)
+{
+  const uint64_t g = 50;
+  CLEANUP_FREE uint8_t *buf = malloc (G);
+  struct task part;
+  struct claim claim;
+
+  (void)state;
+  stop_server ();
+  start (&part, WRITE, g * G + 10, 500, 3);
+  wait_parked (1);
+  claim_take (&disk->claims, &claim, g, g + 1);
+  for (uint64_t i = 0; i < G; i++)
+    buf[i] = box_golden_byte (g * G + i);
+  assert_int_equal (store_pwrite (disk->store, buf, G, g * G), 0);
+  assert_int_equal (map_mark (disk->map, g, g + 1, MAP_COPIED), 0);
+  calls_record (&box);
+  calls_cut (FILE_STORE, 200, ENOSPC);
+  parked_apply (disk, g, g + 1);
+  claim_drop (&disk->claims, &claim);
+  kill (box.server, SIGCONT);
+  pthread_join (part.thread, NULL);
+  assert_int_equal (part.result, -1);
+  free (part.buf);
+  calls_fail (CALL_WRITE, FILE_STORE, 0);
+  expect_bytes (disk, g * G + 10, 200, 3);
+  read_golden (g * G + 210, G - 210);
+  assert_int_equal (disk_flush (disk), 0);
+  assert_true (box_in_s (&box, g));
+  calls_stop ();
+}
+
 /* A part's owner and a copier meet on the same granule: whoever is first does
  * all of it, and nothing is lost or done twice. */
 static void
@@ -625,6 +660,7 @@ main (void)
     TEST (the_guest_wins_over_what_has_come),
     TEST (parts_are_applied_in_order),
     TEST (whole_changes_overtake_parts),
+    TEST (failed_parts_stay),
     TEST (parts_meet_the_copier),
     TEST (known_zeros_are_not_fetched),
     TEST (aborted_jobs_write_nothing_more),

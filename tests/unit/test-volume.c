@@ -222,6 +222,68 @@ another_boot_believes_s_alone (void **state)
   box_close (d);
 }
 
+/* A change fails half way: of what is local already the bytes that came so far
+ * are seen.  Then they stay: over SIGKILL, where the granule is a hole that W
+ * did not know of, and, once there was a flush, over a power cut.  What is
+ * absent is as it was. */
+static void
+what_a_failed_change_has_changed_stays (void **state)
+{
+  const uint64_t copied = SIDECAR_BITS, absent = copied + 16;
+  char buf[4 * G];
+
+  (void)state;
+  config.size = 40 * MIB;
+  memset (buf, 7, sizeof buf);
+  for (unsigned zero = 0; zero < 2; zero++)
+    for (unsigned cut = 0; cut < 2; cut++) {
+      const uint64_t place[] = { 100 * G, copied * G, absent * G };
+      struct disk *d = start ();
+      int new = zero ? 0 : 7;
+
+      assert_int_equal (map_mark (d->map, 0, SIDECAR_BITS, MAP_HOLE), 0);
+      assert_int_equal (map_mark (d->map, copied, copied + 4, MAP_COPIED), 0);
+      /* Zeros have to be written. */
+      d->store->no_punch = d->store->no_zero_range = true;
+      calls_record (&box);
+      for (unsigned i = 0; i < 3; i++) {
+        uint64_t at = place[i];
+        unsigned part = zero ? 40 : 2 * G + 100;
+
+        /* As if it were data. */
+        if (zero && i < 2)
+          assert_int_equal (store_pwrite (d->store, buf, 4 * G, at), 0);
+        calls_cut (FILE_STORE, part, ENOSPC);
+        assert_int_equal (zero ? disk_zero (d, 3 * G, at + 100, 0)
+                               : disk_pwrite (d, buf, 4 * G, at, 0),
+                          -1);
+        assert_int_equal (errno, ENOSPC);
+        calls_fail (CALL_WRITE, FILE_STORE, 0);
+        assert_int_equal (is_local (d, at, 4 * G), i < 2);
+        if (i < 2)
+          expect_bytes (d, at + (zero ? 100 : 0), part, new);
+      }
+      if (cut) {
+        assert_int_equal (disk_flush (d), 0);
+        new_boot (d);
+      }
+      else
+        killed (d);
+      calls_stop ();
+      d = start ();
+      for (unsigned i = 0; i < 2; i++) {
+        uint64_t at = place[i];
+
+        assert_true (is_local (d, at, G));
+        expect_bytes (d, at + (zero ? 100 : 0), zero ? 40 : 2 * G + 100, new);
+      }
+      assert_false (is_local (d, absent * G, 4 * G));
+      box_close (d);
+      unlink (box.store);
+      unlink (box.metadata);
+    }
+}
+
 /* The store was replaced by a copy, with the session open on this boot: W is
  * about the other file. */
 static void
@@ -656,6 +718,7 @@ main (void)
     TEST (killed_on_the_same_boot),
     TEST (killed_again_and_again),
     TEST (another_boot_believes_s_alone),
+    TEST (what_a_failed_change_has_changed_stays),
     TEST (w_is_of_one_store),
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
