@@ -132,7 +132,9 @@ list (struct writeback *wb, const struct writeback_piece *p)
 
   /* While others are dropped, what is too many stays in the cache. */
   if (wb->nr_written < WRITTEN_PIECES) {
-    wb->written[wb->nr_written++] = *p;
+    struct writeback_piece *next = wb->written + wb->nr_written++;
+
+    *next = *p;
     wb->bytes_written += p->end - p->offset;
     set_listed (wb);
   }
