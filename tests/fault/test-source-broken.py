@@ -384,14 +384,15 @@ def error_with_a_huge_text(conn, r):
                     struct.pack(">IH", 5, 60000) + b"e" * 60000)
 
 
-# The connection is of no use after these: asked again on another one.
+# No answers, or none that can be believed: asked again, on this connection or
+# another, as libnbd sees it.
 CONNECTION = [close_at_once, close_mid_reply, wrong_magic, wrong_cookie,
               garbage, simple_reply, oversize_chunk, endless_chunk,
               tiny_chunk, outside, before, hole_outside, unknown_chunk,
-              status_chunk, answered_twice, hang, hang_mid_reply, never_done]
+              status_chunk, answered_twice, hang, hang_mid_reply, never_done,
+              short, hole_in_it, same_half_twice, overlapping, no_data]
 # These are answers, and say or mean that it cannot be read.
-ANSWER = [short, hole_in_it, same_half_twice, overlapping, no_data,
-          error_chunk, error_after_data, error_of_unknown_kind,
+ANSWER = [error_chunk, error_after_data, error_of_unknown_kind,
           error_number_0, error_with_a_huge_text]
 
 

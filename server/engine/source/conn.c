@@ -11,9 +11,14 @@
  *
  * A read goes straight into the caller's buffer, which libnbd does not zero
  * first.  Instead it is noted what came: an answer that lacks some bytes, or
- * has some twice, is an error.  Where the server's block sizes do not allow a
+ * has some twice, is none.  Where the server's block sizes do not allow a
  * request as it is, it is widened into a buffer of ours, or asked in parts, one
  * after the other.
+ *
+ * An answer that is none (incomplete, or of a kind that the question cannot
+ * have) is asked for once more, and is an error the second time.  Some of these
+ * libnbd takes for the end of the connection, which of them depends on its
+ * version; the others it reports as EPROTO, which no server can send.
  *
  * A handle is lost when it is dead or closed, when it is silent for
  * c->patience with something sent, or when a sent request is past its
@@ -205,7 +210,7 @@ on_completion (void *user_data, int *error)
     c->dead = true;
     return 1;
   }
-  req->error = *error ? EIO : 0;
+  req->error = *error == EPROTO ? EPROTO : *error ? EIO : 0;
   req_remove (&c->sent, req);
   req_append (&c->answered, req);
   return 1;
@@ -323,7 +328,7 @@ static bool
 check_part (struct source_req *req)
 {
   if (!is_whole (req)) {
-    req->error = EIO;
+    req->error = EPROTO;
     return false;
   }
   if (req->bounce)
@@ -331,6 +336,19 @@ check_part (struct source_req *req)
             req->bounce + (req->at - req->cmd_start), req->part_end - req->at);
   req->at = req->part_end;
   return req->at < req->offset + req->length;
+}
+
+/* The answer was none.  Returns true if the same is to be asked once more. */
+static bool
+ask_again (struct source_req *req)
+{
+  bool again = !req->internal && !req->asked_again;
+
+  log_debug ("%s: request at %" PRIu64 ": the server's answer is none%s",
+             req->conn->src->name, req->offset, again ? ", asked again" : "");
+  req->asked_again = true;
+  req->error = again ? 0 : EIO;
+  return again;
 }
 
 /* The requests that the server answered: to be finished, or asked on. */
@@ -352,7 +370,8 @@ take_answers (struct source_conn *c, uint64_t now)
       /* A handshake alone is not enough: some break at each request. */
       c->backoff = BACKOFF_MIN;
     }
-    if (req->error == 0 && req->buf && check_part (req)) {
+    if ((req->error == 0 && req->buf && check_part (req))
+        || (req->error == EPROTO && ask_again (req))) {
       req_remove (&answered, req);
       req_append (&again, req);
     }

@@ -438,6 +438,7 @@ source_submit (struct source *src, struct source_req *req)
       req->pieces = NULL;
       req->nr_pieces = 0;
       req->at = req->offset;
+      req->asked_again = false;
       req->internal = false;
       req->queue = req->prio;
       req->state = REQ_WAITING;

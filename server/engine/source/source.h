@@ -108,6 +108,7 @@ struct source_req {
   struct source_conn *conn; /* where it was sent */
   int state, error;
   bool internal;          /* not asked for by anybody outside */
+  bool asked_again;       /* as the first answer was none */
   enum source_prio queue; /* prio, as it was when it was submitted */
   uint64_t sent_at;
   uint64_t at, part_end;       /* read: the part now asked for */
