@@ -3,7 +3,8 @@ The plugin's keys: what is wrong is said before anything is made or served.
 
   $ try () {
   >   nbdkit -U - backfill "$@" control=off runtime-dir=run --run true 2>&1 |
-  >     sed -e '/aborting sleep/d' -e "s|$PWD|DIR|g"
+  >     sed -e '/aborting sleep/d' -e "s|$PWD|DIR|g" \
+  >       -e 's/size string: \(.*\)/size string (\1)/' # newer nbdkit
   > }
 
 No disk, or no store:
