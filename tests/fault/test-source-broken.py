@@ -352,6 +352,12 @@ def same_half_twice(conn, r):
     conn.send_data(r, r.offset, conn.data(r)[:r.length - half(r)])
 
 
+def last_half_twice(conn, r):
+    for flags in (0, fakesource.DONE):
+        conn.send_data(r, r.offset + half(r), conn.data(r)[half(r):],
+                       flags=flags)
+
+
 def overlapping(conn, r):
     conn.send_data(r, r.offset, conn.data(r)[:half(r) + 512], flags=0)
     conn.send_data(r, r.offset + half(r), conn.data(r)[half(r):])
@@ -390,7 +396,8 @@ CONNECTION = [close_at_once, close_mid_reply, wrong_magic, wrong_cookie,
               garbage, simple_reply, oversize_chunk, endless_chunk,
               tiny_chunk, outside, before, hole_outside, unknown_chunk,
               status_chunk, answered_twice, hang, hang_mid_reply, never_done,
-              short, hole_in_it, same_half_twice, overlapping, no_data]
+              short, hole_in_it, same_half_twice, last_half_twice,
+              overlapping, no_data]
 # These are answers, and say or mean that it cannot be read.
 ANSWER = [error_chunk, error_after_data, error_of_unknown_kind,
           error_number_0, error_with_a_huge_text]

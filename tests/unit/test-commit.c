@@ -356,6 +356,27 @@ failed_sync_of_the_store_is_final (void **state)
   flush ();
 }
 
+/* Whatever the reason: a sync that finds no room has lost as much. */
+static void
+failed_sync_is_final_for_any_reason (void **state)
+{
+  static const int reasons[]
+      = { EIO, ENOSPC, EDQUOT, EROFS, ETIMEDOUT, ESTALE, ENOMEM };
+
+  for (unsigned i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
+    for (enum file file = FILE_STORE; file <= FILE_SIDECAR; file++) {
+      fill_bytes (disk, G, G, 2, 0);
+      calls_fail (CALL_SYNC, file, reasons[i]);
+      assert_int_equal (disk_flush (disk), -1);
+      calls_fail (CALL_SYNC, file, 0);
+      if (disk_flush (disk) == 0)
+        fail_msg ("forgotten: %s", strerror (reasons[i]));
+      assert_false (map_is_stable (disk->map, 1, 2));
+      teardown (state);
+      setup (state);
+    }
+}
+
 static void
 copy_granule (uint64_t g)
 {
@@ -882,6 +903,7 @@ main (void)
     TEST (each_flush_covers_its_write),
     TEST (nobody_else_waits_for_a_commit),
     TEST (failed_sync_of_the_store_is_final),
+    TEST (failed_sync_is_final_for_any_reason),
     TEST (failed_sync_forgets_copies),
     TEST (killed_writes_again_what_is_cached),
     TEST (w_tells_of_a_sync_that_has_something_to_lose),

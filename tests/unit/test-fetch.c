@@ -29,6 +29,17 @@
 static struct box box;
 static struct disk *disk;
 
+static unsigned early; /* atomic: a job's events before its record's sync */
+
+static void
+on_event (void *opaque, const struct disk_event *event)
+{
+  (void)opaque;
+  if (event->type == DISK_EVENT_JOB_STATUS
+      && calls_count (CALL_SYNC, FILE_SIDECAR) == 0)
+    __atomic_add_fetch (&early, 1, __ATOMIC_RELAXED);
+}
+
 static int
 setup (void **state)
 {
@@ -45,6 +56,7 @@ setup (void **state)
   c.backing = box.uri;
   c.fetch_unit = 4096; /* no read-ahead */
   c.timeout = 600000;
+  c.event = on_event;
   assert_int_equal (disk_pools_start (), 0);
   disk = box_start (&box, &c);
   return 0;
@@ -207,6 +219,15 @@ wait_parked (unsigned want)
 }
 
 static bool
+waits_for_a_claim (void *opaque)
+{
+  LOCK_SCOPE (&disk->claims.lock);
+
+  (void)opaque;
+  return disk->claims.waiting > 0;
+}
+
+static bool
 table_is_empty (void *opaque)
 {
   (void)opaque;
@@ -317,6 +338,57 @@ the_guest_wins_over_what_has_come (void **state)
   expect_bytes (disk, 2 * G, G, 9);
   read_golden (0, 2 * G);
   read_golden (3 * G, G);
+}
+
+/* The same when a guest is at work there just as the copier comes: what is
+ * absent is asked when the claim is had, and not before. */
+static void
+the_guest_wins_while_the_copier_waits (void **state)
+{
+  CLEANUP_FREE char *buf = malloc (G);
+  struct claim claim;
+
+  (void)state;
+  memset (buf, 9, G);
+  for (uint64_t g = 0; g < 3; g++) {
+    const uint64_t at = 10 * g * G;
+
+    claim_take (&disk->claims, &claim, 10 * g + g, 10 * g + g + 1);
+    read_golden (at, 4 * G);
+    wait_until (waits_for_a_claim, NULL);
+    assert_int_equal (store_pwrite (disk->store, buf, G, at + g * G), 0);
+    assert_int_equal (
+        map_mark (disk->map, 10 * g + g, 10 * g + g + 1, MAP_GUEST), 0);
+    claim_drop (&disk->claims, &claim);
+    wait_until (table_is_empty, NULL);
+    expect_bytes (disk, at + g * G, G, 9);
+    read_golden (at + 3 * G, G);
+  }
+}
+
+/* Every change waits for those before it, of whatever kind. */
+static void
+changes_wait_for_each_other (void **state)
+{
+  static const enum kind kinds[] = { WRITE, ZERO, TRIM };
+
+  (void)state;
+  for (unsigned i = 0; i < 3; i++) {
+    const uint64_t g = 100 + 10 * i;
+    struct claim claim;
+    struct task t;
+
+    claim_take (&disk->claims, &claim, g, g + 1);
+    start (&t, kinds[i], (g - 1) * G, 3 * G, 5);
+    while (!waits_for_a_claim (NULL) && !is_done (&t))
+      nap_ms (1);
+    if (is_done (&t))
+      fail_msg ("a change of kind %d did not wait", (int)kinds[i]);
+    assert_false (is_local (disk, g * G, G));
+    claim_drop (&disk->claims, &claim);
+    end (&t);
+    free (t.buf);
+  }
 }
 
 /* Parts of a granule wait for the rest of it, in order; the granule's other
@@ -495,6 +567,48 @@ aborted_jobs_write_nothing_more (void **state)
   read_golden (0, MIB);
 }
 
+/* Nothing is asked for, and nobody is told of a job, before its record is
+ * durable: whoever is killed then has a job or none (G37). */
+static void
+jobs_are_recorded_first (void **state)
+{
+  struct job_options o = { .length = MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  early = 0;
+  calls_record (&box);
+  assert_int_equal (job_start (disk, &o, &error), 0);
+  do {
+    nap_ms (2);
+    job_get_info (disk, &info);
+  } while (info.status != JOB_CONCLUDED);
+  calls_stop ();
+  assert_int_equal (early, 0);
+}
+
+/* An abort that has been answered has ended the job: what the store was being
+ * given is waited for. */
+static void
+aborts_wait_for_the_store (void **state)
+{
+  struct job_options o = { .length = MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  calls_record (&box);
+  calls_hold (CALL_WRITE, FILE_STORE);
+  assert_int_equal (job_start (disk, &o, &error), 0);
+  calls_wait_held ();
+  calls_stop ();
+  assert_int_equal (job_abort (disk, &error), 0);
+  job_get_info (disk, &info);
+  assert_int_equal (info.status, JOB_CONCLUDED);
+  assert_int_equal (info.result, JOB_RESULT_CANCELLED);
+}
+
 /* Reads of the sidecar made with the fetch table's lock held. */
 static uint64_t reads, locked_reads; /* atomic */
 static bool watched;                 /* atomic */
@@ -658,12 +772,16 @@ main (void)
     TEST (replies_do_not_wait_for_the_commit),
     TEST (the_guest_wins),
     TEST (the_guest_wins_over_what_has_come),
+    TEST (the_guest_wins_while_the_copier_waits),
+    TEST (changes_wait_for_each_other),
     TEST (parts_are_applied_in_order),
     TEST (whole_changes_overtake_parts),
     TEST (failed_parts_stay),
     TEST (parts_meet_the_copier),
     TEST (known_zeros_are_not_fetched),
     TEST (aborted_jobs_write_nothing_more),
+    TEST (jobs_are_recorded_first),
+    TEST (aborts_wait_for_the_store),
     cmocka_unit_test_setup_teardown (no_lock_is_held_for_the_sidecar, make_box,
                                      drop_box),
     cmocka_unit_test_setup_teardown (slow_sidecar_keeps_the_order, make_box,

@@ -403,6 +403,80 @@ w_keeps_a_neighbours_pending (void **state)
   drop (&b);
 }
 
+/* The same for each of the eight in a page. */
+static void
+w_keeps_what_any_of_a_page_has_pending (void **state)
+{
+  (void)state;
+  for (uint64_t i = 1; i < 8; i++) {
+    const uint64_t g = i * SIDECAR_BITS + SIDECAR_BITS - 1;
+    struct map_snapshot *s;
+    struct box b;
+
+    make (&b, 16 * SIDECAR_BITS * GRANULE);
+    map_mark (b.m, 0, 1, MAP_GUEST);
+    map_mark (b.m, 8 * SIDECAR_BITS, 8 * SIDECAR_BITS + 1, MAP_GUEST);
+    s = map_snapshot (b.m, false);
+    map_mark (b.m, g, g + 1, MAP_GUEST);
+    assert_int_equal (map_snapshot_write (b.m, s), 0);
+    map_snapshot_publish (b.m, s);
+    reopen (&b, true);
+    assert_true (live (&b, 0) && live (&b, 8 * SIDECAR_BITS));
+    if (!live (&b, g))
+      fail_msg ("what sector %d has pending has left W", (int)i);
+    drop (&b);
+  }
+}
+
+/* Linked with --wrap=pthread_mutex_lock: what may come in between. */
+int __real_pthread_mutex_lock (pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_lock (pthread_mutex_t *mutex);
+static void (*between) (struct box *b);
+static struct box *between_box;
+static unsigned between_at; /* before that many locks more */
+
+int
+__wrap_pthread_mutex_lock (pthread_mutex_t *mutex)
+{
+  if (between && between_at-- == 0) {
+    void (*f) (struct box * b) = between;
+
+    between = NULL;
+    f (between_box);
+  }
+  return __real_pthread_mutex_lock (mutex);
+}
+
+static void
+commit_between (struct box *b)
+{
+  commit (b, false);
+}
+
+/* A commit that comes anywhere in a guest's mark has its bits, or leaves them,
+ * and says so, to the next one. */
+static void
+marks_are_never_between_commits (void **state)
+{
+  struct box b;
+
+  (void)state;
+  make (&b, 100 * SIDECAR_BITS * GRANULE);
+  between_box = &b;
+  for (unsigned i = 0; i < 10; i++) {
+    const uint64_t g = i * SIDECAR_BITS;
+
+    between_at = i;
+    between = commit_between;
+    assert_int_equal (map_mark (b.m, g, g + 1, MAP_GUEST), 0);
+    between = NULL;
+    assert_true (stable (&b, g) || map_has_guest (b.m));
+    commit (&b, false);
+    assert_true (stable (&b, g));
+  }
+  drop (&b);
+}
+
 static void
 holes_wait_for_a_checkpoint (void **state)
 {
@@ -730,6 +804,8 @@ main (void)
     cmocka_unit_test (returning_a_snapshot_cannot_fail),
     cmocka_unit_test (pending_pages_stay),
     cmocka_unit_test (w_keeps_a_neighbours_pending),
+    cmocka_unit_test (w_keeps_what_any_of_a_page_has_pending),
+    cmocka_unit_test (marks_are_never_between_commits),
     cmocka_unit_test (holes_wait_for_a_checkpoint),
     cmocka_unit_test (committed_pages_leave_w),
     cmocka_unit_test (damage_is_neither_absent_nor_local),

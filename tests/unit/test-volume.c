@@ -305,6 +305,33 @@ w_is_of_one_store (void **state)
   box_close (d);
 }
 
+/* W as it was in the session before, in the place of this one's: it knows
+ * nothing of what was written since. */
+static void
+w_is_of_one_session (void **state)
+{
+  struct disk *d = start ();
+  CLEANUP_FREE char *old = work_path (), *new = NULL;
+  char command[700];
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  snprintf (command, sizeof command, "cp -a '%s' '%s/old'", old, box.dir);
+  assert_int_equal (system (command), 0);
+  killed (d);
+  d = start ();
+  new = work_path ();
+  fill_bytes (d, 2 * G, G, 2, 0);
+  killed (d);
+  snprintf (command, sizeof command, "mv '%s/old' '%s'", box.dir, new);
+  assert_int_equal (system (command), 0);
+  box_refused (&box, &config, EINVAL, "working map", "discard-unflushed=yes");
+  config.discard_unflushed = true;
+  d = start ();
+  assert_true (is_local (d, 0, G));
+  box_close (d);
+}
+
 /* Somebody holds W: the owner is alive, whatever became of its other locks. */
 static void
 w_in_use_is_an_owner (void **state)
@@ -720,6 +747,7 @@ main (void)
     TEST (another_boot_believes_s_alone),
     TEST (what_a_failed_change_has_changed_stays),
     TEST (w_is_of_one_store),
+    TEST (w_is_of_one_session),
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
     TEST (syncing_is_written_again),

@@ -90,6 +90,46 @@ changed_pieces_stay (void **state)
   expect_bytes (disk, PIECE + 5000, 1, 2);
 }
 
+static bool
+copier_waits_for_a_claim (void *opaque)
+{
+  LOCK_SCOPE (&disk->claims.lock);
+
+  (void)opaque;
+  return disk->claims.waiting > 0;
+}
+
+/* A guest that is at work on a piece when its turn to be dropped comes: what
+ * it writes is newer than the sync, so that the piece stays. */
+static void
+pieces_at_work_stay (void **state)
+{
+  struct claim claim;
+  pthread_t thread;
+  void *failed;
+  struct statfs fs;
+
+  (void)state;
+  assert_int_equal (statfs (box.dir, &fs), 0);
+  if (fs.f_type == TMPFS_MAGIC)
+    skip ();
+  calls_hold (CALL_SYNC, FILE_STORE);
+  assert_int_equal (pthread_create (&thread, NULL, copier, NULL), 0);
+  calls_wait_held ();
+  claim_take (&disk->claims, &claim, PIECE / 4096, PIECE / 4096 + 1);
+  calls_let_go ();
+  wait_until (copier_waits_for_a_claim, NULL);
+  assert_int_equal (store_pwrite (disk->store, "x", 1, PIECE), 0);
+  writeback_changed (disk, PIECE, PIECE + 1);
+  claim_drop (&disk->claims, &claim);
+  pthread_join (thread, &failed);
+  assert_null (failed);
+  if (disk->writeback.unsupported)
+    skip ();
+  assert_false (is_cached (0, PIECE));
+  assert_true (is_cached (PIECE, PIECE));
+}
+
 /* A failed sync: nothing leaves the page cache any more. */
 static void
 unsynced_pieces_stay (void **state)
@@ -113,6 +153,7 @@ main (void)
 #define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
   const struct CMUnitTest tests[] = {
     TEST (changed_pieces_stay),
+    TEST (pieces_at_work_stay),
     TEST (unsynced_pieces_stay),
   };
 
