@@ -81,6 +81,14 @@ def test_modes(d):
                   r.returncode == 1 and one_message(r), r)
 
 
+def test_flood(d):
+    with Fake(d, "flood") as f:
+        r = run("-c", f.socket, "allocate", "--wait")
+        check("events without end are no news",
+              r.returncode == 1 and one_message(r)
+              and "without end" in r.stderr, r)
+
+
 def test_lost(d):
     with Fake(d, "stop-JOB") as f:
         r = run("-c", f.socket, "allocate", "--wait")
@@ -328,8 +336,9 @@ def test_usage(d):
 
 
 def main():
-    for test in (test_usage, test_modes, test_lost, test_ends, test_interrupt,
-                 test_registry, test_maps, test_watch, test_hang):
+    for test in (test_usage, test_modes, test_flood, test_lost, test_ends,
+                 test_interrupt, test_registry, test_maps, test_watch,
+                 test_hang):
         with tempfile.TemporaryDirectory(prefix="bf") as d:
             print("== " + test.__name__)
             test(d)

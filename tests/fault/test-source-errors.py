@@ -9,6 +9,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import errno
 import os
+import threading
 import time
 
 import faultlib
@@ -390,6 +391,47 @@ def test_job_skips_what_cannot_be_read(t):
     p.end()
     check(t.read("disk") == bad.data[:M] + b"w" * g + bad.data[M + g:],
           "the store")
+
+
+def test_what_is_behind_a_skipped_range_is_waited_for(t):
+    """A guest's read is on its way there when the job has asked for all:
+    only what was skipped may be absent at its end."""
+    bad = Bad(t, 2 * M)
+    lost, held = M, threading.Event()
+    asked = threading.Event()
+
+    def fault(conn, r):
+        if r.type == fakesource.READ and r.length == 16 * K \
+                and r.offset == lost + 4 * K:
+            asked.set()
+            threading.Thread(target=later, args=(conn, r), daemon=True).start()
+            return True
+        return bad.fault(conn, r)
+
+    def later(conn, r):
+        held.wait(faultlib.LIMIT)
+        conn.answer(r)
+    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "fetch=4K")
+    c, ctl = p.client(), p.control()
+    check(c.read(0, 4 * K) == bad.data[:4 * K], "data")
+    bad.ranges = [(lost, lost + 1, "EIO")]
+    bad.server.fault = fault
+    reading = c.start_read(lost + 4 * K, 16 * K)
+    check(asked.wait(faultlib.LIMIT), "it is on its way")
+    ctl("block-allocate", device="", on_error="skip")
+    event = ctl.wait_event("BLOCK_JOB_ERROR")
+    check(event["action"] == "ignore", "skipped", event)
+    wait_for(lambda: ctl.job()["remaining"] == 20 * K, "all else is local")
+    time.sleep(0.3)
+    check(ctl.saw("BLOCK_JOB_COMPLETED") == 0, "it waits", ctl.job())
+    held.set()
+    check(c.finish(reading) == bad.data[lost + 4 * K:lost + 20 * K], "data")
+    ctl.wait_event("BLOCK_JOB_COMPLETED")
+    job = ctl.job()
+    check(job["failed-ranges"] == 1 and job["remaining"] == 4 * K, "the job",
+          job)
+    c.close()
+    p.end()
 
 
 def test_job_of_the_command_line_skips(t):

@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <unistd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -89,6 +90,21 @@ put (int fd, const char *s)
   }
 }
 
+/* Events until nobody takes them, or for longer than a client may wait. */
+static bool
+flood (int fd)
+{
+  static const char event[]
+      = "{\"event\":\"X\",\"data\":{},\"timestamp\":{\"seconds\":1,"
+        "\"microseconds\":2}}\r\n";
+  time_t end = time (NULL) + 20;
+
+  while (time (NULL) < end)
+    if (send (fd, event, sizeof event - 1, MSG_NOSIGNAL) == -1)
+      break;
+  return false;
+}
+
 static bool
 answer (struct server *server, int fd, json_t *message)
 {
@@ -127,6 +143,8 @@ answer (struct server *server, int fd, json_t *message)
     }
     else if (strcmp (what, "close") == 0)
       alive = false;
+    else if (strcmp (what, "flood") == 0)
+      alive = flood (fd);
     else
       assert_string_equal (what, "hang");
   }
@@ -698,6 +716,29 @@ test_hang (void **state)
   stop_at_end (&server);
 }
 
+/* Events are no answer, however many come. */
+static void
+test_flood (void **state)
+{
+  static const struct step steps[] = {
+    { "query-disks", { "flood" } },
+    { NULL, { NULL } },
+  };
+  struct backfill_disk_info **disks;
+  struct server server;
+  struct backfill *h;
+  unsigned n;
+
+  (void)state;
+  start (&server, steps, NULL);
+  h = backfill_connect (server.path);
+  assert_int_equal (backfill_set_timeout (h, 300), 0);
+  assert_int_equal (backfill_list_disks (h, &n, &disks), -1);
+  assert_int_equal (backfill_get_errno (), ETIMEDOUT);
+  backfill_close (h);
+  stop_at_end (&server);
+}
+
 static void
 test_events (void **state)
 {
@@ -843,6 +884,7 @@ main (void)
     cmocka_unit_test (test_list),     cmocka_unit_test (test_job_info),
     cmocka_unit_test (test_allocate), cmocka_unit_test (test_wait),
     cmocka_unit_test (test_map),      cmocka_unit_test (test_hang),
+    cmocka_unit_test (test_flood),
     cmocka_unit_test (test_events),   cmocka_unit_test (test_command),
     cmocka_unit_test (test_threads),
   };
