@@ -62,6 +62,20 @@ Nothing is left to do at the very end of the disk:
   $ info_of '' '.job | [.result, .total]'
   ["completed",0]
 
+nor at that of one which ends within a granule:
+
+  $ nbdkit -r -U odd.sock -P odd.pid memory 10000
+  $ nbdkit -U odd-disk.sock -P odd-disk.pid backfill odd.img name=odd \
+  >   backing="nbd+unix:///?socket=$PWD/odd.sock"
+  $ backfill allocate odd --wait --quiet --offset 10000
+  $ info_of odd '[.local, (.job | .result, .total, .processed)]'
+  [0,"completed",0,0]
+  $ backfill allocate odd --wait --quiet --offset 9999
+  $ info_of odd '[.local, (.job | .result, .total, .processed)]'
+  [1808,"completed",1808,1808]
+  $ stop odd-disk
+  $ stop odd
+
 Not within the disk:
 
   $ backfill allocate --offset 16M --length 1

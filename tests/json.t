@@ -30,7 +30,7 @@ A job object has the members of QEMU's query-block-jobs, and ours:
   ["vda","allocate",4096,4096,false,false,false,10485760,"ok","concluded",true,false]
   $ jq -c '[.["job-type"], .result, .["pause-reason"], .["range-offset"], .["range-length"], .total, .processed, .remaining, .["local-at-start"], .["bytes-read"], .sparse, .["on-error"], .["failed-ranges"], .errno]' job
   ["completed","completed","none",1048576,100,4096,4096,0,0,4096,true,"skip",0,0]
-  $ jq 'keys - ["device","type","len","offset","busy","paused","ready","speed","io-status","status","auto-finalize","auto-dismiss","job-type","result","pause-reason","range-offset","range-length","total","processed","remaining","local-at-start","time-elapsed","time-remaining","bytes-read","current-speed","sparse","on-error","failed-ranges","errno"]' job
+  $ jq 'keys - ["device","number","type","len","offset","busy","paused","ready","speed","io-status","status","auto-finalize","auto-dismiss","job-type","result","pause-reason","range-offset","range-length","total","processed","remaining","local-at-start","time-elapsed","time-remaining","bytes-read","current-speed","sparse","on-error","failed-ranges","errno"]' job
   []
   $ backfill info vda --json | jq .job | cmp - job
 

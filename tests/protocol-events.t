@@ -22,10 +22,10 @@ Two clients that listen, as long as this shell holds the fifo open:
   $ wait_for grep BLOCK_JOB_COMPLETED one
   $ wait_for grep BLOCK_JOB_COMPLETED two
   $ jq -c 'select(.event) | [.event, .data]' one
-  ["JOB_STATUS_CHANGE",{"id":"vda","status":"created","device":"vda"}]
-  ["JOB_STATUS_CHANGE",{"id":"vda","status":"running","device":"vda"}]
-  ["JOB_STATUS_CHANGE",{"id":"vda","status":"concluded","device":"vda"}]
-  ["BLOCK_JOB_COMPLETED",{"type":"allocate","len":4096,"offset":4096,"speed":1000000,"device":"vda"}]
+  ["JOB_STATUS_CHANGE",{"id":"vda","status":"created","number":1,"device":"vda"}]
+  ["JOB_STATUS_CHANGE",{"id":"vda","status":"running","number":1,"device":"vda"}]
+  ["JOB_STATUS_CHANGE",{"id":"vda","status":"concluded","number":1,"device":"vda"}]
+  ["BLOCK_JOB_COMPLETED",{"type":"allocate","len":4096,"offset":4096,"speed":1000000,"number":1,"device":"vda"}]
   $ diff one two
 
 They have the time:

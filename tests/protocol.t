@@ -82,7 +82,7 @@ A job, from its start to its dismissal:
   >   '{"execute": "query-block-jobs"}' | jq -c 'select(.event | not) |
   >     (.return | arrays | map([.device, .status, .result, .speed])), (.return | objects),
   >     (.error | objects | [.class, .["errno-name"]])'
-  {}
+  {"number":1}
   ["GenericError","EBUSY"]
   {}
   {}
@@ -107,7 +107,7 @@ The rest:
   {"return": {}}
   {"return": {}}
   {"return": {"speed": 1000}}
-  {"return": {}}
+  {"return": {"number": 1}}
 
 quit ends the server after it was answered.
 

@@ -67,12 +67,12 @@ With --json each event is an object on a line, as the server sent it; with DISK
 only that one's.
 
   $ jq -c 'select(.event == "JOB_STATUS_CHANGE").data' vda.json | tail -n 1
-  {"id":"vda","status":"null","device":"vda"}
+  {"id":"vda","status":"null","number":2,"device":"vda"}
   $ jq -r .data.device vda.json | uniq
   vda
   $ jq -c 'select(.event == "BLOCK_JOB_COMPLETED" and .data.len == 8192) |
   >   .data, (.timestamp | keys)' vda.json
-  {"type":"allocate","len":8192,"offset":8192,"speed":0,"device":"vda"}
+  {"type":"allocate","len":8192,"offset":8192,"speed":0,"number":2,"device":"vda"}
   ["microseconds","seconds"]
   $ grep -m 1 SOURCE_LOST vda.json | jq -c '.data | keys'
   ["device","reason"]

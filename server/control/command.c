@@ -432,10 +432,28 @@ job_of_disk (struct disk *disk)
   return object_job (disk_name (disk), &info);
 }
 
+/* One job of one disk, by its number: in progress, or ended of late. */
+static json_t *
+one_job (struct call *call)
+{
+  struct disk *disk = call_disk (call);
+  struct job_info info;
+  char *error = NULL;
+
+  if (disk == NULL)
+    return NULL;
+  if (job_find (disk, arg_size (call, "number"), &info, &error) == -1) {
+    fail_job (call, error);
+    return NULL;
+  }
+  return json_pack ("[o]", object_job (disk_name (disk), &info));
+}
+
 static json_t *
 run_jobs (struct call *call)
 {
-  return list_disks (call, job_of_disk);
+  return arg_size (call, "number") > 0 ? one_job (call)
+                                       : list_disks (call, job_of_disk);
 }
 
 static json_t *
@@ -447,6 +465,21 @@ try_job_of_disk (struct disk *disk)
                                         : NULL;
 }
 
+/* The one of that number, if it is the latest. */
+static json_t *
+quick_job (struct call *call, const char *name)
+{
+  const struct disks *disks = call->disks;
+  struct job_info info;
+
+  for (size_t i = 0; name && i < disks->len; i++)
+    if (strcmp (name, disk_name (disks->ptr[i])) == 0
+        && job_try_get_info (disks->ptr[i], &info)
+        && info.number == arg_size (call, "number") && info.status != JOB_NONE)
+      return json_pack ("[o]", object_job (name, &info));
+  return NULL;
+}
+
 /* Tools ask for this again and again, and the machine may be busy. */
 static json_t *
 quick_jobs (struct call *call)
@@ -456,6 +489,8 @@ quick_jobs (struct call *call)
 
   if (call->volumes)
     return NULL;
+  if (arg_size (call, "number") > 0)
+    return quick_job (call, name);
   if (name == NULL)
     return disks->len > QUICK_DISKS ? NULL : list_of (disks, try_job_of_disk);
   for (size_t i = 0; i < disks->len; i++)
@@ -480,10 +515,12 @@ run_allocate (struct call *call)
   };
   struct disk *disk = call_disk_for (call, CONTROL_JOB);
   char *error = NULL;
+  uint64_t number = 0;
 
-  if (disk && job_start (disk, &options, &error) == -1)
+  if (disk && job_start (disk, &options, &number, &error) == -1)
     fail_job (call, error);
-  return done (call);
+  return call->error ? NULL
+                     : json_pack ("{s:o}", "number", object_number (number));
 }
 
 static json_t *
@@ -492,18 +529,22 @@ run_set_speed (struct call *call)
   struct disk *disk = call_disk (call);
   char *error = NULL;
 
-  if (disk && job_set_speed (disk, arg_size (call, "speed"), &error) == -1)
+  if (disk
+      && job_set_speed (disk, arg_size (call, "number"),
+                        arg_size (call, "speed"), &error)
+             == -1)
     fail_job (call, error);
   return done (call);
 }
 
 static json_t *
-run_verb (struct call *call, int (*verb) (struct disk *disk, char **error))
+run_verb (struct call *call,
+          int (*verb) (struct disk *disk, uint64_t number, char **error))
 {
   struct disk *disk = call_disk (call);
   char *error = NULL;
 
-  if (disk && verb (disk, &error) == -1)
+  if (disk && verb (disk, arg_size (call, "number"), &error) == -1)
     fail_job (call, error);
   return done (call);
 }
@@ -535,7 +576,12 @@ run_dismiss (struct call *call)
 static json_t *
 run_detach (struct call *call)
 {
-  return run_verb (call, disk_detach);
+  struct disk *disk = call_disk (call);
+  char *error = NULL;
+
+  if (disk && disk_detach (disk, &error) == -1)
+    fail_job (call, error);
+  return done (call);
 }
 
 static json_t *
@@ -798,6 +844,12 @@ static const char *const on_error_words[] = { "report", "skip", NULL };
   {                                                    \
     .type = ARG_INTEGER, .name = "speed", .help = text \
   }
+#define NUMBER                                                            \
+  {                                                                       \
+    .type = ARG_INTEGER, .optional = true, .name = "number",              \
+    .help = "the number of the job that is meant; it is refused when it " \
+            "is another's turn.  0 is the disk's job, whichever it is"    \
+  }
 #define NOTHING "an empty object"
 
 const struct command command_table[] = {
@@ -805,7 +857,7 @@ const struct command command_table[] = {
     RUN_SLOW,
     run_allocate,
     NULL,
-    NOTHING,
+    "an object with C<number>, that of the job",
     "Start a job that makes a range of the disk local.  When this returns, "
     "the job is recorded durably, and is resumed after a restart.  The range "
     "is widened to whole granules.  A disk has one job at a time.  Events "
@@ -833,6 +885,7 @@ const struct command command_table[] = {
     "End the disk's job.  When this returns, which takes 2 seconds at most, "
     "nothing more is written for it.  What it made local stays local.",
     { DEVICE,
+      NUMBER,
       { ARG_BOOLEAN, true, "force",
         .help = "taken as QEMU has it, and without effect" } } },
   { "block-job-dismiss",
@@ -841,14 +894,14 @@ const struct command command_table[] = {
     NULL,
     NOTHING,
     "Forget the disk's job, which must have ended.",
-    { DEVICE } },
+    { DEVICE, NUMBER } },
   { "block-job-pause",
     RUN_VERB,
     run_pause,
     NULL,
     NOTHING,
     "Pause the disk's job.  It stays paused over a restart.",
-    { DEVICE } },
+    { DEVICE, NUMBER } },
   { "block-job-resume",
     RUN_VERB,
     run_resume,
@@ -856,14 +909,14 @@ const struct command command_table[] = {
     NOTHING,
     "Let the disk's job go on: one paused by block-job-pause, or because the "
     "store was full.",
-    { DEVICE } },
+    { DEVICE, NUMBER } },
   { "block-job-set-speed",
     RUN_VERB,
     run_set_speed,
     NULL,
     NOTHING,
     "Change the limit of the disk's job.",
-    { DEVICE, SPEED ("limit in bytes per second, 0 for none") } },
+    { DEVICE, NUMBER, SPEED ("limit in bytes per second, 0 for none") } },
   { "disk-create",
     RUN_SLOW,
     run_create,
@@ -954,7 +1007,11 @@ const struct command command_table[] = {
     "a list of job objects",
     "The jobs in progress, and those that ended and were neither dismissed "
     "nor followed by another.",
-    { DEVICE_OR_ALL } },
+    { DEVICE_OR_ALL,
+      { ARG_INTEGER, true, "number",
+        .help = "only the job of the disk that has this number: in progress, "
+                "or one of the 16 latest that this process knows to have "
+                "ended, also when others followed it" } } },
   { "query-commands",
     RUN_LOOP,
     run_commands,

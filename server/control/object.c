@@ -172,6 +172,7 @@ object_job (const char *name, const struct job_info *info)
     return json_null ();
   o = json_object ();
   r = object_set (o, "device", object_text (name))
+      | object_set (o, "number", object_number (info->number))
       | object_set (o, "type", json_string ("allocate"))
       | object_set (o, "len", object_number (info->total))
       | object_set (o, "offset", object_number (info->processed))
@@ -371,6 +372,8 @@ object_event (const struct disk_event *event)
     json_decref (data);
     return NULL;
   }
+  if (info->number > 0)
+    r |= object_set (data, "number", object_number (info->number));
   r |= object_set (data, "device", object_text (name));
 
   clock_gettime (CLOCK_REALTIME, &now);

@@ -59,7 +59,15 @@
 /* A guest that did something this recently is served before the job. */
 #define GUEST_MS 50u
 #define RECORD_MS 5000u
+/* The rate of late, and with it the time that is left, is that of up to so many
+ * samples while the job runs. */
 #define SAMPLE_MS 500u
+#define SAMPLES 11u
+/* As many are asked for where a limit makes the time between two requests
+ * longer than that between two samples. */
+#define SAMPLES_LIMITED 4u
+#define DISTANT_MS (UINT64_C (10) * 365 * 86400 * 1000)
+#define ENDED_KEPT 16u
 
 struct job {
   pthread_mutex_t verb_lock;
@@ -71,12 +79,13 @@ struct job {
   bool closed;   /* verb_lock: nothing is recorded any more */
   uint64_t processors;
 
-  unsigned number; /* of the latest in this process, from 1 */
+  unsigned run;    /* of the pump, in this process, from 1 */
+  uint64_t number; /* of the latest; 0: there was none yet */
   enum job_status status;
   enum job_result result;
   enum job_pause pause;
   struct job_options options;
-  uint64_t offset, end; /* the range, widened to granules */
+  uint64_t offset, end; /* the range, widened to granules, if it is not empty */
   bool stop, abort;
   uint64_t since;   /* ms: when the clock was started */
   uint64_t elapsed; /* ms before that */
@@ -94,8 +103,11 @@ struct job {
   int fail_source, fail_store;
   uint64_t lost_since; /* ms, 0: not lost */
 
-  uint64_t sample_ms, sample_bytes;
-  double speed; /* bytes/s, smoothed */
+  /* Bytes that were local, oldest first. */
+  struct {
+    uint64_t ms, bytes;
+  } sample[SAMPLES];
+  unsigned nr_samples;
   uint64_t recorded_ms;
 
   /* Its turn among the jobs of the process; slots.lock. */
@@ -106,6 +118,10 @@ struct job {
 
   struct rate rate;
   struct sidecar_job record;
+
+  /* How the latest ended, the oldest overwritten first. */
+  struct job_info ended[ENDED_KEPT];
+  unsigned nr_ended; /* in all */
 };
 
 /* How many jobs of the process run, and may run, at once.  The lock is
@@ -254,6 +270,53 @@ clock_stop (struct job *j)
   j->ticking = false;
 }
 
+/* How long it is from one sample to the next.  Each has a turn of the job's in
+ * it (lane.h), and a request. */
+static uint64_t
+sample_interval (struct disk *d)
+{
+  struct job *j = d->job;
+  uint64_t ms = SAMPLE_MS * (1 + jobs_running () / NR_LANES);
+  struct rate *rates[] = { &j->rate, &total_rate };
+
+  for (unsigned i = 0; i < 2; i++) {
+    uint64_t limit = rate_get (rates[i]);
+
+    if (limit)
+      ms = max_u64 (ms, rate_request (rates[i], d->granule, REQUEST) * 1000
+                            / limit);
+  }
+  return ms;
+}
+
+/* The lock is held.  Bytes that became local each second of late, 0: not
+ * known, or none. */
+static double
+current_speed (const struct job *j)
+{
+  unsigned last = j->nr_samples - 1;
+
+  if (j->nr_samples < 2 || j->sample[last].bytes <= j->sample[0].bytes)
+    return 0;
+  return (double)(j->sample[last].bytes - j->sample[0].bytes) * 1000
+         / (double)(j->sample[last].ms - j->sample[0].ms);
+}
+
+/* The lock is held.  What is not known is 0: right after a start or a pause,
+ * while nothing comes, and where it would be in another age. */
+static uint64_t
+time_remaining (struct disk *d, uint64_t remaining)
+{
+  struct job *j = d->job;
+  double speed = current_speed (j), ms;
+
+  if (j->status != JOB_RUNNING || speed < 1
+      || (j->nr_samples < SAMPLES_LIMITED && sample_interval (d) > SAMPLE_MS))
+    return 0;
+  ms = (double)remaining / speed * 1000;
+  return ms < DISTANT_MS ? (uint64_t)ms + 1 : 0;
+}
+
 /* The lock is held.  wait: it may be waited for the map; false: it would have
  * to be. */
 static bool
@@ -263,6 +326,7 @@ fill_info (struct disk *d, struct job_info *info, bool wait)
 
   memset (info, 0, sizeof *info);
   info->failed_offset = UINT64_MAX;
+  info->number = j->number;
   info->status = j->status;
   if (j->status == JOB_NONE)
     return true;
@@ -272,9 +336,9 @@ fill_info (struct disk *d, struct job_info *info, bool wait)
   info->options.speed = rate_get (&j->rate);
   info->total = j->end - j->offset;
   if (wait)
-    info->processed = map_live_bytes (d->map, granule_floor (d, j->offset),
+    info->processed = map_live_bytes (d->map, granule_ceil (d, j->offset),
                                       granule_ceil (d, j->end));
-  else if (!map_try_live_bytes (d->map, granule_floor (d, j->offset),
+  else if (!map_try_live_bytes (d->map, granule_ceil (d, j->offset),
                                 granule_ceil (d, j->end), &info->processed))
     return false;
   info->remaining = info->total - info->processed;
@@ -282,10 +346,8 @@ fill_info (struct disk *d, struct job_info *info, bool wait)
   info->time_elapsed = elapsed (j);
   info->bytes_read = j->bytes_read;
   if (in_progress (j)) {
-    info->current_speed = (uint64_t)j->speed;
-    if (j->status == JOB_RUNNING && j->speed >= 1)
-      info->time_remaining
-          = (uint64_t)((double)info->remaining / j->speed * 1000) + 1;
+    info->current_speed = (uint64_t)current_speed (j);
+    info->time_remaining = time_remaining (d, info->remaining);
   }
   info->nr_failed = j->nr_failed;
   info->failed_offset = j->failed_offset;
@@ -307,7 +369,7 @@ look_at_map (struct disk *d)
     offset = j->offset;
     end = j->end;
   }
-  map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
+  map_live_bytes (d->map, granule_ceil (d, offset), granule_ceil (d, end));
 }
 
 void
@@ -318,6 +380,45 @@ job_get_info (struct disk *d, struct job_info *info)
   look_at_map (d);
   LOCK_SCOPE (&j->lock);
   fill_info (d, info, true);
+}
+
+/* The lock is held.  The job that has ended is about to be replaced, or
+ * forgotten. */
+static void
+remember_end (struct disk *d)
+{
+  struct job *j = d->job;
+
+  if (j->status == JOB_CONCLUDED)
+    fill_info (d, &j->ended[j->nr_ended++ % ENDED_KEPT], true);
+}
+
+int
+job_find (struct disk *d, uint64_t number, struct job_info *info, char **error)
+{
+  struct job *j = d->job;
+
+  look_at_map (d);
+  LOCK_SCOPE (&j->lock);
+  if (number == j->number && j->status != JOB_NONE) {
+    fill_info (d, info, true);
+    return 0;
+  }
+  for (unsigned i = 0; i < min_u64 (j->nr_ended, ENDED_KEPT); i++)
+    if (j->ended[i].number == number) {
+      *info = j->ended[i];
+      return 0;
+    }
+  if (number > j->number)
+    message_set (error, "disk '%s' had no job %" PRIu64 " yet", d->name,
+                 number);
+  else
+    message_set (error,
+                 "job %" PRIu64 " of disk '%s' has ended, and how is no longer "
+                 "known",
+                 number, d->name);
+  errno = ESRCH;
+  return -1;
 }
 
 bool
@@ -360,6 +461,8 @@ set_status (struct disk *d, enum job_status status)
 {
   if (d->job->status == status)
     return;
+  /* What it did before a pause says nothing of what comes after it. */
+  d->job->nr_samples = 0;
   d->job->status = status;
   emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
   pthread_cond_broadcast (&d->job->changed);
@@ -392,6 +495,7 @@ write_record (struct disk *d)
     r->nr_failed = j->nr_failed;
     r->failed_offset = j->failed_offset;
     memcpy (r->error, j->error, sizeof r->error);
+    r->number = j->number;
     j->recorded_ms = now_ms ();
   }
   /* A detached volume has no room for one, and no need. */
@@ -402,8 +506,10 @@ write_record (struct disk *d)
     sync_begin (d, &s);
     err = sidecar_sync_job (d->sc) == -1 ? errno : 0;
     err = sync_end (d, &s, err);
-    if (err == 0)
+    if (err == 0) {
+      sidecar_job_is_durable (r);
       return 0;
+    }
     errno = err;
   }
   else if (errno == ENODATA)
@@ -447,7 +553,7 @@ is_local (struct disk *d)
 {
   struct job *j = d->job;
 
-  return map_live_bytes (d->map, granule_floor (d, j->offset),
+  return map_live_bytes (d->map, granule_ceil (d, j->offset),
                          granule_ceil (d, j->end))
          == j->end - j->offset;
 }
@@ -597,7 +703,7 @@ wait_room (struct disk *d, uint64_t bytes)
 }
 
 void
-job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
+job_fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
                  int source_error, int store_error)
 {
   struct job *j = d->job;
@@ -606,7 +712,7 @@ job_fetch_ended (struct disk *d, unsigned number, uint64_t offset, uint64_t end,
   {
     LOCK_SCOPE (&j->lock);
 
-    if (number != j->number)
+    if (run != j->run)
       return;
     j->in_flight--;
     j->bytes_in_flight -= end - offset;
@@ -844,7 +950,7 @@ step (struct disk *d, struct walk *w)
     j->bytes_in_flight += asked;
     __atomic_add_fetch (&bytes_in_flight, asked, __ATOMIC_RELAXED);
   }
-  r = fetch_job (d, j->number, w->at, &end, &made);
+  r = fetch_job (d, j->run, w->at, &end, &made);
   {
     /* It may have ended already. */
     LOCK_SCOPE (&j->lock);
@@ -866,7 +972,7 @@ static bool
 is_done (struct disk *d, const struct walk *w)
 {
   struct job *j = d->job;
-  uint64_t g = granule_floor (d, j->offset), end = granule_ceil (d, j->end);
+  uint64_t g = granule_ceil (d, j->offset), end = granule_ceil (d, j->end);
 
   while (g < end) {
     uint64_t stop;
@@ -1060,7 +1166,7 @@ pump (void *arg)
   thread_in_background ();
   /* Reads what of the map is not in memory yet, so that nobody who holds the
    * lock has to. */
-  map_live_bytes (d->map, granule_floor (d, j->offset),
+  map_live_bytes (d->map, granule_ceil (d, j->offset),
                   granule_ceil (d, j->end));
   if (j->options.full)
     preallocate (d);
@@ -1090,6 +1196,20 @@ pump (void *arg)
 
 /* Life. */
 
+/* What the job is to make local, of what was asked.  An empty range, as from
+ * the end of the disk to its end, stays empty: it is not widened to the granule
+ * that it touches. */
+static void
+set_range (struct disk *d)
+{
+  struct job *j = d->job;
+
+  j->end = granule_offset (
+      d, granule_ceil (d, j->options.offset + j->options.length));
+  j->offset = j->options.length > 0 ? round_down (j->options.offset, d->granule)
+                                    : j->end;
+}
+
 int
 jobs_open (struct disk *d, char **error)
 {
@@ -1113,6 +1233,11 @@ jobs_open (struct disk *d, char **error)
   if (r == -1)
     log_error ("%s: the job record is damaged (%m): taken as no job",
                d->metadata);
+  /* One that older programs wrote has none; the sequence is no lower than any
+   * was. */
+  j->number = j->record.number != 0 && j->record.number < INT64_MAX
+                  ? j->record.number
+                  : min_u64 (j->record.sequence, INT64_MAX - 1);
   if (r != 1 || j->record.status > JOB_CONCLUDED
       || j->record.result > JOB_RESULT_CANCELLED
       || j->record.pause > JOB_PAUSE_NOSPACE || j->record.offset > d->size
@@ -1139,9 +1264,7 @@ jobs_open (struct disk *d, char **error)
   j->errnum = j->record.errnum;
   memcpy (j->error, j->record.error, sizeof j->error);
   j->error[sizeof j->error - 1] = '\0';
-  j->offset = round_down (j->options.offset, d->granule);
-  j->end = granule_offset (
-      d, granule_ceil (d, j->options.offset + j->options.length));
+  set_range (d);
   /* Read-only it does not go on; whoever may write goes on with it. */
   if (d->read_only && in_progress (j))
     j->status = JOB_PAUSED;
@@ -1155,12 +1278,11 @@ pump_start (struct disk *d)
   struct job *j = d->job;
 
   j->stop = j->abort = j->failing = false;
-  j->number++;
+  j->run++;
   j->in_flight = 0;
   j->bytes_in_flight = 0;
   j->lost_since = 0;
-  j->sample_ms = 0;
-  j->speed = 0;
+  j->nr_samples = 0;
   clock_start (j);
   j->pumping = true;
   if (thread_start (&j->pump, pump, d) == -1) {
@@ -1210,7 +1332,7 @@ jobs_start (struct disk *d, char **error)
   }
   if (!d->has_allocate || map_all_live (d->map))
     return 0;
-  return job_start (d, &d->allocate, error);
+  return job_start (d, &d->allocate, NULL, error);
 }
 
 void
@@ -1278,37 +1400,44 @@ job_wants_full (struct disk *d, uint64_t offset)
          && offset < j->end;
 }
 
+/* The lock is held: one more of what was local when. */
+static void
+add_sample (struct job *j, uint64_t ms, uint64_t bytes)
+{
+  if (j->nr_samples == SAMPLES) {
+    memmove (j->sample, j->sample + 1, (SAMPLES - 1) * sizeof *j->sample);
+    j->nr_samples--;
+  }
+  j->sample[j->nr_samples].ms = ms;
+  j->sample[j->nr_samples].bytes = bytes;
+  j->nr_samples++;
+}
+
 void
 job_tick (struct disk *d, uint64_t now)
 {
   struct job *j = d->job;
   uint64_t offset, end, local;
-  bool record;
+  bool record, sample;
 
   {
     LOCK_SCOPE (&j->lock);
     if (!j->pumping)
       return;
     record = now - j->recorded_ms >= RECORD_MS;
-    /* Each sample has a turn of the job's in it (lane.h). */
-    if (j->sample_ms
-        && now - j->sample_ms < SAMPLE_MS * (1 + jobs_running () / NR_LANES))
-      return;
+    sample
+        = j->status == JOB_RUNNING
+          && (j->nr_samples == 0
+              || now - j->sample[j->nr_samples - 1].ms >= sample_interval (d));
     offset = j->offset;
     end = j->end;
   }
-  local = map_live_bytes (d->map, granule_floor (d, offset),
-                          granule_ceil (d, end));
-  {
+  if (sample) {
+    local = map_live_bytes (d->map, granule_ceil (d, offset),
+                            granule_ceil (d, end));
     LOCK_SCOPE (&j->lock);
-    if (j->sample_ms) {
-      double recent = (double)(local - min_u64 (local, j->sample_bytes)) * 1000
-                      / (double)(now - j->sample_ms);
-
-      j->speed = j->speed == 0 ? recent : 0.7 * j->speed + 0.3 * recent;
-    }
-    j->sample_ms = now;
-    j->sample_bytes = local;
+    if (j->status == JOB_RUNNING)
+      add_sample (j, now, local);
   }
   /* The clock and the bytes read, so that a crash does not take them back
    * further than a checkpoint. */
@@ -1329,8 +1458,29 @@ refuse (char **error, int err, const char *text, struct disk *d)
   return -1;
 }
 
+/* The lock is held.  Is the present job the one that is meant? */
+static int
+check_number (struct disk *d, uint64_t number, char **error)
+{
+  struct job *j = d->job;
+
+  if (number == 0 || number == j->number)
+    return 0;
+  if (number > j->number)
+    message_set (error, "disk '%s' had no job %" PRIu64 " yet", d->name,
+                 number);
+  else
+    message_set (error,
+                 "job %" PRIu64 " of disk '%s' has ended: the latest is job "
+                 "%" PRIu64,
+                 number, d->name, j->number);
+  errno = ESRCH;
+  return -1;
+}
+
 int
-job_start (struct disk *d, const struct job_options *options, char **error)
+job_start (struct disk *d, const struct job_options *options, uint64_t *number,
+           char **error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
@@ -1372,12 +1522,11 @@ job_start (struct disk *d, const struct job_options *options, char **error)
   map_live_bytes (d->map, 0, map_nr (d->map));
   {
     LOCK_SCOPE (&j->lock);
+    remember_end (d);
     j->options = *options;
     if (j->options.length == 0)
       j->options.length = d->size - options->offset;
-    j->offset = round_down (j->options.offset, d->granule);
-    j->end = granule_offset (
-        d, granule_ceil (d, j->options.offset + j->options.length));
+    set_range (d);
     rate_set (&j->rate, 0);
     rate_set (&j->rate, options->speed);
     j->result = JOB_RESULT_NONE;
@@ -1387,17 +1536,21 @@ job_start (struct disk *d, const struct job_options *options, char **error)
     j->errnum = 0;
     j->error[0] = '\0';
     j->ticking = false;
-    j->local_at_start = map_live_bytes (d->map, granule_floor (d, j->offset),
+    j->local_at_start = map_live_bytes (d->map, granule_ceil (d, j->offset),
                                         granule_ceil (d, j->end));
     j->status = JOB_CREATED;
+    j->number++;
   }
   err = write_record (d);
   {
     LOCK_SCOPE (&j->lock);
     if (err == 0) {
       emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
-      if (pump_start (d) == 0)
+      if (pump_start (d) == 0) {
+        if (number)
+          *number = j->number;
         return 0;
+      }
       err = errno;
     }
     j->status = JOB_NONE;
@@ -1409,7 +1562,7 @@ job_start (struct disk *d, const struct job_options *options, char **error)
 }
 
 int
-job_abort (struct disk *d, char **error)
+job_abort (struct disk *d, uint64_t number, char **error)
 {
   struct job *j = d->job;
   uint64_t deadline = now_ns () + ABORT_MS * UINT64_C (1000000);
@@ -1425,6 +1578,8 @@ job_abort (struct disk *d, char **error)
       return refuse (error, ESHUTDOWN, "disk '%s' is being closed", d);
     {
       LOCK_SCOPE (&j->lock);
+      if (check_number (d, number, error) == -1)
+        return -1;
       if (!in_progress (j))
         return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
       j->abort = true;
@@ -1458,7 +1613,7 @@ job_abort (struct disk *d, char **error)
 }
 
 int
-job_pause (struct disk *d, char **error)
+job_pause (struct disk *d, uint64_t number, char **error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
@@ -1468,6 +1623,8 @@ job_pause (struct disk *d, char **error)
   look_at_map (d);
   {
     LOCK_SCOPE (&j->lock);
+    if (check_number (d, number, error) == -1)
+      return -1;
     if (!in_progress (j) || j->abort)
       return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
     if (j->pause == JOB_PAUSE_USER)
@@ -1485,7 +1642,7 @@ job_pause (struct disk *d, char **error)
 }
 
 int
-job_resume (struct disk *d, char **error)
+job_resume (struct disk *d, uint64_t number, char **error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
@@ -1495,6 +1652,8 @@ job_resume (struct disk *d, char **error)
   look_at_map (d);
   {
     LOCK_SCOPE (&j->lock);
+    if (check_number (d, number, error) == -1)
+      return -1;
     if (!in_progress (j) || j->abort)
       return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
     if (j->pause == JOB_PAUSE_NONE)
@@ -1512,7 +1671,7 @@ job_resume (struct disk *d, char **error)
 }
 
 int
-job_set_speed (struct disk *d, uint64_t speed, char **error)
+job_set_speed (struct disk *d, uint64_t number, uint64_t speed, char **error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
@@ -1521,6 +1680,8 @@ job_set_speed (struct disk *d, uint64_t speed, char **error)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
   {
     LOCK_SCOPE (&j->lock);
+    if (check_number (d, number, error) == -1)
+      return -1;
     if (!in_progress (j))
       return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
     rate_set (&j->rate, speed);
@@ -1535,20 +1696,24 @@ job_set_speed (struct disk *d, uint64_t speed, char **error)
 }
 
 int
-job_dismiss (struct disk *d, char **error)
+job_dismiss (struct disk *d, uint64_t number, char **error)
 {
   struct job *j = d->job;
   LOCK_SCOPE (&j->verb_lock);
 
   if (d->read_only)
     return refuse (error, EROFS, "disk '%s' is open read-only", d);
+  look_at_map (d);
   {
     LOCK_SCOPE (&j->lock);
+    if (check_number (d, number, error) == -1)
+      return -1;
     if (j->status == JOB_NONE)
       return refuse (error, ESRCH, "disk '%s' has no job", d);
     if (in_progress (j))
       return refuse (error, EBUSY,
                      "the job of disk '%s' has not ended: abort it first", d);
+    remember_end (d);
     j->status = JOB_NONE;
     emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
   }

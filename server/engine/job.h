@@ -4,6 +4,11 @@
  * until the next one on that disk starts or they are dismissed.  All
  * functions take the disk; they are in job.c.
  *
+ * Jobs of a disk have numbers, from 1, which go up by one and on over a
+ * restart: so whoever started one, or waits for one, is not told about
+ * another.  How the latest ended is remembered by number while the process
+ * lives, whatever became of their records.
+ *
  * Every counter is derived from the map (I7): total is the range widened to
  * granules and clipped to the disk, remaining what of it is absent now,
  * processed the rest, whoever made it local.
@@ -61,6 +66,7 @@ struct job_options {
 };
 
 struct job_info {
+  uint64_t number; /* the latest's also when status is JOB_NONE; 0: none yet */
   enum job_status status;
   enum job_result result;
   enum job_pause pause;
@@ -68,7 +74,7 @@ struct job_info {
   uint64_t total, processed, remaining; /* bytes; total = the other two */
   uint64_t local_at_start; /* of total, bytes local when it started */
   uint64_t time_elapsed;   /* ms since it was created, over restarts */
-  uint64_t time_remaining; /* ms, 0 = not known */
+  uint64_t time_remaining; /* ms, by the rate of late; 0 = not known */
   uint64_t bytes_read;     /* from the source, for this job */
   uint64_t current_speed;  /* bytes/s, smoothed */
   uint64_t nr_failed;      /* failed ranges (skip) */
@@ -80,33 +86,42 @@ struct job_info {
 /* All return 0, or -1 with errno and a message in error (malloc'd, caller
  * frees; never NULL on failure). */
 
-/* Start a job.  Its record is durable before this returns (G37).
- * EBUSY: there is one already (the message names it); EINVAL: range;
- * EROFS; ESHUTDOWN; EIO. */
+/* Start a job; *number (unless NULL) is its.  Its record is durable before
+ * this returns (G37).  EBUSY: there is one already (the message names it);
+ * EINVAL: range; EROFS; ESHUTDOWN; EIO. */
 int job_start (struct disk *disk, const struct job_options *options,
-               char **error) __attribute__ ((nonnull (1, 2, 3)));
+               uint64_t *number, char **error)
+    __attribute__ ((nonnull (1, 2, 4)));
+
+/* number, of all that follow: of the job that is meant, 0 for whichever it is.
+ * ESRCH: it is another's turn. */
 
 /* Returns when nothing more will be written for the job, at the latest after
  * 2 s even if the source hangs.  ESRCH: no job in progress; ESHUTDOWN. */
-int job_abort (struct disk *disk, char **error)
-    __attribute__ ((nonnull (1, 2)));
-
-/* ESRCH: no job in progress; EALREADY: is paused / is not. */
-int job_pause (struct disk *disk, char **error)
-    __attribute__ ((nonnull (1, 2)));
-int job_resume (struct disk *disk, char **error)
-    __attribute__ ((nonnull (1, 2)));
-int job_set_speed (struct disk *disk, uint64_t speed, char **error)
+int job_abort (struct disk *disk, uint64_t number, char **error)
     __attribute__ ((nonnull (1, 3)));
 
+/* ESRCH: no job in progress; EALREADY: is paused / is not. */
+int job_pause (struct disk *disk, uint64_t number, char **error)
+    __attribute__ ((nonnull (1, 3)));
+int job_resume (struct disk *disk, uint64_t number, char **error)
+    __attribute__ ((nonnull (1, 3)));
+int job_set_speed (struct disk *disk, uint64_t number, uint64_t speed,
+                   char **error) __attribute__ ((nonnull (1, 4)));
+
 /* Forget an ended job.  ESRCH: there is none; EBUSY: it has not ended. */
-int job_dismiss (struct disk *disk, char **error)
-    __attribute__ ((nonnull (1, 2)));
+int job_dismiss (struct disk *disk, uint64_t number, char **error)
+    __attribute__ ((nonnull (1, 3)));
 
 /* Never fails: status JOB_NONE when there is no job. */
 void job_get_info (struct disk *disk, struct job_info *info)
     __attribute__ ((nonnull (1, 2)));
-/* The same, for who must not wait.  False: it cannot be had without. */
+/* The job of that number: in progress, or one of the latest that ended.
+ * ESRCH: none of these, with *error. */
+int job_find (struct disk *disk, uint64_t number, struct job_info *info,
+              char **error) __attribute__ ((nonnull (1, 3, 4)));
+/* The same as job_get_info, for who must not wait.  False: it cannot be had
+ * without. */
 bool job_try_get_info (struct disk *disk, struct job_info *info)
     __attribute__ ((nonnull (1, 2)));
 

@@ -775,11 +775,11 @@ fail:
 /* The job record. */
 
 static void
-pack_job (const struct sidecar_job *job, uint8_t *buf)
+pack_job (const struct sidecar_job *job, uint64_t sequence, uint8_t *buf)
 {
   memset (buf, 0, SIDECAR_JOB_SIZE);
   memcpy (buf, JOB_MAGIC, 8);
-  put_le64 (buf + 8, job->sequence);
+  put_le64 (buf + 8, sequence);
   put_le32 (buf + 16, job->status);
   put_le32 (buf + 20, job->result);
   put_le32 (buf + 24, job->pause);
@@ -796,6 +796,7 @@ pack_job (const struct sidecar_job *job, uint8_t *buf)
   put_le64 (buf + 96, job->nr_failed);
   put_le64 (buf + 104, job->failed_offset);
   memcpy (buf + 112, job->error, strnlen (job->error, 255));
+  put_le64 (buf + 368, job->number);
   put_le32 (buf + JOB_BODY, crc32c (buf, JOB_BODY));
 }
 
@@ -823,6 +824,7 @@ unpack_job (const uint8_t *buf, struct sidecar_job *job)
   job->nr_failed = get_le64 (buf + 96);
   job->failed_offset = get_le64 (buf + 104);
   memcpy (job->error, buf + 112, 255);
+  job->number = get_le64 (buf + 368);
   return true;
 }
 
@@ -835,46 +837,57 @@ all_zero (const uint8_t *p, size_t len)
 int
 sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
 {
-  CLEANUP_FREE uint8_t *buf = malloc (2 * SIDECAR_JOB_SIZE);
+  CLEANUP_FREE uint8_t *buf = malloc (SIDECAR_JOB_SIZE);
   struct sidecar_job other;
-  bool a, b;
+  unsigned nr = 0, nr_empty = 0;
+  int err = EILSEQ;
 
+  memset (job, 0, sizeof *job);
   if (!buf)
     return -1;
   if (sc->h.job_length == 0)
     return 0;
-  if (read_all (sc->fd, buf, 2 * SIDECAR_JOB_SIZE, sc->h.job_offset) == -1)
-    return -1;
-  a = unpack_job (buf, job);
-  b = unpack_job (buf + SIDECAR_JOB_SIZE, &other);
-  if (b && (!a || other.sequence > job->sequence))
-    *job = other;
-  if (a || b)
+  /* One by one: where one cannot be read the other may do. */
+  for (unsigned i = 0; i < 2; i++)
+    if (read_all (sc->fd, buf, SIDECAR_JOB_SIZE,
+                  sc->h.job_offset + i * SIDECAR_JOB_SIZE)
+        == -1)
+      err = errno;
+    else if (unpack_job (buf, &other)) {
+      if (nr++ == 0 || other.sequence > job->sequence)
+        *job = other;
+    }
+    else
+      nr_empty += all_zero (buf, SIDECAR_JOB_SIZE);
+  if (nr > 0)
     return job->status == 0 ? 0 : 1;
-  if (all_zero (buf, 2 * SIDECAR_JOB_SIZE)) {
-    memset (job, 0, sizeof *job);
+  if (nr_empty == 2)
     return 0;
-  }
-  errno = EILSEQ;
+  errno = err;
   return -1;
 }
 
 int
-sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
+sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
 {
   uint8_t buf[SIDECAR_JOB_SIZE];
+  uint64_t next = job->sequence + 1;
 
   if (sc->h.job_length == 0) {
     errno = ENODATA;
     return -1;
   }
-  job->sequence++;
-  pack_job (job, buf);
+  pack_job (job, next, buf);
   if (sc->job_fd == -1 && (sc->job_fd = store_reopen_fd (sc->fd)) == -1)
     return -1;
-  return store_write_fd (
-      sc->job_fd, buf, sizeof buf,
-      sc->h.job_offset + (job->sequence & 1) * SIDECAR_JOB_SIZE, 0);
+  return store_write_fd (sc->job_fd, buf, sizeof buf,
+                         sc->h.job_offset + (next & 1) * SIDECAR_JOB_SIZE, 0);
+}
+
+void
+sidecar_job_is_durable (struct sidecar_job *job)
+{
+  job->sequence++;
 }
 
 int

@@ -98,13 +98,14 @@ struct sidecar {
 /* The job record: what a restart needs to go on, and what is kept of an
  * ended job.  status and result are job.h's. */
 struct sidecar_job {
-  uint64_t sequence;
+  uint64_t sequence; /* of the last that is durable */
   uint32_t status, result, pause, on_error;
   uint64_t offset, length, speed, retry;
   uint32_t full;
   int32_t errnum;
   uint64_t time_elapsed, bytes_read, local_at_start, nr_failed, failed_offset;
   char error[256];
+  uint64_t number; /* of the job, from 1; 0: an older program's */
 };
 
 /* Read and lock.  NULL with *error; errno ENOENT: there is none, EAGAIN:
@@ -141,14 +142,18 @@ uint32_t sidecar_nr_sectors (const struct sidecar *sc)
 
 int sidecar_sync (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
-/* Returns 1 and the record, 0 if there is none, -1 if it is damaged
- * (EILSEQ) or cannot be read. */
+/* Returns 1 and the record, 0 if there is none (job->number is that of the
+ * last there was), -1 if both are damaged (EILSEQ) or cannot be read. */
 int sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
-/* Durable after sidecar_sync_job; job->sequence is counted up. */
-int sidecar_write_job (struct sidecar *sc, struct sidecar_job *job)
+/* Write the record into the slot that does not hold the last durable one,
+ * whatever became of the writes since.  When it has been synced without an
+ * error sidecar_job_is_durable counts job->sequence up. */
+int sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
 int sidecar_sync_job (struct sidecar *sc) __attribute__ ((nonnull (1)));
+void sidecar_job_is_durable (struct sidecar_job *job)
+    __attribute__ ((nonnull (1)));
 
 /* Drop all but the header: needs state complete, durable. */
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));

@@ -261,9 +261,11 @@ check_job (struct sidecar *sc, bool writable)
   }
   if (r == -1)
     return; /* what is left of the other may have any number */
+  sidecar_job_is_durable (&job);
   CHECK (sidecar_read_job (sc, &back) == 1);
   CHECK (back.sequence == job.sequence && back.status == 3
-         && back.offset == job.offset && back.failed_offset == job.failed_offset
+         && back.number == job.number && back.offset == job.offset
+         && back.failed_offset == job.failed_offset
          && strcmp (back.error, job.error) == 0);
 }
 

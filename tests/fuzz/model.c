@@ -577,7 +577,7 @@ order_start (struct guest *t)
   }
   sh->job = JOB_UNKNOWN;
   __atomic_add_fetch (&epoch, 1, __ATOMIC_SEQ_CST);
-  r = job_start (disk, &o, &error);
+  r = job_start (disk, &o, NULL, &error);
   __atomic_add_fetch (&epoch, 1, __ATOMIC_SEQ_CST);
   expect ("start", r, (int[]){ EBUSY, ESHUTDOWN, 0 }, error);
   if (r == 0) {
@@ -594,7 +594,7 @@ order_abort (void)
   int r;
 
   sh->job = JOB_UNKNOWN;
-  r = job_abort (disk, &error);
+  r = job_abort (disk, 0, &error);
   expect ("abort", r, (int[]){ ESRCH, ESHUTDOWN, 0 }, error);
   if (r == 0)
     sh->job = JOB_OVER;
@@ -607,7 +607,7 @@ order_dismiss (void)
   int r;
 
   sh->job = JOB_UNKNOWN;
-  r = job_dismiss (disk, &error);
+  r = job_dismiss (disk, 0, &error);
   expect ("dismiss", r, (int[]){ ESRCH, EBUSY, ESHUTDOWN, 0 }, error);
   if (r == 0)
     sh->job = JOB_GONE;
@@ -664,17 +664,17 @@ orders (void *arg)
       break;
     case 3:
       sh->doing[t->who] = "pause";
-      r = job_pause (disk, &error);
+      r = job_pause (disk, 0, &error);
       expect ("pause", r, (int[]){ ESRCH, EALREADY, ESHUTDOWN, 0 }, error);
       break;
     case 4:
       sh->doing[t->who] = "resume";
-      r = job_resume (disk, &error);
+      r = job_resume (disk, 0, &error);
       expect ("resume", r, (int[]){ ESRCH, EALREADY, ESHUTDOWN, 0 }, error);
       break;
     case 5:
       sh->doing[t->who] = "speed";
-      r = job_set_speed (disk, 1 + below (&t->rng, 2 << 20), &error);
+      r = job_set_speed (disk, 0, 1 + below (&t->rng, 2 << 20), &error);
       expect ("speed", r, (int[]){ ESRCH, ESHUTDOWN, 0 }, error);
       break;
     case 6:
@@ -965,8 +965,8 @@ wait_for_job (void)
     free (error);
     error = NULL;
     /* One that was going on already, slowly or paused. */
-    job_set_speed (disk, 0, &error);
-    if (j.status == JOB_PAUSED && job_resume (disk, &error) == -1)
+    job_set_speed (disk, 0, 0, &error);
+    if (j.status == JOB_PAUSED && job_resume (disk, 0, &error) == -1)
       nap (1);
     if (must_stop ())
       break;

@@ -18,7 +18,9 @@ struct disk {
   char *name, *store;
   uint64_t size;
   bool striped, detached;
+  uint64_t jobs; /* so far */
   struct job_info job;
+  struct job_info ended; /* the one before it */
   disk_event_fn event;
   void *opaque;
 };
@@ -184,7 +186,8 @@ refuse (struct disk *d, int errnum, const char *what, char **error)
 }
 
 int
-job_start (struct disk *d, const struct job_options *options, char **error)
+job_start (struct disk *d, const struct job_options *options, uint64_t *number,
+           char **error)
 {
   LOCK_SCOPE (&lock);
 
@@ -193,7 +196,12 @@ job_start (struct disk *d, const struct job_options *options, char **error)
   if (in_progress (d))
     return refuse (d, EBUSY, "it already has a job", error);
   changes++;
+  if (d->job.status == JOB_CONCLUDED)
+    d->ended = d->job;
   memset (&d->job, 0, sizeof d->job);
+  d->job.number = ++d->jobs;
+  if (number != NULL)
+    *number = d->jobs;
   d->job.failed_offset = UINT64_MAX;
   d->job.options = *options;
   if (options->length == 0)
@@ -205,10 +213,12 @@ job_start (struct disk *d, const struct job_options *options, char **error)
 }
 
 int
-job_abort (struct disk *d, char **error)
+job_abort (struct disk *d, uint64_t number, char **error)
 {
   LOCK_SCOPE (&lock);
 
+  if (number != 0 && number != d->jobs)
+    return refuse (d, ESRCH, "that job has ended", error);
   if (!in_progress (d))
     return refuse (d, ESRCH, "it has no job", error);
   blocked++;
@@ -221,10 +231,12 @@ job_abort (struct disk *d, char **error)
 }
 
 int
-job_pause (struct disk *d, char **error)
+job_pause (struct disk *d, uint64_t number, char **error)
 {
   LOCK_SCOPE (&lock);
 
+  if (number != 0 && number != d->jobs)
+    return refuse (d, ESRCH, "that job has ended", error);
   if (!in_progress (d))
     return refuse (d, ESRCH, "it has no job", error);
   if (d->job.pause != JOB_PAUSE_NONE)
@@ -236,10 +248,12 @@ job_pause (struct disk *d, char **error)
 }
 
 int
-job_resume (struct disk *d, char **error)
+job_resume (struct disk *d, uint64_t number, char **error)
 {
   LOCK_SCOPE (&lock);
 
+  if (number != 0 && number != d->jobs)
+    return refuse (d, ESRCH, "that job has ended", error);
   if (!in_progress (d))
     return refuse (d, ESRCH, "it has no job", error);
   if (d->job.pause == JOB_PAUSE_NONE)
@@ -251,10 +265,12 @@ job_resume (struct disk *d, char **error)
 }
 
 int
-job_set_speed (struct disk *d, uint64_t speed, char **error)
+job_set_speed (struct disk *d, uint64_t number, uint64_t speed, char **error)
 {
   LOCK_SCOPE (&lock);
 
+  if (number != 0 && number != d->jobs)
+    return refuse (d, ESRCH, "that job has ended", error);
   if (!in_progress (d))
     return refuse (d, ESRCH, "it has no job", error);
   changes++;
@@ -263,15 +279,18 @@ job_set_speed (struct disk *d, uint64_t speed, char **error)
 }
 
 int
-job_dismiss (struct disk *d, char **error)
+job_dismiss (struct disk *d, uint64_t number, char **error)
 {
   LOCK_SCOPE (&lock);
 
+  if (number != 0 && number != d->jobs)
+    return refuse (d, ESRCH, "that job has ended", error);
   if (d->job.status == JOB_NONE)
     return refuse (d, ESRCH, "it has no job", error);
   if (in_progress (d))
     return refuse (d, EBUSY, "its job has not ended", error);
   changes++;
+  d->ended = d->job;
   set_status (d, JOB_NONE);
   return 0;
 }
@@ -282,6 +301,18 @@ job_get_info (struct disk *d, struct job_info *info)
   LOCK_SCOPE (&lock);
 
   *info = d->job;
+}
+
+int
+job_find (struct disk *d, uint64_t number, struct job_info *info, char **error)
+{
+  LOCK_SCOPE (&lock);
+
+  *info = d->job.number == number && d->job.status != JOB_NONE ? d->job
+                                                               : d->ended;
+  return info->number == number
+             ? 0
+             : refuse (d, ESRCH, "it had no such job", error);
 }
 
 bool

@@ -756,7 +756,7 @@ failed_sync_of_the_record_counts (void **state)
   (void)state;
   fill_bytes (disk, 0, G, 1, DISK_FUA);
   calls_fail (CALL_SYNC, FILE_SIDECAR, EIO);
-  assert_int_equal (job_start (disk, &options, &error), -1);
+  assert_int_equal (job_start (disk, &options, NULL, &error), -1);
   free (error);
   calls_fail (CALL_SYNC, FILE_SIDECAR, 0);
   assert_int_equal (disk_pwrite (disk, "x", 1, 0, DISK_FUA), -1);

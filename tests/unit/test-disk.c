@@ -159,12 +159,12 @@ abort_is_recorded (void **state)
   int kept, full;
 
   (void)state;
-  assert_int_equal (job_start (d, &options, &error), 0);
+  assert_int_equal (job_start (d, &options, NULL, &error), 0);
   kept = dup (d->sc->job_fd);
   full = open ("/dev/full", O_RDWR | O_CLOEXEC);
   assert_true (kept >= 0 && full >= 0);
   assert_true (dup2 (full, d->sc->job_fd) >= 0);
-  assert_int_equal (job_abort (d, &error), -1);
+  assert_int_equal (job_abort (d, 0, &error), -1);
   assert_int_equal (errno, ENOSPC);
   assert_non_null (error);
   job_get_info (d, &info);

@@ -527,7 +527,7 @@ known_zeros_are_not_fetched (void **state)
   assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
   expect_bytes (disk, MIB + 100, 1000, 0);
   assert_int_equal (fetched (), G);
-  if (job_start (disk, &o, &error) == -1)
+  if (job_start (disk, &o, NULL, &error) == -1)
     fail_msg ("%s", error);
   do {
     nap_ms (5);
@@ -554,10 +554,10 @@ aborted_jobs_write_nothing_more (void **state)
   read_golden (4 * MIB, 1);
   assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
   stop_server ();
-  assert_int_equal (job_start (disk, &o, &error), 0);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
   while (fetch_table_is_empty (disk))
     nap_ms (2);
-  assert_int_equal (job_abort (disk, &error), 0);
+  assert_int_equal (job_abort (disk, 0, &error), 0);
   kill (box.server, SIGCONT);
   wait_until (table_is_empty, NULL);
   job_get_info (disk, &info);

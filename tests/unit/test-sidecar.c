@@ -449,8 +449,13 @@ job_record_survives (void **state)
   assert_int_equal (sidecar_read_job (sc, &back), 0);
   for (int i = 0; i < 5; i++) {
     job.time_elapsed = (uint64_t)i;
+    job.number = 100 + (uint64_t)i;
     assert_int_equal (sidecar_write_job (sc, &job), 0);
+    assert_int_equal (sidecar_sync_job (sc), 0);
+    sidecar_job_is_durable (&job);
     assert_int_equal (sidecar_read_job (sc, &back), 1);
+    assert_int_equal (back.sequence, job.sequence);
+    assert_int_equal (back.number, job.number);
     assert_int_equal (back.time_elapsed, i);
     assert_int_equal (back.offset, 11);
     assert_string_equal (back.error, "an error");
@@ -465,6 +470,38 @@ job_record_survives (void **state)
   errno = 0;
   assert_int_equal (sidecar_read_job (sc, &back), -1);
   assert_int_equal (errno, EILSEQ);
+  sidecar_free (sc);
+}
+
+/* A write that fails may have written a part.  However many do, one after the
+ * other, the last durable record is read again. */
+static void
+failed_writes_spare_the_last_good_job_record (void **state)
+{
+  struct sidecar *sc = make (1 << 20, 0);
+  struct sidecar_job job = { .status = 2, .failed_offset = UINT64_MAX };
+  struct sidecar_job back;
+
+  (void)state;
+  for (uint64_t good = 1; good <= 4; good++) {
+    job.time_elapsed = good;
+    job.number = good;
+    assert_int_equal (sidecar_write_job (sc, &job), 0);
+    assert_int_equal (sidecar_sync_job (sc), 0);
+    sidecar_job_is_durable (&job);
+    for (uint64_t i = 0; i < good; i++) {
+      job.time_elapsed = 1000;
+      /* Torn: written, but not all of it came to the disk, or the sync
+       * failed. */
+      assert_int_equal (sidecar_write_job (sc, &job), 0);
+      flip_at (SIDECAR_JOB_OFFSET
+               + (off_t)(~job.sequence & 1) * SIDECAR_JOB_SIZE + 40);
+      assert_int_equal (sidecar_read_job (sc, &back), 1);
+      assert_int_equal (back.time_elapsed, good);
+      assert_int_equal (back.number, good);
+      assert_int_equal (back.sequence, job.sequence);
+    }
+  }
   sidecar_free (sc);
 }
 
@@ -537,6 +574,7 @@ main (void)
     TEST (areas_must_be_apart),
     TEST (sectors_are_sealed),
     TEST (job_record_survives),
+    TEST (failed_writes_spare_the_last_good_job_record),
     TEST (second_opener_is_refused),
     TEST (never_over_another_file),
     TEST (strip_leaves_the_header),

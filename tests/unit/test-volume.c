@@ -621,7 +621,7 @@ nothing_is_done_after_the_gate (void **state)
   SHUT (disk_trim (d, G, 0, 0));
   SHUT (disk_cache (d, G, 0));
   SHUT (disk_flush (d));
-  SHUT (job_start (d, &(struct job_options){ 0 }, &error));
+  SHUT (job_start (d, &(struct job_options){ 0 }, NULL, &error));
   free (error);
   error = NULL;
   /* It is free for others. */
@@ -651,10 +651,10 @@ abort_after_the_gate_is_refused (void **state)
   assert_int_equal (disk_pools_start (), 0);
   d = box_start (&box, &config);
   /* With a byte a second it does not end. */
-  assert_int_equal (job_start (d, &o, &error), 0);
-  assert_int_equal (job_pause (d, &error), 0);
+  assert_int_equal (job_start (d, &o, NULL, &error), 0);
+  assert_int_equal (job_pause (d, 0, &error), 0);
   assert_int_equal (disk_gate (d), 0);
-  SHUT (job_abort (d, &error));
+  SHUT (job_abort (d, 0, &error));
   assert_non_null (error);
   free (error);
   disk_free (d);
