@@ -19,7 +19,8 @@
  *           waits for a job goes on for as long as the server answers.
  * signals   SIGPIPE is never raised.
  * jobs      belong to the server: a caller that dies or closes its handle
- *           does not end one.
+ *           does not end one.  Those of a disk have numbers, from 1, which go
+ *           up by one; a disk has one at a time.
  *
  * Structs that the caller provides begin with struct_size, which the caller
  * sets to their sizeof; later versions only add members at the end.
@@ -106,6 +107,8 @@ struct backfill_job_info {
   int errnum;                          /* of a failed job, else 0 */
   uint64_t failed_offset;              /* first that failed, UINT64_MAX: none */
   char error[256];                     /* "": none */
+  uint64_t number;                     /* of the disk's jobs, from 1; 0: not
+                                          known, as of an older server */
 };
 
 /* Made by the library: read it, then backfill_free_disk_info. */
@@ -144,6 +147,7 @@ struct backfill_allocate_options {
   uint64_t retry;                /* how long errors are retried, 0 = for ever */
   backfill_progress_fn progress; /* may be NULL; not used by NONBLOCK */
   void *opaque;
+  uint64_t *number; /* NULL, or set to the job's number when it has started */
 };
 
 /* Members that an event does not have are NULL or 0. */
@@ -156,6 +160,7 @@ struct backfill_event {
   uint64_t len, offset, speed;    /* of a job that ended */
   uint64_t seconds, microseconds; /* since 1970 */
   char *json;                     /* all of it, as it came */
+  uint64_t number;                /* of the job that it is about */
 };
 
 /* uri: unix:PATH or a bare path, of a control socket that must be there now.
@@ -183,8 +188,8 @@ const char *backfill_get_error (void);
 
 /* Make [offset, offset + length) local; length 0 = to the end.  Without
  * NONBLOCK it returns when the range is local, or fails with the job's error
- * (ECANCELED: someone aborted it).  Without SPARSE all of the range is also
- * allocated in the store. */
+ * (ECANCELED: someone aborted it), whatever jobs follow it.  Without SPARSE all
+ * of the range is also allocated in the store. */
 int backfill_block_allocate (struct backfill *h, const char *disk,
                              uint64_t offset, uint64_t length, unsigned flags);
 /* The same with more to choose; options may be NULL. */
@@ -225,6 +230,22 @@ int backfill_block_pause_job (struct backfill *h, const char *disk);
 int backfill_block_resume_job (struct backfill *h, const char *disk);
 /* Forget a job that has ended. */
 int backfill_block_dismiss_job (struct backfill *h, const char *disk);
+
+/* The same for the job of that number, 0 for whichever it is: they fail with
+ * ESRCH when it is another's turn.  Of jobs that ended the latest are still
+ * known to get_info and wait when others have followed them. */
+int backfill_job_get_info (struct backfill *h, const char *disk,
+                           uint64_t number, struct backfill_job_info *info);
+int backfill_job_wait (struct backfill *h, const char *disk, uint64_t number,
+                       unsigned timeout, backfill_progress_fn progress,
+                       void *opaque);
+int backfill_job_abort (struct backfill *h, const char *disk, uint64_t number);
+int backfill_job_pause (struct backfill *h, const char *disk, uint64_t number);
+int backfill_job_resume (struct backfill *h, const char *disk, uint64_t number);
+int backfill_job_set_speed (struct backfill *h, const char *disk,
+                            uint64_t number, uint64_t speed);
+int backfill_job_dismiss (struct backfill *h, const char *disk,
+                          uint64_t number);
 
 /* All disks of the server, or of every owner that can be found.  The array
  * ends with a NULL. */

@@ -1,9 +1,13 @@
 /* calls.c - the public calls about jobs and disks.
  *
- * Waiting for a job uses a connection of its own that keeps events.  The
- * job's end is known by its event, because its record may be gone (dismissed,
- * or replaced by a next job) before anyone asks; progress, and everything
- * else about it, is asked for twice a second and whenever an event comes.
+ * Waiting for a job uses a connection of its own that keeps events.  Who
+ * waits does so for the job of one number, that which block-allocate
+ * answered with or which is there at first: the end of another is not its.
+ * The job's end is known by its event, or by asking for the job of that number,
+ * which the server knows for a while when its record is gone (dismissed, or
+ * replaced by a next job); progress, and everything else about it, is asked for
+ * twice a second and whenever an event comes.  A server from before numbers
+ * gives none (0): then the last job that was created counts.
  *
  * Locking: client.h.
  *
@@ -11,6 +15,7 @@
  */
 #include "config.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,14 +65,33 @@ give_info (struct backfill_job_info *to, const struct backfill_job_info *from)
   return 0;
 }
 
-/* What the job of a disk looks like now. */
+/* Arguments for the job of that number; NULL for whichever it is. */
 static int
-query_job (struct conn *conn, const char *device, int64_t deadline,
-           struct backfill_job_info *info)
+number_args (uint64_t number, json_t **args)
 {
-  CLEANUP_DECREF json_t *jobs
-      = handle_execute (conn, device, "query-block-jobs", NULL, deadline);
+  *args = NULL;
+  if (number == 0)
+    return 0;
+  if (number > INT64_MAX)
+    return error_set (ESRCH, "no job has the number %" PRIu64, number);
+  *args = json_pack ("{s:I}", "number", (json_int_t)number);
+  if (*args == NULL)
+    error_nomem ();
+  return *args == NULL ? -1 : 0;
+}
 
+/* What the job of a disk looks like now: that of the number, or with 0 the
+ * present one. */
+static int
+query_job (struct conn *conn, const char *device, uint64_t number,
+           int64_t deadline, struct backfill_job_info *info)
+{
+  CLEANUP_DECREF json_t *jobs = NULL;
+  json_t *args = NULL;
+
+  if (number_args (number, &args) == -1)
+    return -1;
+  jobs = handle_execute (conn, device, "query-block-jobs", args, deadline);
   if (jobs == NULL)
     return -1;
   if (!json_is_array (jobs) || json_array_size (jobs) > 1)
@@ -79,8 +103,8 @@ query_job (struct conn *conn, const char *device, int64_t deadline,
 }
 
 int
-backfill_block_get_job_info (struct backfill *h, const char *disk,
-                             struct backfill_job_info *info)
+backfill_job_get_info (struct backfill *h, const char *disk, uint64_t number,
+                       struct backfill_job_info *info)
 {
   int64_t deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL;
@@ -97,22 +121,31 @@ backfill_block_get_job_info (struct backfill *h, const char *disk,
   if (device == NULL)
     device = handle_disk_name (conn, NULL, deadline);
   if (device != NULL)
-    r = query_job (conn, device, deadline, &now);
+    r = query_job (conn, device, number, deadline, &now);
   handle_give (h, conn);
   return r == -1 ? -1 : give_info (info, &now);
 }
 
+int
+backfill_block_get_job_info (struct backfill *h, const char *disk,
+                             struct backfill_job_info *info)
+{
+  return backfill_job_get_info (h, disk, 0, info);
+}
+
 /* How a job ended, as events told it. */
 struct ending {
-  int type; /* 0: not that we know */
+  int type;        /* 0: not that we know */
+  uint64_t number; /* of that job, if it has one */
   uint64_t total, processed;
   char error[256];
 };
 
-/* Take what has come.  Only the last job counts: a "created" forgets the end
- * of the one before. */
+/* Take what has come of the job of that number.  Without a number only the last
+ * job counts: a "created" forgets the end of the one before. */
 static int
-take_events (struct conn *conn, const char *name, struct ending *ending)
+take_events (struct conn *conn, const char *name, uint64_t number,
+             struct ending *ending)
 {
   json_t *message;
 
@@ -122,7 +155,8 @@ take_events (struct conn *conn, const char *name, struct ending *ending)
     json_decref (message);
     if (ev == NULL)
       return -1;
-    if (ev->disk != NULL && strcmp (ev->disk, name) == 0) {
+    if (ev->disk != NULL && strcmp (ev->disk, name) == 0
+        && (number == 0 || ev->number == 0 || ev->number == number)) {
       if (strcmp (ev->event, "JOB_STATUS_CHANGE") == 0) {
         if (ev->status != NULL && strcmp (ev->status, "created") == 0)
           ending->type = 0;
@@ -134,6 +168,7 @@ take_events (struct conn *conn, const char *name, struct ending *ending)
         else
           ending->type = ev->error != NULL ? BACKFILL_JOB_FAILED
                                            : BACKFILL_JOB_COMPLETED;
+        ending->number = ev->number;
         ending->total = ev->len;
         ending->processed = ev->offset < ev->len ? ev->offset : ev->len;
         snprintf (ending->error, sizeof ending->error, "%s",
@@ -152,6 +187,7 @@ info_of_ending (const struct ending *ending, struct backfill_job_info *info)
   memset (info, 0, sizeof *info);
   info->struct_size = sizeof *info;
   info->type = ending->type;
+  info->number = ending->number;
   info->status = BACKFILL_STATUS_CONCLUDED;
   info->data_total = ending->total;
   info->data_processed = ending->processed;
@@ -177,11 +213,13 @@ result_of (const char *name, const struct backfill_job_info *info)
   }
 }
 
-/* The connection keeps events.  until: of the waiting, not of the calls.
+/* The connection keeps events.  *number: 0 for the job that is there, whose
+ * number it becomes.  until: of the waiting, not of the calls.
  * *lost: it failed because the server has not got the disk any more. */
 static int
-wait_on (struct backfill *h, struct conn *conn, const char *name, int64_t until,
-         backfill_progress_fn progress, void *opaque, bool *lost)
+wait_on (struct backfill *h, struct conn *conn, const char *name,
+         uint64_t *number, int64_t until, backfill_progress_fn progress,
+         void *opaque, bool *lost)
 {
   struct backfill_job_info info;
   struct ending ending = { 0 };
@@ -191,20 +229,28 @@ wait_on (struct backfill *h, struct conn *conn, const char *name, int64_t until,
     int64_t next;
     int known;
 
-    if (take_events (conn, name, &ending) == -1)
+    if (take_events (conn, name, *number, &ending) == -1)
       return -1;
     known = ending.type;
     if (!conn->broken
-        && query_job (conn, name, handle_deadline (h), &info) == -1
+        && query_job (conn, name, *number, handle_deadline (h), &info) == -1
         && !conn->broken) {
       int err = backfill_get_errno ();
 
       *lost = conn->no_such_disk || err == EBUSY || err == ESHUTDOWN;
-      return -1;
+      /* An end so long ago that the server has forgotten it. */
+      if (err != ESRCH || *number == 0 || ending.type == 0)
+        return -1;
+      info.type = BACKFILL_JOB_NONE;
+    }
+    if (*number == 0 && !conn->broken && info.number != 0) {
+      *number = info.number;
+      if (ending.number != *number)
+        ending.type = 0;
     }
     /* An end that came with the answer may be later than it: ask again, for
      * the record of it. */
-    if (take_events (conn, name, &ending) == -1)
+    if (take_events (conn, name, *number, &ending) == -1)
       return -1;
     if (ending.type != known && !conn->broken && info.type != ending.type)
       continue;
@@ -274,12 +320,14 @@ follow (struct backfill *h, const char *disk, struct conn **conn, char **name,
 
 static int
 wait_job (struct backfill *h, const char *disk, struct conn **conn, char **name,
-          int64_t until, backfill_progress_fn progress, void *opaque)
+          uint64_t number, int64_t until, backfill_progress_fn progress,
+          void *opaque)
 {
   for (;;) {
     CLEANUP_FREE char *why = NULL;
     bool lost = false;
-    int err, r = wait_on (h, *conn, *name, until, progress, opaque, &lost);
+    int err,
+        r = wait_on (h, *conn, *name, &number, until, progress, opaque, &lost);
 
     if (r == 0 || !lost || h->socket != NULL || disk == NULL
         || !handle_is_path (disk))
@@ -292,8 +340,9 @@ wait_job (struct backfill *h, const char *disk, struct conn **conn, char **name,
 }
 
 int
-backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
-                         backfill_progress_fn progress, void *opaque)
+backfill_job_wait (struct backfill *h, const char *disk, uint64_t number,
+                   unsigned timeout, backfill_progress_fn progress,
+                   void *opaque)
 {
   int64_t until = time_deadline (timeout), deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL, *name = NULL;
@@ -304,9 +353,16 @@ backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
     return -1;
   name = handle_disk_name (conn, device, deadline);
   if (name != NULL)
-    r = wait_job (h, disk, &conn, &name, until, progress, opaque);
+    r = wait_job (h, disk, &conn, &name, number, until, progress, opaque);
   handle_give (h, conn);
   return r;
+}
+
+int
+backfill_block_wait_job (struct backfill *h, const char *disk, unsigned timeout,
+                         backfill_progress_fn progress, void *opaque)
+{
+  return backfill_job_wait (h, disk, 0, timeout, progress, opaque);
 }
 
 static int
@@ -318,6 +374,7 @@ allocate (struct backfill *h, const char *disk, uint64_t offset,
   int64_t deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL, *name = NULL;
   json_t *args, *reply = NULL;
+  uint64_t number = 0;
   struct conn *conn;
   int r = -1;
 
@@ -350,10 +407,13 @@ allocate (struct backfill *h, const char *disk, uint64_t offset,
     reply = handle_execute (conn, name != NULL ? name : device,
                             "block-allocate", args, deadline);
   if (reply != NULL) {
+    r = reply_number (reply, &number);
     json_decref (reply);
-    r = wait ? wait_job (h, disk, &conn, &name, DEADLINE_NEVER,
-                         options->progress, options->opaque)
-             : 0;
+    if (r == 0 && options->number != NULL)
+      *options->number = number;
+    if (r == 0 && wait)
+      r = wait_job (h, disk, &conn, &name, number, DEADLINE_NEVER,
+                    options->progress, options->opaque);
   }
   handle_give (h, conn);
   return r;
@@ -369,12 +429,14 @@ backfill_block_allocate_options (
   if ((flags & ~(BACKFILL_ALLOCATE_NONBLOCK | BACKFILL_ALLOCATE_SPARSE)) != 0)
     return error_set (EINVAL, "unknown flags 0x%x", flags);
   if (options != NULL) {
-    /* There is only one version of it so far. */
-    if (options->struct_size < sizeof mine
-        || options->struct_size > MAX_STRUCT_SIZE)
+    size_t size = options->struct_size;
+
+    /* The first version ended before number. */
+    if (size < offsetof (struct backfill_allocate_options, number)
+        || size > MAX_STRUCT_SIZE)
       return error_set (EINVAL, "struct_size of the allocate options is not "
                                 "set");
-    memcpy (&mine, options, sizeof mine);
+    memcpy (&mine, options, size < sizeof mine ? size : sizeof mine);
   }
   if (mine.on_error != BACKFILL_ON_ERROR_REPORT
       && mine.on_error != BACKFILL_ON_ERROR_SKIP)
@@ -421,43 +483,89 @@ simple_call (struct backfill *h, const char *disk, const char *command,
   return 0;
 }
 
+/* The same about the job of that number. */
+static int
+job_call (struct backfill *h, const char *disk, const char *command,
+          uint64_t number)
+{
+  json_t *args;
+
+  return number_args (number, &args) == -1
+             ? -1
+             : simple_call (h, disk, command, args);
+}
+
+int
+backfill_job_abort (struct backfill *h, const char *disk, uint64_t number)
+{
+  return job_call (h, disk, "block-job-cancel", number);
+}
+
 int
 backfill_block_abort_job (struct backfill *h, const char *disk)
 {
-  return simple_call (h, disk, "block-job-cancel", NULL);
+  return backfill_job_abort (h, disk, 0);
+}
+
+int
+backfill_job_pause (struct backfill *h, const char *disk, uint64_t number)
+{
+  return job_call (h, disk, "block-job-pause", number);
 }
 
 int
 backfill_block_pause_job (struct backfill *h, const char *disk)
 {
-  return simple_call (h, disk, "block-job-pause", NULL);
+  return backfill_job_pause (h, disk, 0);
+}
+
+int
+backfill_job_resume (struct backfill *h, const char *disk, uint64_t number)
+{
+  return job_call (h, disk, "block-job-resume", number);
 }
 
 int
 backfill_block_resume_job (struct backfill *h, const char *disk)
 {
-  return simple_call (h, disk, "block-job-resume", NULL);
+  return backfill_job_resume (h, disk, 0);
+}
+
+int
+backfill_job_dismiss (struct backfill *h, const char *disk, uint64_t number)
+{
+  return job_call (h, disk, "block-job-dismiss", number);
 }
 
 int
 backfill_block_dismiss_job (struct backfill *h, const char *disk)
 {
-  return simple_call (h, disk, "block-job-dismiss", NULL);
+  return backfill_job_dismiss (h, disk, 0);
+}
+
+int
+backfill_job_set_speed (struct backfill *h, const char *disk, uint64_t number,
+                        uint64_t speed)
+{
+  json_t *args;
+
+  if (check_size ("speed", speed) == -1 || number_args (number, &args) == -1)
+    return -1;
+  if (args == NULL)
+    args = json_object ();
+  if (json_object_set_new (args, "speed", json_integer ((json_int_t)speed))
+      == -1) {
+    json_decref (args);
+    error_nomem ();
+    return -1;
+  }
+  return simple_call (h, disk, "block-job-set-speed", args);
 }
 
 int
 backfill_block_set_speed (struct backfill *h, const char *disk, uint64_t speed)
 {
-  json_t *args;
-
-  if (check_size ("speed", speed) == -1)
-    return -1;
-  args = json_pack ("{s:I}", "speed", (json_int_t)speed);
-  if (args == NULL) {
-    error_nomem ();
-    return -1;
-  }
-  return simple_call (h, disk, "block-job-set-speed", args);
+  return backfill_job_set_speed (h, disk, 0, speed);
 }
 
 int

@@ -87,6 +87,9 @@ void conn_poll (struct conn **conns, size_t n, int64_t deadline)
 
 int reply_job (const json_t *value, struct backfill_job_info *info)
     __attribute__ ((nonnull (2)));
+/* The number of a job that has started: 0 if an older server gives none. */
+int reply_number (const json_t *value, uint64_t *number)
+    __attribute__ ((nonnull (2)));
 struct backfill_disk_info *reply_disk (const json_t *value);
 struct backfill_event *reply_event (const json_t *value);
 

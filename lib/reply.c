@@ -151,6 +151,7 @@ reply_job (const json_t *value, struct backfill_job_info *info)
       || get_uint (value, what, "speed", &info->speed) == -1
       || get_uint (value, what, "current-speed", &info->current_speed) == -1
       || get_uint (value, what, "failed-ranges", &info->failed_ranges) == -1
+      || get_optional_uint (value, what, "number", &info->number) == -1
       || get_optional_uint (value, what, "errno", &n) == -1
       || get_optional_uint (value, what, "failed-offset", &info->failed_offset)
              == -1)
@@ -170,6 +171,13 @@ reply_job (const json_t *value, struct backfill_job_info *info)
     snprintf (info->error, sizeof info->error, "%s", json_string_value (text));
   }
   return 0;
+}
+
+int
+reply_number (const json_t *value, uint64_t *number)
+{
+  *number = 0;
+  return get_optional_uint (value, "a started job", "number", number);
 }
 
 void
@@ -309,6 +317,7 @@ reply_event (const json_t *value)
       || get_optional_uint (data, what, "len", &ev->len) == -1
       || get_optional_uint (data, what, "offset", &ev->offset) == -1
       || get_optional_uint (data, what, "speed", &ev->speed) == -1
+      || get_optional_uint (data, what, "number", &ev->number) == -1
       || get_optional_uint (stamp, what, "seconds", &ev->seconds) == -1
       || get_optional_uint (stamp, what, "microseconds", &ev->microseconds)
              == -1)
