@@ -218,6 +218,8 @@ print_job (struct backfill_job_info *job)
     return;
   }
   printf ("job          %s\n", text_job_status (job));
+  if (job->number != 0)
+    printf ("  number     %" PRIu64 "\n", job->number);
   printf ("  range      %s at offset %" PRIu64 "\n",
           job->range_length == 0 ? "all" : text_bytes (a, job->range_length),
           job->range_offset);

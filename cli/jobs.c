@@ -166,15 +166,40 @@ end_line (struct progress *p)
   line_open = 0;
 }
 
+/* The job of that number, or with 0 the present one. */
 static int
-print_job_json (struct backfill *h, const char *disk)
+print_job_json (struct backfill *h, const char *disk, uint64_t number)
 {
-  json_t *object = disk_object (h, disk);
+  json_t *object = disk_object (h, disk), *job;
   int status;
 
   if (object == NULL)
     return STATUS_FAILED;
-  status = text_json (json_object_get (object, "job"));
+  job = json_object_get (object, "job");
+  if (number == 0
+      || (uint64_t)json_integer_value (json_object_get (job, "number"))
+             == number)
+    status = text_json (job);
+  else {
+    /* Another has followed it. */
+    const char *name = json_string_value (json_object_get (object, "name"));
+    CLEANUP_FREE char *args = NULL, *reply = NULL;
+    json_t *query = json_pack ("{s:s*,s:I}", "device", disk ? disk : name,
+                               "number", (json_int_t)number);
+
+    args = query ? json_dumps (query, 0) : NULL;
+    json_decref (query);
+    if (args == NULL)
+      status = cli_error ("out of memory");
+    else if (backfill_command (h, "query-block-jobs", args, &reply) == -1)
+      status = cli_failed ();
+    else {
+      json_t *jobs = json_loads (reply, 0, NULL);
+
+      status = text_json (json_array_get (jobs, 0));
+      json_decref (jobs);
+    }
+  }
   json_decref (object);
   return status;
 }
@@ -237,7 +262,7 @@ cmd_allocate (int argc, char **argv)
   struct progress progress = { .fd = -1, .fd_percent = -1, .percent = -1 };
   struct backfill_allocate_options options = { .struct_size = sizeof options };
   unsigned flags = BACKFILL_ALLOCATE_SPARSE;
-  uint64_t offset = 0, length = 0;
+  uint64_t offset = 0, length = 0, number = 0;
   bool wait = false, quiet = false;
   struct backfill *h;
   const char *disk;
@@ -290,6 +315,7 @@ cmd_allocate (int argc, char **argv)
       quiet = true;
       break;
     }
+  options.number = &number;
   disk = cli_disk (argc, argv);
   progress.show = !quiet && !cli.json && progress.fd != STDOUT_FILENO;
   progress.terminal = text_terminal (stdout);
@@ -317,7 +343,7 @@ cmd_allocate (int argc, char **argv)
       status = cli_failed ();
   }
   if (cli.json && (r == 0 || status == STATUS_JOB)) {
-    int printed = print_job_json (h, disk);
+    int printed = print_job_json (h, disk, number);
 
     status = status == STATUS_OK ? printed : status;
   }
@@ -334,30 +360,65 @@ keep_info (void *opaque, const struct backfill_job_info *job)
   return 0;
 }
 
+static const struct option job_options[] = {
+  { "job", required_argument, NULL, 'j' },
+  { NULL, 0, NULL, 0 },
+};
+
+static uint64_t
+parse_job (const char *s)
+{
+  uint64_t number = parse_number ("--job", s, INT64_MAX);
+
+  if (number == 0)
+    cli_usage ("--job: jobs have numbers from 1: leave it out for the disk's "
+               "job, whichever it is");
+  return number;
+}
+
+/* Options of a command about a job: the number of the one that is meant, 0
+ * for whichever it is. */
+static uint64_t
+get_job_number (int argc, char **argv)
+{
+  uint64_t number = 0;
+  int c;
+
+  while ((c = cli_getopt (argc, argv, job_options)) != -1)
+    if (c == 'j')
+      number = parse_job (optarg);
+  return number;
+}
+
 int
 cmd_abort (int argc, char **argv)
 {
-  struct backfill_job_info job = { 0 };
+  struct backfill_job_info job = { .struct_size = sizeof job };
+  uint64_t number = get_job_number (argc, argv);
   char a[TEXT_MAX], b[TEXT_MAX];
   struct backfill *h;
   const char *disk;
   int r, status = STATUS_OK;
 
-  cli_getopt (argc, argv, NULL);
   disk = cli_disk (argc, argv);
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (backfill_block_abort_job (h, disk) == -1)
+  /* The one that is there now, and not one that follows it. */
+  if (number == 0 && backfill_block_get_job_info (h, disk, &job) == 0
+      && job.type == BACKFILL_JOB_BOUNDED)
+    number = job.number;
+  memset (&job, 0, sizeof job);
+  if (backfill_job_abort (h, disk, number) == -1)
     status = cli_failed ();
   else {
     /* It may have ended by itself just before; then that is said. */
-    r = backfill_block_wait_job (h, disk, ABORT_TIMEOUT, keep_info, &job);
+    r = backfill_job_wait (h, disk, number, ABORT_TIMEOUT, keep_info, &job);
     if (r == -1 && job.type != BACKFILL_JOB_CANCELLED
         && job.type != BACKFILL_JOB_FAILED && backfill_get_errno () != ESRCH)
       status = cli_failed ();
     else if (cli.json)
-      status = print_job_json (h, disk);
+      status = print_job_json (h, disk, number);
     else if (job.type != BACKFILL_JOB_NONE)
       printf ("%s: %s of %s is local\n", text_job_type (job.type),
               text_bytes (a, job.data_processed),
@@ -367,24 +428,25 @@ cmd_abort (int argc, char **argv)
   return status;
 }
 
-/* A command that takes a disk and no more. */
+/* A command that takes a disk and the number of a job. */
 static int
 simple (int argc, char **argv,
-        int (*call) (struct backfill *h, const char *disk), bool job_left)
+        int (*call) (struct backfill *h, const char *disk, uint64_t number),
+        bool job_left)
 {
+  uint64_t number = get_job_number (argc, argv);
   struct backfill *h;
   const char *disk;
   int status = STATUS_OK;
 
-  cli_getopt (argc, argv, NULL);
   disk = cli_disk (argc, argv);
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (call (h, disk) == -1)
+  if (call (h, disk, number) == -1)
     status = cli_failed ();
   else if (cli.json && job_left)
-    status = print_job_json (h, disk);
+    status = print_job_json (h, disk, number);
   else if (cli.json)
     printf ("{}\n");
   backfill_close (h);
@@ -394,19 +456,19 @@ simple (int argc, char **argv,
 int
 cmd_pause (int argc, char **argv)
 {
-  return simple (argc, argv, backfill_block_pause_job, true);
+  return simple (argc, argv, backfill_job_pause, true);
 }
 
 int
 cmd_resume (int argc, char **argv)
 {
-  return simple (argc, argv, backfill_block_resume_job, true);
+  return simple (argc, argv, backfill_job_resume, true);
 }
 
 int
 cmd_dismiss (int argc, char **argv)
 {
-  return simple (argc, argv, backfill_block_dismiss_job, false);
+  return simple (argc, argv, backfill_job_dismiss, false);
 }
 
 /* "none" is what people say for no limit. */
@@ -461,17 +523,23 @@ cmd_speed (int argc, char **argv)
 {
   static const struct option longs[] = {
     { "total", no_argument, NULL, 't' },
+    { "job", required_argument, NULL, 'j' },
     { NULL, 0, NULL, 0 },
   };
   const char *disk = NULL, *limit = NULL;
   bool total = false;
-  uint64_t speed = 0;
+  uint64_t speed = 0, number = 0;
   struct backfill *h;
   int c, status = STATUS_OK;
 
   while ((c = cli_getopt (argc, argv, longs)) != -1)
     if (c == 't')
       total = true;
+    else if (c == 'j')
+      number = parse_job (optarg);
+  if (total && number != 0)
+    cli_usage ("--total is about all jobs of the server: it does not go with "
+               "--job");
   if (argc - optind > (total ? 1 : 2))
     cli_usage ("'speed' takes %s: '%s' is one too many",
                total ? "one LIMIT with --total" : "one DISK and one LIMIT",
@@ -491,10 +559,10 @@ cmd_speed (int argc, char **argv)
     return STATUS_FAILED;
   if (total)
     status = total_speed (h, limit);
-  else if (backfill_block_set_speed (h, disk, speed) == -1)
+  else if (backfill_job_set_speed (h, disk, number, speed) == -1)
     status = cli_failed ();
   else if (cli.json)
-    status = print_job_json (h, disk);
+    status = print_job_json (h, disk, number);
   backfill_close (h);
   return status;
 }

@@ -28,6 +28,11 @@ struct command {
   int (*run) (int argc, char **argv);
 };
 
+#define JOB                                                                  \
+  "\n"                                                                       \
+  "  --job NUMBER      only the job of that number ('info' shows it), and\n" \
+  "                    no other that has taken its place\n"
+
 #define SIZES                                                            \
   "\nSizes are bytes, or take one of nbdkit's suffixes: b k M G T P E\n" \
   "(times 1024, any case) or s (sectors of 512 bytes).\n"
@@ -78,21 +83,22 @@ static const struct command commands[] = {
     "failed or was aborted.\n" SIZES,
     cmd_allocate },
   { "abort", "[DISK]", "end the job; what is local stays local",
-    "Returns when the job has ended and nothing more is written for it.\n",
+    "Returns when the job has ended and nothing more is written for it.\n" JOB,
     cmd_abort },
-  { "pause", "[DISK]", "let the job rest", "'resume' lets it go on.\n",
+  { "pause", "[DISK]", "let the job rest", "'resume' lets it go on.\n" JOB,
     cmd_pause },
   { "resume", "[DISK]", "let a paused job go on",
-    "Also for a job that was paused because the store was full.\n",
+    "Also for a job that was paused because the store was full.\n" JOB,
     cmd_resume },
   { "speed", "[DISK] LIMIT", "limit the job's speed",
     "LIMIT is in bytes a second; 0 or none: no limit.  It holds from now on.\n"
     "\n"
     "  --total           of all jobs of the server together, instead of one\n"
-    "                    disk's; without LIMIT it is shown\n" SIZES,
+    "                    disk's; without LIMIT it is shown\n"
+    "  --job NUMBER      only the job of that number ('info' shows it)\n" SIZES,
     cmd_speed },
   { "dismiss", "[DISK]", "forget a job that has ended",
-    "Its state and error are kept until then, or until the next job.\n",
+    "Its state and error are kept until then, or until the next job.\n" JOB,
     cmd_dismiss },
   { "flush", "[DISK]", "make what was written durable",
     "As a guest's flush does.\n", cmd_flush },

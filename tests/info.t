@@ -32,6 +32,7 @@ A job in progress:
   guest        reads: 0, writes: 1, flushes: 1
   commits      * (glob)
   job          running
+    number     1
     range      3 MiB at offset 1048576
     local      * of 3 MiB (*%) (glob)
     elapsed    * (glob)
@@ -43,6 +44,7 @@ A job in progress:
   $ backfill pause
   $ backfill info | sed -n '/^job/,$p'
   job          paused
+    number     1
     range      3 MiB at offset 1048576
     local      * of 3 MiB (*%) (glob)
     elapsed    * (glob)

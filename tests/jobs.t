@@ -74,6 +74,7 @@ local, until it is dismissed or followed by another job:
   true
   $ backfill info | sed -n '/^job/,/^  local/p'
   job          aborted
+    number     2
     range      16 MiB at offset 0
     local      * of 16 MiB (*%) (glob)
   $ backfill dismiss

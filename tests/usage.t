@@ -19,6 +19,9 @@ Help, versions, and wrong usage.
   
   'resume' lets it go on.
   
+    --job NUMBER      only the job of that number ('info' shows it), and
+                      no other that has taken its place
+  
   Options of every command:
     -c, --control SOCKET  the server's control socket
         --json            print JSON
