@@ -36,8 +36,8 @@ A job object has the members of QEMU's query-block-jobs, and ours:
 
 What changes a job prints it:
 
-  $ backfill allocate vda --json --speed 16k | jq -c '[.device, .status]'
-  ["vda","running"]
+  $ backfill allocate vda --json --speed 16k | jq -c '[.device, .status == "created" or .status == "running"]'
+  ["vda",true]
   $ backfill speed vda 32k --json | jq -c '[.device, .speed]'
   ["vda",32768]
   $ backfill pause vda --json | jq -c '[.device, .status, .busy]'
