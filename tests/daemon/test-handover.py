@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import threading
+import sys
 import time
 
 import nbd
@@ -267,7 +268,7 @@ def test_offer_while_asked():
 
 
 for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_"):
+    if name.startswith("test_") and name in (sys.argv[1:] or [name]):
         print("== " + name)
         test()
 finish()

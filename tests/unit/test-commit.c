@@ -40,10 +40,60 @@ setup_large (void **state)
   return 0;
 }
 
+/* Calls from other threads.  They are here and not on a test's stack, so that
+ * a test that fails leaves them to be joined. */
+struct task {
+  pthread_t thread;
+  bool taken;
+  bool done; /* atomic */
+  uint64_t g;
+  int result, error;
+};
+
+static struct task tasks[16];
+
+static struct task *
+start_task (void *(*run) (void *), uint64_t g)
+{
+  struct task *t = tasks;
+
+  while (t->taken) {
+    t++;
+    assert_true (t < tasks + sizeof tasks / sizeof tasks[0]);
+  }
+  *t = (struct task){ .g = g };
+  assert_int_equal (pthread_create (&t->thread, NULL, run, t), 0);
+  t->taken = true;
+  return t;
+}
+
+static void
+set_done (struct task *t)
+{
+  __atomic_store_n (&t->done, true, __ATOMIC_RELEASE);
+}
+
+static bool
+is_done (struct task *t)
+{
+  return __atomic_load_n (&t->done, __ATOMIC_ACQUIRE);
+}
+
+static void
+join (struct task *t)
+{
+  pthread_join (t->thread, NULL);
+  t->taken = false;
+}
+
 static int
 teardown (void **state)
 {
   (void)state;
+  calls_stop ();
+  for (struct task *t = tasks; t < tasks + sizeof tasks / sizeof tasks[0]; t++)
+    if (t->taken)
+      join (t);
   box_drop_disk (&box, disk);
   disk = NULL;
   return 0;
@@ -131,50 +181,39 @@ copied_is_not_committed (void **state)
   assert_true (box_in_s (&box, 8));
 }
 
-/* Flushes from other threads. */
-
-struct flusher {
-  pthread_t thread;
-  bool done; /* atomic */
-  int result;
-};
-
 static void *
 flusher (void *arg)
 {
-  struct flusher *f = arg;
+  struct task *t = arg;
 
-  f->result = disk_flush (disk);
-  __atomic_store_n (&f->done, true, __ATOMIC_RELEASE);
+  t->result = disk_flush (disk);
+  set_done (t);
   return NULL;
 }
 
-static bool
-is_done (struct flusher *f)
+static struct task *
+start_flush (void)
 {
-  return __atomic_load_n (&f->done, __ATOMIC_ACQUIRE);
+  return start_task (flusher, 0);
 }
 
 static void
-start_flush (struct flusher *f)
+end_flush (struct task *t)
 {
-  *f = (struct flusher){ 0 };
-  assert_int_equal (pthread_create (&f->thread, NULL, flusher, f), 0);
+  join (t);
+  assert_int_equal (t->result, 0);
 }
 
-static void
-end_flush (struct flusher *f)
-{
-  pthread_join (f->thread, NULL);
-  assert_int_equal (f->result, 0);
-}
-
-/* So many have called, and there is a commit that is being formed. */
+/* So many have called, and there is a commit that is being formed; or the
+ * last one has its answer, and must not. */
 static bool
 has_formed (void *opaque)
 {
   const uint64_t *flushes = opaque;
 
+  for (struct task *t = tasks; t < tasks + sizeof tasks / sizeof tasks[0]; t++)
+    if (t->taken && is_done (t))
+      return true;
   if (counted (&disk->flushes) < *flushes)
     return false;
   LOCK_SCOPE (&disk->commit.lock);
@@ -190,33 +229,33 @@ flush_never_joins_the_running_commit (void **state)
 
   (void)state;
   for (unsigned i = 0; i < 2; i++) {
-    struct flusher first, second;
+    struct task *first, *second;
     uint64_t flushes = counted (&disk->flushes) + 2;
     uint64_t a = 10 * i, b = a + 1;
 
     fill_bytes (disk, a * G, G, 1, 0);
     calls_hold (CALL_SYNC, during[i]);
-    start_flush (&first);
+    first = start_flush ();
     calls_wait_held ();
     /* Acknowledged while the commit runs, then flushed. */
     fill_bytes (disk, b * G, G, 2, 0);
-    start_flush (&second);
+    second = start_flush ();
     wait_until (has_formed, &flushes);
     nap_ms (50);
-    assert_false (is_done (&first));
-    assert_false (is_done (&second));
+    assert_false (is_done (first));
+    assert_false (is_done (second));
     /* The bit must not ride along: its data is not covered by the sync. */
     assert_false (box_in_s (&box, b));
     calls_hold (CALL_SYNC, FILE_STORE);
     calls_let_go ();
     /* The second commit has only begun: the first flush has its answer. */
     calls_wait_held ();
-    end_flush (&first);
+    end_flush (first);
     assert_true (box_in_s (&box, a));
     assert_false (box_in_s (&box, b));
-    assert_false (is_done (&second));
+    assert_false (is_done (second));
     calls_let_go ();
-    end_flush (&second);
+    end_flush (second);
     assert_true (box_in_s (&box, b));
   }
 }
@@ -225,24 +264,24 @@ flush_never_joins_the_running_commit (void **state)
 static void
 many_flushes_are_one_commit (void **state)
 {
-  struct flusher first, other[12];
+  struct task *first, *other[12];
   uint64_t commits, flushes = 13;
 
   (void)state;
   fill_bytes (disk, 0, G, 1, 0);
   calls_hold (CALL_SYNC, FILE_STORE);
-  start_flush (&first);
+  first = start_flush ();
   calls_wait_held ();
   commits = counted (&disk->commits);
   fill_bytes (disk, G, G, 1, 0);
   for (unsigned i = 0; i < 12; i++)
-    start_flush (&other[i]);
+    other[i] = start_flush ();
   wait_until (has_formed, &flushes);
   nap_ms (100);
   calls_let_go ();
-  end_flush (&first);
+  end_flush (first);
   for (unsigned i = 0; i < 12; i++)
-    end_flush (&other[i]);
+    end_flush (other[i]);
   assert_true (box_in_s (&box, 1));
   /* On a slow machine one that had called had not joined yet. */
   assert_in_range (counted (&disk->commits) - commits, 1, 3);
@@ -289,21 +328,21 @@ each_flush_covers_its_write (void **state)
 static void
 nobody_else_waits_for_a_commit (void **state)
 {
-  struct flusher f;
+  struct task *f;
 
   (void)state;
   fill_bytes (disk, 0, G, 1, 0);
   for (enum file file = FILE_STORE; file <= FILE_SIDECAR; file++) {
     fill_bytes (disk, (20 + file) * G, G, 1, 0);
     calls_hold (CALL_SYNC, file);
-    start_flush (&f);
+    f = start_flush ();
     calls_wait_held ();
     expect_bytes (disk, 0, G, 1);
     fill_bytes (disk, 0, G, 1, 0);
     assert_int_equal (disk_zero (disk, G, (30 + file) * G, 0), 0);
-    assert_false (is_done (&f));
+    assert_false (is_done (f));
     calls_let_go ();
-    end_flush (&f);
+    end_flush (f);
   }
 }
 
@@ -459,14 +498,14 @@ static void
 w_tells_of_a_sync_that_has_something_to_lose (void **state)
 {
   static const unsigned kinds[] = { MAP_GUEST, MAP_COPIED };
-  struct flusher f;
+  struct task *f;
 
   (void)state;
   fill_bytes (disk, 0, G, 1, 0);
   flush ();
   for (unsigned i = 0; i < 2; i++) {
     calls_hold (CALL_SYNC, FILE_STORE);
-    start_flush (&f);
+    f = start_flush ();
     calls_wait_held ();
     assert_int_equal (state_of_w (), WORK_OK);
     fill_bytes (disk, 0, G, 1, 0);
@@ -474,21 +513,21 @@ w_tells_of_a_sync_that_has_something_to_lose (void **state)
     assert_int_equal (map_mark (disk->map, 5 + i, 6 + i, kinds[i]), 0);
     assert_int_equal (state_of_w (), WORK_SYNCING);
     calls_let_go ();
-    end_flush (&f);
+    end_flush (f);
     assert_int_equal (state_of_w (), WORK_OK);
     assert_int_equal (commit_run (disk, COMMIT_CHECKPOINT), 0);
   }
   /* One that cannot be marked: the guest's write waits for its own commit, and
    * what has been copied is only in memory. */
   calls_hold (CALL_SYNC, FILE_STORE);
-  start_flush (&f);
+  f = start_flush ();
   calls_wait_held ();
   calls_fail (CALL_WRITE, FILE_WORK, EIO);
   assert_int_equal (map_mark (disk->map, 9, 10, MAP_GUEST), 1);
   assert_int_equal (map_mark (disk->map, 10, 11, MAP_COPIED), 0);
   calls_fail (CALL_WRITE, FILE_WORK, 0);
   calls_let_go ();
-  end_flush (&f);
+  end_flush (f);
 }
 
 /* A failure that W could not be told of is told before the next bit. */
@@ -529,9 +568,9 @@ w_is_not_told_when_complete (void **state)
 static void *
 checkpoint (void *arg)
 {
-  struct flusher *f = arg;
+  struct task *t = arg;
 
-  f->result = commit_run (disk, COMMIT_CHECKPOINT | COMMIT_HOLES);
+  t->result = commit_run (disk, COMMIT_CHECKPOINT | COMMIT_HOLES);
   return NULL;
 }
 
@@ -540,19 +579,19 @@ checkpoint (void *arg)
 static void
 written_hole_stays_pending (void **state)
 {
-  struct flusher f;
+  struct task *f;
 
   (void)state;
   box_drop_disk (&box, disk);
   disk = box_disk (&box, 40 * MIB);
   assert_int_equal (map_mark (disk->map, 0, SIDECAR_BITS, MAP_HOLE), 0);
   calls_hold (CALL_SYNC, FILE_SIDECAR);
-  assert_int_equal (pthread_create (&f.thread, NULL, checkpoint, &f), 0);
+  f = start_task (checkpoint, 0);
   calls_wait_held ();
   fill_bytes (disk, 5 * G, G, 2, 0);
   calls_let_go ();
-  pthread_join (f.thread, NULL);
-  assert_int_equal (f.result, 0);
+  join (f);
+  assert_int_equal (f->result, 0);
   assert_true (box_in_s (&box, 5));
   assert_false (map_is_stable (disk->map, 5, 6));
   flush ();
@@ -564,18 +603,18 @@ written_hole_stays_pending (void **state)
 static void
 failed_sync_with_nothing_pending_is_final (void **state)
 {
-  struct flusher f;
+  struct task *f;
 
   (void)state;
   fill_bytes (disk, 0, G, 1, 0);
   flush ();
   calls_hold (CALL_SYNC, FILE_STORE);
-  start_flush (&f);
+  f = start_flush ();
   calls_wait_held ();
   fill_bytes (disk, G, G, 2, 0);
   calls_let_go_failed (EIO);
-  pthread_join (f.thread, NULL);
-  assert_int_equal (f.result, -1);
+  join (f);
+  assert_int_equal (f->result, -1);
   assert_int_equal (disk_flush (disk), -1);
   assert_int_equal (errno, EIO);
   assert_false (box_in_s (&box, 1));
@@ -617,28 +656,20 @@ failed_fua_is_final (void **state)
   assert_int_equal (errno, EIO);
 }
 
-struct fua {
-  pthread_t thread;
-  uint64_t g;
-  int error;
-  bool done;
-};
-
 static void *
 fua_writer (void *arg)
 {
-  struct fua *f = arg;
+  struct task *t = arg;
 
-  f->error = disk_pwrite (disk, "x", 1, f->g * G, DISK_FUA) ? errno : 0;
-  __atomic_store_n (&f->done, true, __ATOMIC_RELEASE);
+  t->error = disk_pwrite (disk, "x", 1, t->g * G, DISK_FUA) ? errno : 0;
+  set_done (t);
   return NULL;
 }
 
-static void
-start_fua (struct fua *f, uint64_t g)
+static struct task *
+start_fua (uint64_t g)
 {
-  *f = (struct fua){ .g = g };
-  assert_int_equal (pthread_create (&f->thread, NULL, fua_writer, f), 0);
+  return start_task (fua_writer, g);
 }
 
 static bool
@@ -695,37 +726,35 @@ syncs_wait_for_those_before (void **state)
   enum { FUA_FUA, FUA_FLUSH, FLUSH_FUA };
 
   for (unsigned i = FUA_FUA; i <= FLUSH_FUA; i++) {
-    struct fua a, b;
-    struct flusher f;
+    struct task *a = NULL, *b = NULL, *f = NULL;
 
     fill_bytes (disk, 0, 2 * G, 1, DISK_FUA);
     calls_hold (i == FLUSH_FUA ? CALL_SYNC : CALL_DSYNC, FILE_STORE);
     if (i == FLUSH_FUA)
-      start_flush (&f);
+      f = start_flush ();
     else
-      start_fua (&a, 0);
+      a = start_fua (0);
     calls_wait_held ();
     free (calls_take ());
     if (i == FUA_FLUSH)
-      start_flush (&f);
+      f = start_flush ();
     else
-      start_fua (&b, 1);
+      b = start_fua (1);
     wait_until (has_synced, NULL);
     nap_ms (100);
-    assert_false (i == FUA_FLUSH ? is_done (&f)
-                                 : __atomic_load_n (&b.done, __ATOMIC_ACQUIRE));
+    assert_false (i == FUA_FLUSH ? is_done (f) : is_done (b));
     calls_let_go_failed (EIO);
     if (i != FLUSH_FUA) {
-      pthread_join (a.thread, NULL);
-      assert_int_equal (a.error, EIO);
+      join (a);
+      assert_int_equal (a->error, EIO);
     }
     if (i != FUA_FLUSH) {
-      pthread_join (b.thread, NULL);
-      assert_int_equal (b.error, EIO);
+      join (b);
+      assert_int_equal (b->error, EIO);
     }
     if (i != FUA_FUA) {
-      pthread_join (f.thread, NULL);
-      assert_int_equal (f.result, -1);
+      join (f);
+      assert_int_equal (f->result, -1);
     }
     teardown (state);
     setup (state);

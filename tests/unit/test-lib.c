@@ -884,9 +884,8 @@ main (void)
     cmocka_unit_test (test_list),     cmocka_unit_test (test_job_info),
     cmocka_unit_test (test_allocate), cmocka_unit_test (test_wait),
     cmocka_unit_test (test_map),      cmocka_unit_test (test_hang),
-    cmocka_unit_test (test_flood),
-    cmocka_unit_test (test_events),   cmocka_unit_test (test_command),
-    cmocka_unit_test (test_threads),
+    cmocka_unit_test (test_flood),    cmocka_unit_test (test_events),
+    cmocka_unit_test (test_command),  cmocka_unit_test (test_threads),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
