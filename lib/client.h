@@ -27,6 +27,7 @@
 #include <jansson.h>
 
 #include "backfill.h"
+#include "entry.h"
 #include "wire.h"
 
 /* error.c */
@@ -106,39 +107,42 @@ int reply_regions (const json_t *value, bool states, uint64_t from,
 
 /* registry.c */
 
-/* Who may serve a store: root, the caller, and the store's owner. */
+/* Who may be at the other end of a control socket. */
 struct trust {
-  bool any; /* the caller named the socket */
-  bool has_owner;
-  uid_t owner;
+  enum {
+    TRUST_US,      /* root and the caller: a socket of a name that is known */
+    TRUST_OWNER,   /* and uid, the store's owner */
+    TRUST_AUTHOR,  /* uid alone, who entered the socket in the registry */
+    TRUST_ANYBODY, /* the caller named the socket */
+  } whom;
+  uid_t uid;
 };
-bool trust_uid (const struct trust *trust, uid_t uid)
+bool peer_is_trusted (const struct trust *trust, uid_t uid)
     __attribute__ ((nonnull (1)));
 
-struct entry {
-  char *store;   /* as the owner knows it */
-  char *control; /* its socket */
-  struct trust trust;
+/* Entries with a control socket. */
+struct entries {
+  struct entry *ptr;
+  size_t len;
 };
-void entry_free (struct entry *entry) __attribute__ ((nonnull (1)));
+void entries_free (struct entries *entries) __attribute__ ((nonnull (1)));
 
-/* The entry of a store's path: 0; 1: there is none (ENXIO; its text says where
- * was looked); -1: another error. */
-int registry_find (const char *path, struct entry *entry)
-    __attribute__ ((nonnull (1, 2)));
+/* Those of the store at path, by whoever may speak for it: several are of
+ * servers that died.  0; 1: there are none (ENXIO; its text says where was
+ * looked); -1: another error. */
+int registry_find (const char *path, const struct stat *store,
+                   struct entries *entries) __attribute__ ((nonnull (1, 2, 3)));
 
 /* Where backfilld may listen, which opens volumes that nobody has open: the
  * i-th place, malloc'd; NULL after the last (or ENOMEM). */
 char *registry_daemon (unsigned i);
 
-/* All entries that name a control socket: an array for free () after
- * entry_free of each. */
-int registry_list (struct entry **entries, size_t *n)
+/* All, of whoever they are: entry_speaks has not been asked. */
+int registry_list (struct entries *entries) __attribute__ ((nonnull (1)));
+/* Those of who listens on the socket file at path: here its owner is trusted,
+ * and not that of whatever store an entry names. */
+int registry_find_listener (const char *path, struct entries *entries)
     __attribute__ ((nonnull (1, 2)));
-/* The same, of those who listen on the socket file at path: here its owner is
- * trusted, and not that of whatever store an entry names. */
-int registry_find_listener (const char *path, struct entry **entries, size_t *n)
-    __attribute__ ((nonnull (1, 2, 3)));
 /* "/run/backfill" or such, for messages: in buf. */
 const char *registry_dirs (char *buf, size_t size)
     __attribute__ ((nonnull (1)));

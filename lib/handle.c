@@ -55,7 +55,7 @@ handle_new (unsigned timeout)
   if (h == NULL)
     return error_nomem ();
   h->timeout = timeout;
-  h->trust.any = true; /* unless it is found by other means than its name */
+  h->trust.whom = TRUST_ANYBODY; /* unless it is found, not named */
   if (pthread_mutex_init (&h->lock, NULL) != 0) {
     free (h);
     return error_nomem ();
@@ -71,19 +71,19 @@ find_nbd (struct backfill *h, const char *path)
 {
   char where[2048], why[2048] = "";
   int64_t deadline = handle_deadline (h);
-  struct entry *entries;
+  struct entries list;
   int r = 0;
-  size_t n;
 
-  if (registry_find_listener (path, &entries, &n) == -1)
+  if (registry_find_listener (path, &list) == -1)
     return -1;
-  for (size_t i = 0; r == 0 && i < n; i++) {
+  for (size_t i = 0; r == 0 && i < list.len; i++) {
+    const struct entry *e = &list.ptr[i];
+    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
     struct conn *conn;
 
-    if (h->socket != NULL && strcmp (h->socket, entries[i].control) == 0)
+    if (h->socket != NULL && strcmp (h->socket, e->control) == 0)
       continue; /* another disk of that server */
-    conn = handle_take (h, entries[i].control, &entries[i].trust, false,
-                        deadline);
+    conn = handle_take (h, e->control, &trust, false, deadline);
     if (conn == NULL) {
       snprintf (why, sizeof why, ": %s", backfill_get_error ());
       if (backfill_get_errno () == ETIMEDOUT)
@@ -92,12 +92,12 @@ find_nbd (struct backfill *h, const char *path)
     else if (h->socket != NULL) {
       r = error_set (ENOTUNIQ,
                      "both '%s' and '%s' say that they serve NBD at '%s'",
-                     h->socket, entries[i].control, path);
+                     h->socket, e->control, path);
       handle_give (h, conn);
     }
     else {
-      h->socket = strdup (entries[i].control);
-      h->trust = entries[i].trust;
+      h->socket = strdup (e->control);
+      h->trust = trust;
       handle_give (h, conn);
       if (h->socket == NULL) {
         error_nomem ();
@@ -109,9 +109,7 @@ find_nbd (struct backfill *h, const char *path)
     r = error_set (ENXIO,
                    "no server of disks found in %s that serves NBD at '%s'%s",
                    registry_dirs (where, sizeof where), path, why);
-  for (size_t i = 0; i < n; i++)
-    entry_free (&entries[i]);
-  free (entries);
+  entries_free (&list);
   return r;
 }
 
@@ -257,7 +255,7 @@ handle_take (struct backfill *h, const char *socket, const struct trust *trust,
     conn = conn_open (socket, events, deadline);
   if (conn == NULL)
     return NULL;
-  if (!trust_uid (trust, conn->peer)) {
+  if (!peer_is_trusted (trust, conn->peer)) {
     error_set (EPERM,
                "control socket '%s' is served by user %lu, who is neither "
                "root, nor you, nor the owner of the store: name the socket "
@@ -359,8 +357,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
                int64_t deadline)
 {
   char where[2048], notes[2048] = "";
-  struct entry *entries;
-  size_t n;
+  struct entries list;
   int r = 0;
 
   memset (owners, 0, sizeof *owners);
@@ -370,23 +367,26 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
     return conn == NULL ? -1 : append_owner (owners, h->socket, conn);
   }
 
-  if (registry_list (&entries, &n) == -1)
+  if (registry_list (&list) == -1)
     return -1;
-  for (size_t i = 0; r == 0 && i < n; i++) {
+  for (size_t i = 0; r == 0 && i < list.len; i++) {
+    const struct entry *e = &list.ptr[i];
+    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
     int64_t probe = time_now () + PROBE_TIMEOUT;
     struct conn *conn;
     size_t j;
 
     /* One server has an entry for each of its disks. */
     for (j = 0; j < i; j++)
-      if (strcmp (entries[i].control, entries[j].control) == 0)
+      if (e->author == list.ptr[j].author
+          && strcmp (e->control, list.ptr[j].control) == 0)
         break;
-    if (j < i)
+    if (j < i || !entry_speaks (e))
       continue;
-    conn = handle_take (h, entries[i].control, &entries[i].trust, events,
+    conn = handle_take (h, e->control, &trust, events,
                         probe < deadline ? probe : deadline);
     if (conn != NULL)
-      r = append_owner (owners, entries[i].control, conn);
+      r = append_owner (owners, e->control, conn);
     /* Entries of the dead are nothing to talk about. */
     else if (backfill_get_errno () != ENOENT
              && backfill_get_errno () != ECONNREFUSED) {
@@ -395,9 +395,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
       snprintf (notes + len, sizeof notes - len, "; %s", backfill_get_error ());
     }
   }
-  for (size_t i = 0; i < n; i++)
-    entry_free (&entries[i]);
-  free (entries);
+  entries_free (&list);
   if (r == 0 && owners->len == 0)
     r = error_set (ENXIO, "no server of disks found in %s%s",
                    registry_dirs (where, sizeof where), notes);
@@ -490,8 +488,8 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
     return NULL;
   }
   if (stat (real, &st) == 0) {
-    trust.has_owner = true;
-    trust.owner = st.st_uid;
+    trust.whom = TRUST_OWNER;
+    trust.uid = st.st_uid;
   }
   for (unsigned i = 0; conn == NULL && (socket = registry_daemon (i)); i++) {
     conn = handle_take (h, socket, &trust, events, deadline);
@@ -516,31 +514,40 @@ static struct conn *
 route_path (struct backfill *h, const char *path, bool events, char **device,
             int64_t deadline)
 {
-  struct conn *conn;
-  struct entry entry;
-  int r = registry_find (path, &entry);
+  struct conn *conn = NULL;
+  struct entries list;
+  struct stat st;
   char why[1024];
+  int r;
 
+  if (stat (path, &st) == -1) {
+    error_set (errno, "disk '%s': %m", path);
+    return NULL;
+  }
+  r = registry_find (path, &st, &list);
   if (r == -1)
     return NULL;
-  if (r == 0) {
-    conn = handle_take (h, entry.control, &entry.trust, events, deadline);
+  for (size_t i = 0; r == 0 && conn == NULL && i < list.len; i++) {
+    struct entry *e = &list.ptr[i];
+    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
+
+    conn = handle_take (h, e->control, &trust, events, deadline);
     if (conn != NULL) {
-      *device = entry.store;
-      entry.store = NULL;
+      *device = e->store;
+      e->store = NULL;
     }
     else if (backfill_get_errno () == ECONNREFUSED
-             || backfill_get_errno () == ENOENT) {
+             || backfill_get_errno () == ENOENT)
       error_set (ENXIO,
                  "no owner of '%s' found: the one that had it open at '%s' "
                  "has gone",
-                 path, entry.control);
-      r = 1;
-    }
-    entry_free (&entry);
-    if (r == 0)
-      return conn;
+                 path, e->control);
+    else
+      r = -1;
   }
+  entries_free (&list);
+  if (conn != NULL || r == -1)
+    return conn;
   /* Nobody has it open: backfilld opens it when asked. */
   snprintf (why, sizeof why, "%s", backfill_get_error ());
   conn = handle_daemon (h, path, events, device, deadline);

@@ -1,15 +1,14 @@
 /* registry.c - whose control socket serves a disk.
  *
- * Every process that has a volume open leaves an entry DEV-INO.volume (hex,
- * of the store) in a runtime directory, with the lines "store PATH",
- * "control PATH", "pid N", "name NAME", "listen DEV-INO PATH".  An entry is a
- * hint: its process may be dead, and the directory may be one that everybody
- * writes to.  So an entry counts only if its file belongs to root, the caller
- * or the store's owner, and whoever answers on its socket must too (struct
- * trust).
+ * Every process that has a volume open leaves an entry in a directory of its
+ * own in a runtime directory (entry.h).  An entry is a hint: its process may
+ * be dead, and everybody may leave some.  So one counts only if its author may
+ * speak for the store (trust.h), and only he is taken for who answers on its
+ * socket.
  *
- * The directories are those where servers put entries: BACKFILL_RUNTIME_DIR
- * alone if it is set, else /run/backfill and $XDG_RUNTIME_DIR/backfill.
+ * The runtime directories are those where servers put entries:
+ * BACKFILL_RUNTIME_DIR alone if it is set, else /run/backfill and
+ * $XDG_RUNTIME_DIR/backfill.
  *
  * Locking: none.
  *
@@ -20,9 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <unistd.h>
 #include <sys/stat.h>
@@ -32,21 +29,6 @@
 
 #define SYSTEM_DIR "/run/backfill"
 #define DAEMON_SOCKET "backfilld.sock"
-#define MAX_ENTRY 65536
-
-static void
-cleanup_closedir (DIR **dir)
-{
-  if (*dir != NULL)
-    closedir (*dir);
-}
-
-static void
-cleanup_fclose (FILE **fp)
-{
-  if (*fp != NULL)
-    fclose (*fp);
-}
 
 /* Up to two; the strings are malloc'd, NULL where there is none. */
 static int
@@ -103,229 +85,132 @@ registry_daemon (unsigned i)
 }
 
 bool
-trust_uid (const struct trust *trust, uid_t uid)
+peer_is_trusted (const struct trust *trust, uid_t uid)
 {
-  return trust->any || uid == 0 || uid == geteuid ()
-         || (trust->has_owner && uid == trust->owner);
+  switch (trust->whom) {
+  case TRUST_ANYBODY:
+    return true;
+  case TRUST_AUTHOR:
+    return uid == trust->uid;
+  case TRUST_OWNER:
+    return uid == trust->uid || trust_about (uid, NULL);
+  case TRUST_US:
+    break;
+  }
+  return trust_about (uid, NULL);
 }
 
 void
-entry_free (struct entry *entry)
+entries_free (struct entries *list)
 {
-  free (entry->store);
-  free (entry->control);
-  entry->store = entry->control = NULL;
+  for (size_t i = 0; i < list->len; i++)
+    entry_free (&list->ptr[i]);
+  free (list->ptr);
+  *list = (struct entries){ 0 };
 }
 
-/* Is this "DEV-INO PATH" of that socket? */
-static bool
-is_socket (const char *value, const struct stat *sock)
-{
-  char key[64];
-  size_t len;
-
-  snprintf (key, sizeof key, "%lx-%lx ", (unsigned long)sock->st_dev,
-            (unsigned long)sock->st_ino);
-  len = strlen (key);
-  return strncmp (value, key, len) == 0;
-}
-
-/* Read one entry.  thing: what the caller named, whose owner is trusted;
- * NULL: the store that the entry names.  sock: only an entry of who listens on
- * it is good, may be NULL.  -1 with errno if it is no good; no error text. */
-static int
-entry_read (int dir, const char *file, const struct stat *thing,
-            const struct stat *sock, struct entry *entry)
-{
-  CLEANUP_FREE char *line = NULL;
-  __attribute__ ((cleanup (cleanup_fclose))) FILE *fp = NULL;
-  size_t cap = 0;
-  bool listens = false;
-  struct stat st, seen;
-  ssize_t len;
-  int fd;
-
-  memset (entry, 0, sizeof *entry);
-  /* O_NONBLOCK: someone may have put a fifo there. */
-  fd = openat (dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (fd == -1)
-    return -1;
-  fp = fdopen (fd, "r");
-  if (fp == NULL) {
-    close (fd);
-    return -1;
-  }
-  if (fstat (fd, &st) == -1)
-    return -1;
-  if (!S_ISREG (st.st_mode) || st.st_size > MAX_ENTRY) {
-    errno = EINVAL;
-    return -1;
-  }
-  while ((len = getline (&line, &cap, fp)) > 0) {
-    char **field = NULL;
-
-    if (line[len - 1] == '\n')
-      line[len - 1] = '\0';
-    if (strncmp (line, "store ", 6) == 0)
-      field = &entry->store;
-    else if (strncmp (line, "control ", 8) == 0)
-      field = &entry->control;
-    else if (sock != NULL && strncmp (line, "listen ", 7) == 0
-             && is_socket (line + 7, sock))
-      listens = true;
-    if (field != NULL && *field == NULL) {
-      *field = strdup (strchr (line, ' ') + 1);
-      if (*field == NULL)
-        goto error;
-    }
-  }
-  if (entry->store == NULL || entry->store[0] != '/') {
-    errno = EINVAL;
-    goto error;
-  }
-  if (sock != NULL && !listens) {
-    errno = ENOENT;
-    goto error;
-  }
-  /* The store may be out of our sight: then only root and we are trusted. */
-  if (thing == NULL && stat (entry->store, &seen) == 0)
-    thing = &seen;
-  if (thing != NULL) {
-    entry->trust.has_owner = true;
-    entry->trust.owner = thing->st_uid;
-  }
-  if (!trust_uid (&entry->trust, st.st_uid)) {
-    errno = EPERM;
-    goto error;
-  }
-  return 0;
-
-error:
-  entry_free (entry);
-  return -1;
-}
-
-int
-registry_find (const char *path, struct entry *entry)
-{
-  char name[64], where[PATH_MAX];
-  char *dirs[2];
-  struct stat st;
-  int err = ENOENT;
-
-  if (stat (path, &st) == -1)
-    return error_set (errno, "disk '%s': %m", path);
-  if (S_ISBLK (st.st_mode))
-    snprintf (name, sizeof name, "%lx-0.volume", (unsigned long)st.st_rdev);
-  else
-    snprintf (name, sizeof name, "%lx-%lx.volume", (unsigned long)st.st_dev,
-              (unsigned long)st.st_ino);
-
-  if (runtime_dirs (dirs) == -1)
-    return -1;
-  for (int i = 0; i < 2 && dirs[i] != NULL; i++) {
-    CLEANUP_CLOSE int dir = open (dirs[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (dir == -1)
-      continue;
-    /* The caller named the store itself: its owner counts, not that of
-     * whatever path the entry gives. */
-    if (entry_read (dir, name, &st, NULL, entry) == 0) {
-      free (dirs[0]);
-      free (dirs[1]);
-      if (entry->control == NULL) {
-        error_set (ENXIO, "'%s' is open, but its owner has no control socket",
-                   path);
-        entry_free (entry);
-        return -1;
-      }
-      return 0;
-    }
-    if (errno != ENOENT)
-      err = errno;
-  }
-  free (dirs[0]);
-  free (dirs[1]);
-  errno = err;
-  if (err != ENOENT)
-    error_set (ENXIO, "no owner of '%s' found: %s in %s: %m", path, name,
-               registry_dirs (where, sizeof where));
-  else
-    error_set (ENXIO, "no owner of '%s' found: there is no %s in %s", path,
-               name, registry_dirs (where, sizeof where));
-  return 1;
-}
+struct search {
+  struct entries *list;
+  const struct stat *store;     /* what they must speak for; or NULL */
+  const struct file_id *socket; /* what they must listen on; or NULL */
+  uid_t owner;                  /* the socket file's */
+  bool unheard;                 /* one has no control socket */
+};
 
 static int
-append_entry (struct entry **entries, size_t *n, const struct entry *entry)
+take_entry (void *opaque, struct entry *e)
 {
-  struct entry *ptr = reallocarray (*entries, *n + 1, sizeof *ptr);
+  struct search *s = opaque;
+  struct entries *list = s->list;
+  struct entry *ptr;
 
-  if (ptr == NULL) {
-    error_nomem ();
-    return -1;
+  if (s->store != NULL && !entry_speaks_for (e, s->store))
+    return 0;
+  /* The caller named the socket: its owner counts, not that of whatever store
+   * the entry names. */
+  if (s->socket != NULL
+      && (!entry_listens (e, *s->socket)
+          || !(trust_about (e->author, NULL) || e->author == s->owner)))
+    return 0;
+  if (e->control == NULL) {
+    s->unheard = true;
+    return 0;
   }
-  *entries = ptr;
-  ptr[(*n)++] = *entry;
+  ptr = reallocarray (list->ptr, list->len + 1, sizeof *ptr);
+  if (ptr == NULL)
+    return -1;
+  list->ptr = ptr;
+  ptr[list->len++] = *e;
+  *e = (struct entry){ 0 };
   return 0;
 }
 
-/* Entries that name a control socket: all, or those of who listens on sock. */
+/* 0, or -1 when memory is out. */
 static int
-list_entries (const struct stat *sock, struct entry **entries, size_t *n)
+search (struct search *s, const struct file_id *file)
 {
   char *dirs[2];
   int r = 0;
 
-  *entries = NULL;
-  *n = 0;
+  *s->list = (struct entries){ 0 };
   if (runtime_dirs (dirs) == -1)
     return -1;
   for (int i = 0; r == 0 && i < 2 && dirs[i] != NULL; i++) {
-    __attribute__ ((cleanup (cleanup_closedir))) DIR *dir = opendir (dirs[i]);
-    const struct dirent *d;
-
-    if (dir == NULL)
-      continue;
-    while (r == 0 && (d = readdir (dir)) != NULL) {
-      size_t len = strlen (d->d_name);
-      struct entry entry;
-
-      if (len <= 7 || strcmp (d->d_name + len - 7, ".volume") != 0
-          || entry_read (dirfd (dir), d->d_name, sock, sock, &entry) == -1)
-        continue;
-      if (entry.control == NULL)
-        entry_free (&entry);
-      else {
-        r = append_entry (entries, n, &entry);
-        if (r == -1)
-          entry_free (&entry);
-      }
-    }
+    errno = 0;
+    r = entries_scan (dirs[i], file, take_entry, s);
+    if (r == -1 && errno != ENOMEM)
+      r = 0; /* no such directory, or not for us */
   }
   free (dirs[0]);
   free (dirs[1]);
   if (r == -1) {
-    for (size_t i = 0; i < *n; i++)
-      entry_free (&(*entries)[i]);
-    free (*entries);
-    *entries = NULL;
-    *n = 0;
+    entries_free (s->list);
+    error_nomem ();
   }
   return r;
 }
 
 int
-registry_list (struct entry **entries, size_t *n)
+registry_find (const char *path, const struct stat *store,
+               struct entries *entries)
 {
-  return list_entries (NULL, entries, n);
+  struct search s = { .list = entries, .store = store };
+  struct file_id file = file_id (store);
+  char where[PATH_MAX], id[FILE_ID_MAX];
+
+  if (search (&s, &file) == -1)
+    return -1;
+  if (entries->len > 0)
+    return 0;
+  if (s.unheard)
+    return error_set (ENXIO,
+                      "'%s' is open, but its owner has no control "
+                      "socket",
+                      path);
+  error_set (ENXIO,
+             "no owner of '%s' found: there is no %s" ENTRY_SUFFIX
+             " of one who may be believed in %s",
+             path, file_id_text (file, id),
+             registry_dirs (where, sizeof where));
+  return 1;
 }
 
 int
-registry_find_listener (const char *path, struct entry **entries, size_t *n)
+registry_list (struct entries *entries)
 {
+  struct search s = { .list = entries };
+
+  return search (&s, NULL);
+}
+
+int
+registry_find_listener (const char *path, struct entries *entries)
+{
+  struct search s = { .list = entries };
+  struct file_id file;
   struct stat st;
 
+  *entries = (struct entries){ 0 };
   if (stat (path, &st) == -1) {
     int err = errno;
 
@@ -334,5 +219,8 @@ registry_find_listener (const char *path, struct entry **entries, size_t *n)
   }
   if (!S_ISSOCK (st.st_mode))
     return error_set (ENOTSOCK, "'%s' is not a socket", path);
-  return list_entries (&st, entries, n);
+  file = file_id (&st);
+  s.socket = &file;
+  s.owner = st.st_uid;
+  return search (&s, NULL);
 }

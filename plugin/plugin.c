@@ -28,7 +28,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -137,35 +136,22 @@ on_quit (void *opaque)
   nbdkit_shutdown ();
 }
 
-/* A name that stays the same from one start to the next, so that the socket a
- * SIGKILL leaves behind is found and replaced: from the folder's identity and
- * the store's name in it.  (The store itself may not be there yet.) */
+/* In the directory of this process, where nobody else makes files. */
 static char *
-default_control_path (const char *dir, const char *store)
+default_control_path (const char *dir)
 {
-  CLEANUP_FREE char *real = realpath (store, NULL);
-  CLEANUP_FREE char *parent = NULL;
-  CLEANUP_FREE char *copy = NULL;
-  char key[64 + 256], *path;
-  uint64_t hash = UINT64_C (0xcbf29ce484222325); /* FNV-1a */
-  struct stat st = { 0 };
-  const char *p;
+  CLEANUP_FREE char *error = NULL;
+  CLEANUP_FREE char *own = runtime_own_dir (dir, &error);
+  char *path;
 
-  if (real)
-    store = real;
-  parent = strdup (store);
-  copy = strdup (store);
-  if (parent == NULL || copy == NULL)
+  if (own == NULL) {
+    nbdkit_error ("%s", error);
     return NULL;
-  /* A missing folder is disk_open's to complain about. */
-  if (stat (dirname (parent), &st) == -1)
-    memset (&st, 0, sizeof st);
-  snprintf (key, sizeof key, "%jx-%jx-%s", (uintmax_t)st.st_dev,
-            (uintmax_t)st.st_ino, basename (copy));
-  for (p = key; *p; p++)
-    hash = (hash ^ (unsigned char)*p) * UINT64_C (0x100000001b3);
-  if (asprintf (&path, "%s/%016" PRIx64 ".control", dir, hash) == -1)
+  }
+  if (asprintf (&path, "%s/control", own) == -1) {
+    nbdkit_error ("control socket: %m");
     return NULL;
+  }
   return path;
 }
 
@@ -389,13 +375,10 @@ backfill_get_ready (void)
    * the end of all disks. */
   signal (SIGXFSZ, SIG_IGN);
   if (!config->control_off) {
-    control_path = config->control
-                       ? strdup (config->control)
-                       : default_control_path (dir, config->disks[0].store);
-    if (control_path == NULL) {
-      nbdkit_error ("control socket: %m");
+    control_path = config->control ? strdup (config->control)
+                                   : default_control_path (dir);
+    if (control_path == NULL)
       return -1;
-    }
   }
   disk_set_total_speed (config->total_speed);
 
@@ -405,6 +388,9 @@ backfill_get_ready (void)
     return 0;
   /* The server exits now, without .unload: leave the volumes closed. */
   gate_all ();
+  if (control)
+    control_unlisten (control);
+  runtime_leave ();
   return -1;
 }
 
@@ -468,8 +454,12 @@ backfill_after_fork (void)
   pthread_sigmask (SIG_SETMASK, &old, NULL);
 
   /* The server exits now, without .cleanup: leave the volumes closed. */
-  if (r == -1)
+  if (r == -1) {
     gate_all ();
+    if (control)
+      control_unlisten (control);
+    runtime_leave ();
+  }
   return r;
 }
 
@@ -505,6 +495,8 @@ backfill_unload (void)
     control_free (control);
   free (control_path);
   config_free ();
+  if (!busy)
+    runtime_leave ();
 }
 
 /* --- connections ------------------------------------------------------ */

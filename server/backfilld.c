@@ -464,6 +464,7 @@ end (struct daemon *d)
     disk_pools_stop ();
   control_free (control);
   volumes_free (d->volumes);
+  runtime_leave ();
   free (d->runtime_dir);
   free (d->state_dir);
   free (d->socket);

@@ -3,27 +3,32 @@ The control socket: where it is, whose it is, and none.
   $ . "$TESTDIR/setup.sh"
   $ need jq socat
 
-By default it is in the runtime directory, where the command finds it, for the
-server's user only.  Its name is the same at each start.
+By default it is in the server's own directory in the runtime directory, where
+the command finds it, for the server's user only.  The directory has another
+name at each start, so that nobody can take it beforehand.
 
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img size=1M
   $ cd "$BACKFILL_RUNTIME_DIR"
-  $ stat -c '%F, mode %a' *.control
+  $ stat -c '%F, mode %a' */control
   socket, mode 600
-  $ ls *.control > "$here/before"
+  $ ls */control > "$here/before"
   $ cd "$here"
   $ backfill -c "$BACKFILL_RUNTIME_DIR/$(cat before)" info | grep name
   name         ""
 
-It goes with the server.  What a crash leaves is replaced.
+It goes with the server.  What a crash leaves goes with the next server.
 
   $ stop disk
   $ ls "$BACKFILL_RUNTIME_DIR"
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img
   $ crash disk
-  $ ls "$BACKFILL_RUNTIME_DIR" | grep control | cmp - before
+  $ (cd "$BACKFILL_RUNTIME_DIR"; ls */control) > before
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img
-  $ ls "$BACKFILL_RUNTIME_DIR" | grep control | cmp - before
+  $ (cd "$BACKFILL_RUNTIME_DIR"; ls */control) > after
+  $ cat before after | sort -u | wc -l
+  2
+  $ wc -l < after
+  1
   $ backfill list | wc -l
   2
   $ stop disk
@@ -55,7 +60,7 @@ It is never taken from a server that is there, nor is another file replaced:
 With control=off there is none:
 
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img control=off
-  $ ls "$BACKFILL_RUNTIME_DIR" | grep control
+  $ ls "$BACKFILL_RUNTIME_DIR"/* | grep control
   [1]
   $ backfill list
   backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
@@ -74,13 +79,14 @@ A second server of a disk is refused, with its owner's number.
 The runtime directory can be another.  It is made; the command has to be told.
 
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img runtime-dir=runtime
-  $ ls runtime | sed 's/.*\.//' | sort
+  $ ls runtime/* | sed 's/.*\.//' | sort
   control
+  lock
   volume
   work
   $ backfill list 2>/dev/null
   [1]
   $ BACKFILL_RUNTIME_DIR=$PWD/runtime backfill list | wc -l
   2
-  $ backfill -c runtime/*.control list | wc -l
+  $ backfill -c runtime/*/control list | wc -l
   2

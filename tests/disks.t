@@ -65,7 +65,7 @@ No such disk:
   backfill: disk './vdc': No such file or directory
   [1]
   $ backfill info images/a.img.backfill
-  backfill: no owner of 'images/a.img.backfill' found: there is no *.volume in '*'; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
+  backfill: no owner of 'images/a.img.backfill' found: there is no *.volume of one who may be believed in '*'; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
 
 Jobs of several disks run at once.
@@ -146,7 +146,7 @@ With none:
   $ backfill list 2>&1 | sed "s|$BACKFILL_RUNTIME_DIR|RUN|"
   backfill: no server of disks found in 'RUN' (-c SOCKET names a control socket that is somewhere else)
   $ backfill allocate c.img 2>&1 | sed "s|$BACKFILL_RUNTIME_DIR|RUN|"
-  backfill: no owner of 'c.img' found: there is no *.volume in 'RUN'; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
+  backfill: no owner of 'c.img' found: there is no *.volume of one who may be believed in 'RUN'; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
 
 A server with one disk: it can be left out whatever its name.
 

@@ -13,14 +13,15 @@ daemon changes to / after its fork.)
   NAME        SIZE  LOCAL  SOURCE  JOB  STORE
   ""         1 MiB     0%  none    -    DIR/disk.img
 
-Its entry is a file with a few lines, named by the store's device and inode:
+Its entry is a file with a few lines, in the server's own directory, named by the
+store's device and inode:
 
   $ wait_for test -s disk.pid
-  $ cd "$BACKFILL_RUNTIME_DIR"
+  $ cd "$BACKFILL_RUNTIME_DIR"/*
   $ file=$(printf '%x-%x.volume' $(stat -c '%d %i' "$here/disk.img"))
-  $ mask < "$file" | sed -e "s/$(cat "$here/disk.pid")/PID/" -e 's|/[^ ]*/||'
+  $ mask < "$file" | sed -e "s/$(cat "$here/disk.pid")/PID/" -e 's|/[^ ]*/|DIR/|'
   store DIR/disk.img
-  control *.control (glob)
+  control DIR/control
   pid PID
   name 
   listen *-* DIR/disk.sock (glob)
@@ -36,10 +37,10 @@ After a crash it is left behind, and nobody minds.
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img
   $ wait_for test -s disk.pid
   $ crash disk
-  $ test -e "$BACKFILL_RUNTIME_DIR/$file"
+  $ test -e "$BACKFILL_RUNTIME_DIR"/*/"$file"
   $ backfill list
   backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
   $ backfill info disk.img
-  backfill: no owner of 'disk.img' found: the one that had it open at '*.control' has gone; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
+  backfill: no owner of 'disk.img' found: the one that had it open at '*/control' has gone; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]

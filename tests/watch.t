@@ -89,7 +89,7 @@ It ends when it is interrupted, or with the server, and then says so.
   $ wait $one
   [1]
   $ cat err
-  backfill: the server at '*.control' closed the connection (glob)
+  backfill: the server at '*/control' closed the connection (glob)
   $ wait $all
   [1]
 

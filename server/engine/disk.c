@@ -999,6 +999,12 @@ disk_fetch_unit (struct disk *d)
   return d->fetch_unit;
 }
 
+struct file_id
+disk_file (struct disk *d)
+{
+  return (struct file_id){ .dev = d->store->dev, .ino = d->store->ino };
+}
+
 bool
 disk_read_only (struct disk *d)
 {

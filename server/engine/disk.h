@@ -36,6 +36,7 @@
 
 #include "job.h"
 #include "source/source.h"
+#include "trust.h"
 
 struct disk;
 
@@ -87,7 +88,8 @@ struct disk_config {
   bool discard_unflushed;
   bool identity_size; /* identity=size */
   bool has_identity;
-  const char *runtime_dir; /* NULL: runtime_default_dir () */
+  const char *runtime_dir; /* NULL: runtime_default_dir (); this process's
+                              own directory in it is used (runtime.h) */
   const char *control;     /* control socket's path, for the record */
   unsigned connections;    /* 0: 4 */
   uint64_t timeout;        /* ms; 0: 30,000 */
@@ -192,6 +194,8 @@ uint64_t disk_size (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_granule (struct disk *disk) __attribute__ ((nonnull (1)));
 uint32_t disk_fetch_unit (struct disk *disk) __attribute__ ((nonnull (1)));
 bool disk_read_only (struct disk *disk) __attribute__ ((nonnull (1)));
+/* Which file its store is. */
+struct file_id disk_file (struct disk *disk) __attribute__ ((nonnull (1)));
 /* The user who owns the store now. */
 uid_t disk_store_owner (struct disk *disk) __attribute__ ((nonnull (1)));
 /* The same, as of a moment ago: without asking the store, which may not

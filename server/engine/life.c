@@ -74,8 +74,8 @@ enter_registry (struct disk *d)
 {
   if (d->read_only)
     return;
-  if (runtime_register (d->runtime_dir, d->store->dev, d->store->ino,
-                        d->store_path, d->control, d->name)
+  if (runtime_register (d->runtime_dir, disk_file (d), d->store_path,
+                        d->control, d->name)
       == -1)
     log_error ("cannot enter %s in %s: %m; tools must be told its control "
                "socket",
@@ -88,7 +88,7 @@ void
 leave_registry (struct disk *d)
 {
   if (d->registered)
-    runtime_unregister (d->runtime_dir, d->store->dev, d->store->ino);
+    runtime_unregister (d->runtime_dir, disk_file (d));
   d->registered = false;
 }
 

@@ -1,7 +1,10 @@
-/* runtime.c - the runtime directory and its registry.  See runtime.h.
+/* runtime.c - the runtime directory, and what this process has in it.  See
+ * runtime.h.
  *
- * An entry is written under another name and renamed, so that nobody reads
- * half of one.
+ * A directory is in use while its file "lock" is locked (flock, which a fork
+ * keeps).  The lock is the owner's alone to open: else anybody could sit on
+ * it.  One may be taken for a leftover between its mkdir and its lock: then
+ * it is gone, or somebody else has locked it, and another is made.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -10,20 +13,49 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
 #include <sys/resource.h>
-#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "entry.h"
+#include "message.h"
 #include "runtime.h"
 
 #define SYSTEM_DIR "/run/backfill"
+#define LOCK_NAME "lock"
+#define WORK_SUFFIX ".work"
+#define TRIES 16
+
+/* One that this process has made. */
+struct own {
+  struct own *next;
+  char *base, *path; /* resolved */
+  uid_t uid;         /* its owner */
+  int lock;          /* the file "lock", locked */
+};
+
+static struct {
+  pthread_mutex_t lock;
+  struct own *first;
+} all = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void
+cleanup_closedir (DIR **dir)
+{
+  if (*dir)
+    closedir (*dir);
+}
+#define CLEANUP_CLOSEDIR __attribute__ ((cleanup (cleanup_closedir)))
 
 static bool
 is_dir (const char *path)
@@ -81,26 +113,255 @@ runtime_default_dir (void)
   return NULL;
 }
 
-static char *
-entry_path (const char *dir, dev_t dev, ino_t ino)
+/* --- directories of processes ------------------------------------------ */
+
+static bool
+ends_in (const char *name, const char *suffix)
 {
+  size_t len = strlen (name), cut = strlen (suffix);
+
+  return len > cut && strcmp (name + len - cut, suffix) == 0;
+}
+
+/* The lock of the directory fd, locked: its descriptor.  -1: it is in use, or
+ * there is none. */
+static int
+try_lock (int fd, int flags, uid_t owner)
+{
+  int lock
+      = openat (fd, LOCK_NAME,
+                O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0600);
+  struct stat sb;
+
+  if (lock == -1)
+    return -1;
+  if (fstat (lock, &sb) == 0 && S_ISREG (sb.st_mode) && sb.st_uid == owner
+      && flock (lock, LOCK_EX | LOCK_NB) == 0 && fstat (lock, &sb) == 0
+      && sb.st_nlink > 0)
+    return lock;
+  close (lock);
+  return -1;
+}
+
+/* Everything in the directory but working maps and the lock. */
+static void
+clear_out (int fd, bool *empty)
+{
+  CLEANUP_CLOSEDIR DIR *dir = NULL;
+  const struct dirent *d;
+  int copy = dup (fd);
+
+  *empty = false;
+  dir = copy >= 0 ? fdopendir (copy) : NULL;
+  if (!dir)
+    return;
+  *empty = true;
+  rewinddir (dir);
+  while ((d = readdir (dir)) != NULL) {
+    if (strcmp (d->d_name, ".") == 0 || strcmp (d->d_name, "..") == 0
+        || strcmp (d->d_name, LOCK_NAME) == 0)
+      continue;
+    if (ends_in (d->d_name, WORK_SUFFIX) || unlinkat (fd, d->d_name, 0) == -1)
+      *empty = false;
+  }
+}
+
+/* What the process of that directory has left, if it has ended. */
+static void
+clean_one (int base, const char *name)
+{
+  uid_t owner;
+  CLEANUP_CLOSE int fd = trust_open_dir (base, name, &owner);
+  CLEANUP_CLOSE int lock = -1;
+  bool empty;
+
+  if (fd == -1 || (geteuid () != 0 && owner != geteuid ()))
+    return;
+  lock = try_lock (fd, 0, owner);
+  if (lock == -1) {
+    /* Its process died before it had a lock; else this fails. */
+    if (errno == ENOENT)
+      unlinkat (base, name, AT_REMOVEDIR);
+    return;
+  }
+  clear_out (fd, &empty);
+  if (empty) {
+    unlinkat (fd, LOCK_NAME, 0);
+    unlinkat (base, name, AT_REMOVEDIR);
+  }
+}
+
+static void
+clean (int base)
+{
+  CLEANUP_CLOSEDIR DIR *dir = NULL;
+  const struct dirent *d;
+  int copy = openat (base, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+  dir = copy >= 0 ? fdopendir (copy) : NULL;
+  while (dir && (d = readdir (dir)) != NULL)
+    if (strncmp (d->d_name, ENTRY_DIR_PREFIX, strlen (ENTRY_DIR_PREFIX)) == 0)
+      clean_one (base, d->d_name);
+}
+
+/* Make and lock one.  0 with *name and *lock; 1: try again; -1. */
+static int
+make_one (int base, char name[32], int *lock)
+{
+  uint32_t number;
+  CLEANUP_CLOSE int fd = -1;
+  uid_t owner;
+
+  if (getrandom (&number, sizeof number, 0) != sizeof number)
+    return -1;
+  snprintf (name, 32, ENTRY_DIR_PREFIX "%08x", number);
+  if (mkdirat (base, name, 0700) == -1)
+    return errno == EEXIST ? 1 : -1;
+  fd = trust_open_dir (base, name, &owner);
+  if (fd == -1)
+    return errno == ENOENT ? 1 : -1;
+  /* In a folder that is somebody else's he may have put one of his there. */
+  if (owner != geteuid ())
+    return 1;
+  *lock = try_lock (fd, O_CREAT | O_EXCL, owner);
+  if (*lock >= 0) {
+    if (fchmod (fd, 0755) == 0)
+      return 0;
+    close (*lock);
+    return -1;
+  }
+  if (errno == ENOSPC || errno == EDQUOT || errno == EMFILE
+      || errno == ENFILE) {
+    int err = errno;
+
+    unlinkat (base, name, AT_REMOVEDIR);
+    errno = err;
+    return -1;
+  }
+  return 1;
+}
+
+/* The lock is held.  NULL with errno. */
+static struct own *
+make_own (const char *base)
+{
+  CLEANUP_CLOSE int fd = open (base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  struct own *own;
+  char name[32];
+  int r = 1;
+
+  if (fd == -1)
+    return NULL;
+  own = calloc (1, sizeof *own);
+  if (!own)
+    return NULL;
+  clean (fd);
+  errno = EBUSY;
+  for (int i = 0; r == 1 && i < TRIES; i++)
+    r = make_one (fd, name, &own->lock);
+  if (r != 0) {
+    free (own);
+    return NULL;
+  }
+  own->uid = geteuid ();
+  own->base = strdup (base);
+  if (!own->base || asprintf (&own->path, "%s/%s", base, name) == -1) {
+    close (own->lock);
+    free (own->base);
+    free (own);
+    errno = ENOMEM;
+    return NULL;
+  }
+  own->next = all.first;
+  all.first = own;
+  return own;
+}
+
+/* It is there: nobody has taken the runtime directory away. */
+static bool
+is_there (const struct own *own)
+{
+  CLEANUP_FREE char *path = NULL;
+  struct stat sb, seen;
+
+  return asprintf (&path, "%s/" LOCK_NAME, own->path) != -1
+         && fstat (own->lock, &sb) == 0 && lstat (path, &seen) == 0
+         && sb.st_dev == seen.st_dev && sb.st_ino == seen.st_ino;
+}
+
+char *
+runtime_own_dir (const char *base, char **error)
+{
+  CLEANUP_FREE char *named = base ? strdup (base) : runtime_default_dir ();
+  CLEANUP_FREE char *real = named ? realpath (named, NULL) : NULL;
+  const struct own *own = NULL;
   char *path;
 
-  if (asprintf (&path, "%s/%lx-%lx.volume", dir, (unsigned long)dev,
-                (unsigned long)ino)
-      == -1)
+  if (!real) {
+    message_set (error,
+                 "there is no runtime directory (%s: %m): name one, on a "
+                 "tmpfs, with runtime-dir=",
+                 base ? base : SYSTEM_DIR);
     return NULL;
+  }
+  LOCK_SCOPE (&all.lock);
+  for (own = all.first; own; own = own->next)
+    if (own->uid == geteuid () && strcmp (own->base, real) == 0
+        && is_there (own))
+      break;
+  if (!own)
+    own = make_own (real);
+  if (!own) {
+    message_set (error,
+                 "cannot make a directory for this process in the runtime "
+                 "directory %s: %m; name another, on a tmpfs, with "
+                 "runtime-dir=",
+                 real);
+    return NULL;
+  }
+  path = strdup (own->path);
+  if (!path)
+    message_set (error, "out of memory");
   return path;
 }
 
-/* A line for each socket file that this process listens on.  Whoever knows
- * such a file, as a hypervisor's configuration does, finds the process by it:
- * its inode is in use for as long as it is listened on, so that device and
- * inode are never another's. */
-static void
-print_sockets (FILE *fp)
+void
+runtime_leave (void)
 {
-  DIR *fds = opendir ("/proc/self/fd");
+  LOCK_SCOPE (&all.lock);
+
+  while (all.first) {
+    struct own *own = all.first;
+    CLEANUP_FREE char *lock = NULL;
+
+    all.first = own->next;
+    /* First the lock, as an empty directory has none; if there is more, it is
+     * a leftover, which must have one. */
+    if (is_there (own) && asprintf (&lock, "%s/" LOCK_NAME, own->path) != -1
+        && unlink (lock) == 0 && rmdir (own->path) == -1) {
+      int fd = open (lock, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                     0600);
+
+      if (fd >= 0)
+        close (fd);
+    }
+    close (own->lock);
+    free (own->base);
+    free (own->path);
+    free (own);
+  }
+}
+
+/* --- the registry ------------------------------------------------------ */
+
+/* The socket files that this process listens on.  Whoever knows such a file,
+ * as a hypervisor's configuration does, finds the process by it: its inode is
+ * in use for as long as it is listened on, so that device and inode are never
+ * another's. */
+static void
+find_sockets (struct entry *e)
+{
+  CLEANUP_CLOSEDIR DIR *fds = opendir ("/proc/self/fd");
   const struct dirent *d;
 
   while (fds && (d = readdir (fds)) != NULL) {
@@ -108,102 +369,100 @@ print_sockets (FILE *fp)
     socklen_t len = sizeof addr - 1; /* the path need not end in a NUL */
     int listens = 0, fd = atoi (d->d_name);
     socklen_t size = sizeof listens;
+    struct entry_socket *list;
     struct stat sb;
 
-    if (d->d_name[0] == '.')
+    if (d->d_name[0] == '.'
+        || getsockopt (fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == -1
+        || !listens || getsockname (fd, (struct sockaddr *)&addr, &len) == -1
+        || addr.sun_family != AF_UNIX || addr.sun_path[0] != '/'
+        || stat (addr.sun_path, &sb) == -1 || !S_ISSOCK (sb.st_mode))
       continue;
-    if (getsockopt (fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0
-        && listens && getsockname (fd, (struct sockaddr *)&addr, &len) == 0
-        && addr.sun_family == AF_UNIX && addr.sun_path[0] == '/'
-        && strchr (addr.sun_path, '\n') == NULL
-        && stat (addr.sun_path, &sb) == 0 && S_ISSOCK (sb.st_mode))
-      fprintf (fp, "listen %lx-%lx %s\n", (unsigned long)sb.st_dev,
-               (unsigned long)sb.st_ino, addr.sun_path);
+    list = reallocarray (e->listen, e->nr_listen + 1, sizeof *list);
+    if (!list)
+      return;
+    e->listen = list;
+    list[e->nr_listen].file = file_id (&sb);
+    list[e->nr_listen].path = strdup (addr.sun_path);
+    if (!list[e->nr_listen].path)
+      return;
+    e->nr_listen++;
   }
-  if (fds)
-    closedir (fds);
+}
+
+static int
+open_own (const char *own)
+{
+  return open (own, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 int
-runtime_register (const char *dir, dev_t dev, ino_t ino, const char *store,
+runtime_register (const char *own, struct file_id file, const char *store,
                   const char *control, const char *name)
 {
-  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
-  CLEANUP_FREE char *temp = NULL;
-  CLEANUP_FREE char *text = NULL;
-  CLEANUP_CLOSE int fd = -1;
-  size_t len;
-  FILE *fp;
+  CLEANUP_CLOSE int dir = open_own (own);
+  struct entry e = { .file = file, .pid = getpid () };
+  int r = -1, err;
 
-  if (!path)
+  if (dir == -1)
     return -1;
-  if (asprintf (&temp, "%s.%d", path, (int)getpid ()) == -1) {
-    temp = NULL;
-    return -1;
+  e.store = strdup (store);
+  e.control = control ? strdup (control) : NULL;
+  e.name = strdup (name);
+  if (e.store && e.name && (e.control || !control)) {
+    find_sockets (&e);
+    r = entry_write (dir, &e);
   }
-  fp = open_memstream (&text, &len);
-  if (!fp)
-    return -1;
-  fprintf (fp, "store %s\n", store);
-  if (control)
-    fprintf (fp, "control %s\n", control);
-  fprintf (fp, "pid %d\nname %s\n", (int)getpid (), name);
-  print_sockets (fp);
-  if (fclose (fp) != 0)
-    return -1;
-  unlink (temp);
-  fd = open (temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-  if (fd == -1)
-    return -1;
-  errno = 0;
-  if (write (fd, text, len) != (ssize_t)len || rename (temp, path) == -1) {
-    int err = errno ? errno : ENOSPC;
-
-    unlink (temp);
-    errno = err;
-    return -1;
-  }
-  return 0;
-}
-
-int
-runtime_lookup (const char *dir, dev_t dev, ino_t ino, long *pid,
-                char **control)
-{
-  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
-  char text[8192];
-  char *save = NULL;
-  ssize_t len;
-  int fd;
-
-  *pid = 0;
-  *control = NULL;
-  fd = path ? open (path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
-  if (fd == -1)
-    return -1;
-  len = read (fd, text, sizeof text - 1);
-  close (fd);
-  if (len <= 0)
-    return -1;
-  text[len] = '\0';
-  for (char *line = strtok_r (text, "\n", &save); line;
-       line = strtok_r (NULL, "\n", &save))
-    if (strncmp (line, "pid ", 4) == 0)
-      *pid = strtol (line + 4, NULL, 10);
-    else if (strncmp (line, "control ", 8) == 0 && !*control)
-      *control = strdup (line + 8);
-  if (*pid > 0)
-    return 0;
-  free (*control);
-  *control = NULL;
-  return -1;
+  err = errno;
+  entry_free (&e);
+  errno = err;
+  return r;
 }
 
 void
-runtime_unregister (const char *dir, dev_t dev, ino_t ino)
+runtime_unregister (const char *own, struct file_id file)
 {
-  CLEANUP_FREE char *path = entry_path (dir, dev, ino);
+  CLEANUP_CLOSE int dir = open_own (own);
 
-  if (path)
-    unlink (path);
+  if (dir >= 0)
+    entry_remove (dir, file);
+}
+
+struct lookup {
+  const struct stat *store;
+  const char *own; /* whose entries are not looked for: its name */
+  long pid;
+  char *control;
+};
+
+static int
+look_at (void *opaque, struct entry *e)
+{
+  struct lookup *l = opaque;
+
+  if (strcmp (e->process, l->own) == 0 || !entry_speaks_for (e, l->store))
+    return 0;
+  l->pid = e->pid;
+  l->control = e->control;
+  e->control = NULL;
+  return 1;
+}
+
+int
+runtime_lookup (const char *own, const struct stat *store, long *pid,
+                char **control)
+{
+  const char *slash = strrchr (own, '/');
+  CLEANUP_FREE char *base
+      = slash ? strndup (own, (size_t)(slash - own) + 1) : strdup (".");
+  struct lookup l = { .store = store, .own = slash ? slash + 1 : own };
+  struct file_id file = file_id (store);
+
+  *pid = 0;
+  *control = NULL;
+  if (!base || entries_scan (base, &file, look_at, &l) != 1)
+    return -1;
+  *pid = l.pid;
+  *control = l.control;
+  return 0;
 }

@@ -35,6 +35,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "entry.h"
 #include "internal.h"
 #include "path.h"
 #include "runtime.h"
@@ -169,12 +170,8 @@ name_owner (struct disk *d, char **error)
     pid = (long)sc->h.session_pid;
     control = sc->h.control ? strdup (sc->h.control) : NULL;
   }
-  else if (stat (d->store_path, &sb) == 0) {
-    bool block = S_ISBLK (sb.st_mode);
-
-    runtime_lookup (d->runtime_dir, block ? sb.st_rdev : sb.st_dev,
-                    block ? 0 : sb.st_ino, &pid, &control);
-  }
+  else if (stat (d->store_path, &sb) == 0)
+    runtime_lookup (d->runtime_dir, &sb, &pid, &control);
   if (pid > 0)
     message_set (error,
                  "%s is in use by process %ld%s%s: stop that first, or ask it "
@@ -717,13 +714,19 @@ rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
   return store_sync (d->store) == 0 ? 0 : rewrite_failed (rw, 0);
 }
 
+/* In a process's directory in the runtime directory that own is in. */
 static bool
-is_in_folder (const char *path, const char *folder)
+is_in_runtime (const char *path, const char *own)
 {
-  size_t len = strlen (folder);
+  size_t len = (size_t)(strrchr (own, '/') - own) + 1;
+  size_t prefix = strlen (ENTRY_DIR_PREFIX);
+  const char *slash;
 
-  return strncmp (path, folder, len) == 0 && path[len] == '/'
-         && strchr (path + len + 1, '/') == NULL;
+  if (strncmp (path, own, len) != 0
+      || strncmp (path + len, ENTRY_DIR_PREFIX, prefix) != 0)
+    return false;
+  slash = strchr (path + len, '/');
+  return slash && strchr (slash + 1, '/') == NULL;
 }
 
 /* The W of an open session of this boot, or NULL: none is needed (*error
@@ -738,7 +741,7 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
 
   if (!h->session_open || !h->work)
     return NULL;
-  if (path_is_confined () && !is_in_folder (h->work, d->runtime_dir)) {
+  if (path_is_confined () && !is_in_runtime (h->work, d->runtime_dir)) {
     /* Whoever wrote the sidecar must not have us open just anything. */
     old = NULL;
     errno = EPERM;
@@ -948,17 +951,9 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   d->name = strdup (cfg->name ? cfg->name : "");
   d->backing = cfg->backing ? strdup (cfg->backing) : NULL;
   d->control = cfg->control ? strdup (cfg->control) : NULL;
-  if (cfg->runtime_dir)
-    d->runtime_dir = realpath (cfg->runtime_dir, NULL);
-  else
-    d->runtime_dir = runtime_default_dir ();
-  if (!d->runtime_dir) {
-    message_set (error,
-                 "there is no runtime directory (%s: %m): name one, on a "
-                 "tmpfs, with runtime-dir=",
-                 cfg->runtime_dir ? cfg->runtime_dir : "/run/backfill");
+  d->runtime_dir = runtime_own_dir (cfg->runtime_dir, error);
+  if (!d->runtime_dir)
     return -1;
-  }
   if (!d->metadata || !d->name || (cfg->backing && !d->backing)
       || (cfg->control && !d->control)) {
     message_set (error, "out of memory");

@@ -206,7 +206,8 @@ def test_side_by_side():
 
 
 def entries(p):
-    return [n for n in os.listdir(p.path("run")) if n.endswith(".volume")]
+    return [n for _, _, names in os.walk(p.path("run")) for n in names
+            if n.endswith(".volume")]
 
 
 def test_idle_and_many():

@@ -156,11 +156,11 @@ class Server:
             self.disks.append(Disk(name, store, options))
 
     def register(self, directory):
-        os.makedirs(directory, exist_ok=True)
+        own = os.path.join(directory, "p-%08x" % os.getpid())
+        os.makedirs(own, exist_ok=True)
         for d in self.disks:
             st = os.stat(d.store)
-            path = os.path.join(directory,
-                                "%x-%x.volume" % (st.st_dev, st.st_ino))
+            path = os.path.join(own, "%x-%x.volume" % (st.st_dev, st.st_ino))
             with open(path, "w") as f:
                 f.write("store %s\ncontrol %s\npid %d\nname %s\n" % (
                     d.store, os.path.abspath(self.options.socket),

@@ -522,10 +522,22 @@ def snapshot(*paths):
     return seen
 
 
+def in_run(run, suffix):
+    """The files of that kind in the runtime directory: in the directories of
+    its processes."""
+    return [os.path.join(run, p, f) for p in os.listdir(run)
+            if os.path.isdir(os.path.join(run, p))
+            for f in os.listdir(os.path.join(run, p)) if f.endswith(suffix)]
+
+
 def refused(d, *args, words=(), files=(), **kw):
     """The server refuses with one message that has all the words in it, and
-    leaves the files, and the runtime directory, as they are."""
-    before = snapshot(*files, kw.get("run") or d.run)
+    leaves the files, and the working maps, as they are."""
+    run = kw.get("run") or d.run
+    def look():
+        return snapshot(*files, *(in_run(run, ".work")
+                                  if os.path.isdir(run) else []))
+    before = look()
     try:
         server = Server(d, *args, **kw)
     except Refused as e:
@@ -538,7 +550,7 @@ def refused(d, *args, words=(), files=(), **kw):
     for word in words:
         assert any(str(word) in l for l in lines), \
             "the message does not say %r: %s" % (word, text)
-    after = snapshot(*files, kw.get("run") or d.run)
+    after = look()
     assert before == after, "refused, but something was changed: %s" \
         % {k: (before.get(k), after.get(k))
            for k in set(before) | set(after) if before.get(k) != after.get(k)}

@@ -182,28 +182,43 @@ def test_control_off_there_is_none(d):
     s = Server(d, d("disk"), "size=1M", "control=off", control=False)
     h = s.nbd()
     h.pwrite(bytes(512), 0)
-    assert not [f for f in os.listdir(d.run) if "control" in f]
+    assert not in_run(d.run, "control")
     s.stop()
 
 
-def test_strangers_links_in_the_runtime_directory_are_not_followed(d):
+def test_what_strangers_leave_in_the_runtime_directory_is_in_nobodys_way(d):
+    """Names that a server could want, of any kind, and of any process."""
     need_root()
     os.chmod(d.run, 0o1777)
     with open(d("victim"), "w") as f:
         f.write("untouched")
-    s = Server(d, d("disk"), "size=1M")
-    [entry] = [f for f in os.listdir(d.run) if f.endswith(".volume")]
+    s = Server(d, d("disk"), "size=1M", control=False)
+    [entry] = in_run(d.run, ".volume")
+    work = in_run(d.run, ".work")
     s.stop()
-    for name in (entry, entry + ".1"):
-        os.symlink(d("victim"), os.path.join(d.run, name))
-    s = Server(d, d("disk"))
+    assert not os.listdir(d.run)
+    names = [os.path.basename(f) for f in [entry, *work]] + [
+        "p-%08x" % i for i in range(64)] + [
+        os.path.basename(os.path.dirname(entry)), "lock", "control"]
+    for i, name in enumerate(names):
+        path = os.path.join(d.run, name)
+        if i % 3 == 0:
+            os.symlink(d("victim"), path)
+        elif i % 3 == 1:
+            os.mkdir(path, 0o777)
+        else:
+            os.mkfifo(path)
+        os.lchown(path, NOBODY, NOBODY)
+    s = Server(d, d("disk"), control=False)
     s.nbd().pwrite(bytes(512), 0)
-    with open(d("victim")) as f:
-        assert f.read() == "untouched"
-    assert not os.path.islink(os.path.join(d.run, entry))
+    r = cli("info", d("disk"), env={**os.environ,
+                                    "BACKFILL_RUNTIME_DIR": d.run})
+    assert r.returncode == 0, r
+    assert len(in_run(d.run, ".volume")) == 1
     s.stop()
     with open(d("victim")) as f:
         assert f.read() == "untouched"
+    assert not in_run(d.run, ".volume")
 
 
 # --- G37 -------------------------------------------------------------------

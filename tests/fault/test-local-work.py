@@ -30,7 +30,7 @@ class Killed:
             with open(d("golden"), "rb") as f:
                 self.data = f.read()
             self.source = None
-        before = set(os.listdir(d.run))
+        before = in_run(run or d.run, ".work")
         s = Server(d, self.path, "granule=%d" % granule,
                    "backing=nbd+unix:///?socket=" + d("source.sock"), run=run)
         h = s.nbd()
@@ -49,10 +49,8 @@ class Killed:
         want[5 << 20:(5 << 20) + 100000] = bytes(100000)
         s.kill()
         self.want = bytes(want)
-        new = [f for f in os.listdir(run or d.run)
-               if f.endswith(".work") and f not in before]
-        assert len(new) == 1, new
-        self.work = os.path.join(run or d.run, new[0])
+        [self.work] = [f for f in in_run(run or d.run, ".work")
+                       if f not in before]
         with open(self.work, "rb") as f:
             self.bytes = f.read()
         self.files = [self.path, self.path + ".backfill"]
@@ -82,6 +80,7 @@ def test_missing_it_is_refused_and_brought_back_it_is_right(d):
     v.refused("is gone", args=["readonly=on"])
     v.refused("is gone", args=["backing=nbd+unix:///?socket="
                                + d("source.sock")], run=d.make("run2"))
+    os.makedirs(os.path.dirname(v.work), exist_ok=True)
     os.rename(d("away"), v.work)
     s = v.shows(v.want)
     s.stop()
@@ -149,9 +148,7 @@ def test_another_volumes_or_an_earlier_sessions_is_refused(d):
     want = bytearray(v.want)
     want[4 << 20:(4 << 20) + 8192] = pattern(50, 4 << 20, 8192)
     s.kill()
-    [now] = [os.path.join(d.run, f) for f in os.listdir(d.run)
-             if f.endswith(".work")
-             and os.path.join(d.run, f) != other.work]
+    [now] = [f for f in in_run(d.run, ".work") if f != other.work]
     assert now != v.work
     with open(now, "rb") as f:
         right = f.read()
@@ -165,9 +162,8 @@ def test_another_volumes_or_an_earlier_sessions_is_refused(d):
 
 def test_discard_unflushed_goes_on_with_what_was_flushed(d):
     for what in ("missing", "garbage", "another's"):
-        for f in os.listdir(d.run):
-            if f.endswith(".work"):
-                os.unlink(os.path.join(d.run, f))
+        for f in in_run(d.run, ".work"):
+            os.unlink(f)
         v = Killed(d, what)
         if what == "missing":
             os.unlink(v.work)
@@ -206,8 +202,8 @@ def test_after_an_orderly_end_what_lies_there_is_ignored(d):
     v = Killed(d)
     s = v.shows(v.want)
     s.stop()
-    assert not [f for f in os.listdir(d.run) if f.endswith(".work")], \
-        "an orderly end leaves a working map"
+    assert not in_run(d.run, ".work"), "an orderly end leaves a working map"
+    os.makedirs(os.path.dirname(v.work), exist_ok=True)
     with open(v.work, "wb") as f:
         f.write(b"garbage" * 3000)
     v.shows(v.want).stop()

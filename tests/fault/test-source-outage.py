@@ -525,7 +525,8 @@ def ends_while_hung(t, how_it_ends):
         for x in stuck:
             fails("ESHUTDOWN", c.finish, x)
         wait_for(lambda: not any(f.endswith((".volume", ".work"))
-                                 for f in os.listdir(t.path("run"))),
+                                 for _, _, fs in os.walk(t.path("run"))
+                                 for f in fs),
                  "it is let go")
     check(p.is_alive(), "nbdkit waits for its clients")
     fails("ESHUTDOWN", idle.write, 0, b"x" * G)

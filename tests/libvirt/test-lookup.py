@@ -5,6 +5,7 @@ driver: its domains have disks that real servers serve, and no guests.
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import glob
 import json
 import os
 import shutil
@@ -91,9 +92,9 @@ def test_find(d, vms, spare):
     a, b, only = (os.path.join(d, n) for n in ("a.img", "b.img", "only.img"))
     overlay = os.path.join(d, "overlay.qcow2")
     st = os.stat(only)
-    with open("%s/%x-%x.volume" % (os.environ["BACKFILL_RUNTIME_DIR"],
-                                   st.st_dev, st.st_ino),
-              encoding="utf-8") as f:
+    [entry] = glob.glob("%s/*/%x-%x.volume" % (
+        os.environ["BACKFILL_RUNTIME_DIR"], st.st_dev, st.st_ino))
+    with open(entry, encoding="utf-8") as f:
         spare_control = [line.split(" ", 1)[1].strip() for line in f
                          if line.startswith("control ")][0]
     link = os.path.join(d, "link.sock")
@@ -345,7 +346,10 @@ def test_trust(d, vms, node):
                                ).returncode == 0)
         check("a stranger's server runs", process.poll() is None)
         st = os.stat(vms.socket)
-        mine = os.path.join(os.environ["BACKFILL_RUNTIME_DIR"], "1-1.volume")
+        process_dir = os.environ["BACKFILL_RUNTIME_DIR"] + "/p-theirs"
+        os.mkdir(process_dir)
+        os.chown(process_dir, 12345, 12345)
+        mine = process_dir + "/1-1.volume"
         with open(mine, "w", encoding="utf-8") as f:
             f.write("store %s/x.img\ncontrol %s\npid %d\nname disk-a\n"
                     "listen %x-%x %s\n" % (theirs, control, process.pid,
@@ -361,7 +365,7 @@ def test_trust(d, vms, node):
                        theirs))
         r = run("backfill", "-c", "nbd:" + theirs + "/x.sock", "list")
         check("but for his own it is", r.returncode == 0, r)
-        os.unlink(mine)
+        shutil.rmtree(process_dir)
     finally:
         process.terminate()
         process.wait()

@@ -6,7 +6,8 @@
 
 #include "box.h"
 
-#include <dirent.h>
+#include <glob.h>
+#include <limits.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -300,17 +301,14 @@ box_in_s (const struct box *b, uint64_t g)
 unsigned
 box_count (const struct box *b, const char *suffix)
 {
-  DIR *dir = opendir (b->run);
-  struct dirent *e;
-  unsigned n = 0;
+  char pattern[PATH_MAX];
+  glob_t found;
+  unsigned n;
 
-  assert_non_null (dir);
-  while ((e = readdir (dir))) {
-    size_t len = strlen (e->d_name), s = strlen (suffix);
-
-    n += len > s && strcmp (e->d_name + len - s, suffix) == 0;
-  }
-  closedir (dir);
+  /* In the processes' directories. */
+  snprintf (pattern, sizeof pattern, "%s/*/*%s", b->run, suffix);
+  n = glob (pattern, 0, NULL, &found) == 0 ? (unsigned)found.gl_pathc : 0;
+  globfree (&found);
   return n;
 }
 
