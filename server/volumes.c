@@ -131,9 +131,10 @@ is_ours (const struct control_peer *peer)
   return peer->uid == 0 || peer->uid == geteuid ();
 }
 
-/* -1 unless the peer may use what is at path. */
+/* -1 unless the peer may use what is at path, and means that. */
 static int
-may_use (const struct control_peer *peer, const char *path, char **error)
+may_use (const struct control_peer *peer, const char *path,
+         const struct file_id *file, char **error)
 {
   struct stat st;
 
@@ -165,6 +166,12 @@ may_use (const struct control_peer *peer, const char *path, char **error)
   if (!is_ours (peer) && st.st_uid != peer->uid) {
     errno = EPERM;
     message_set (error, "'%s' belongs to another user", path);
+    return -1;
+  }
+  if (file && !file_id_equal (*file, file_id (&st))) {
+    errno = ESTALE;
+    message_set (error, "'%s' is another file than the one that is meant",
+                 path);
     return -1;
   }
   return 0;
@@ -502,13 +509,13 @@ get_volume (struct volumes *vs, const char *path, char **error)
 
 static struct disk *
 command_get (void *opaque, const struct control_peer *peer, const char *path,
-             enum control_use use, char **error)
+             const struct file_id *file, enum control_use use, char **error)
 {
   struct volumes *vs = opaque;
   struct volume *v;
   bool allowed;
 
-  if (may_use (peer, path, error) == -1)
+  if (may_use (peer, path, file, error) == -1)
     return NULL;
   LOCK_SCOPE (&vs->lock);
   v = get_volume (vs, path, error);
@@ -614,14 +621,14 @@ command_create (void *opaque, const struct control_peer *peer,
 
 static int
 command_release (void *opaque, const struct control_peer *peer,
-                 const char *path, char **error)
+                 const char *path, const struct file_id *file, char **error)
 {
   struct volumes *vs = opaque;
   uint64_t deadline = now_in_ms () + RELEASE_MS;
   struct volume *v, *asked = NULL;
   struct away *a;
 
-  if (may_use (peer, path, error) == -1)
+  if (may_use (peer, path, file, error) == -1)
     return -1;
   LOCK_SCOPE (&vs->lock);
   for (;;) {
@@ -676,13 +683,13 @@ command_release (void *opaque, const struct control_peer *peer,
 
 static int
 command_take (void *opaque, const struct control_peer *peer, const char *path,
-              char **error)
+              const struct file_id *file, char **error)
 {
   struct volumes *vs = opaque;
   struct volume *v;
   struct away *a;
 
-  if (may_use (peer, path, error) == -1)
+  if (may_use (peer, path, file, error) == -1)
     return -1;
   if (!has_sidecar (path)) {
     errno = EINVAL;

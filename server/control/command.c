@@ -201,9 +201,45 @@ fail_volume (struct call *call, char *error)
 {
   int err = errno;
 
-  FAIL (call, err == ENOENT ? "DeviceNotFound" : "GenericError", err, "%s",
-        error ? error : strerrordesc_np (err));
+  FAIL (call,
+        err == ENOENT   ? "DeviceNotFound"
+        : err == ESTALE ? "FileMismatch"
+                        : "GenericError",
+        err, "%s", error ? error : strerrordesc_np (err));
   free (error);
+}
+
+/* The file that the client means: NULL if it did not say. */
+static const struct file_id *
+arg_file (struct call *call, struct file_id *file)
+{
+  const char *text = arg_text (call, "file");
+
+  if (text == NULL)
+    return NULL;
+  if (!file_id_parse (text, file))
+    FAIL (call, "GenericError", EINVAL,
+          "Parameter 'file' expects device and inode number as DEV-INO, "
+          "hexadecimal");
+  return file;
+}
+
+/* NULL with the call's error if the disk's store is not the file that the
+ * client means. */
+static struct disk *
+check_file (struct call *call, struct disk *disk)
+{
+  char is[FILE_ID_MAX], meant[FILE_ID_MAX];
+  struct file_id file;
+
+  if (disk == NULL || arg_file (call, &file) == NULL
+      || file_id_equal (file, disk_file (disk)))
+    return disk;
+  FAIL (call, "FileMismatch", ESTALE,
+        "Disk '%.256s' is another file (%s) than the one that is meant (%s)",
+        disk_name (disk), file_id_text (disk_file (disk), is),
+        file_id_text (file, meant));
+  return NULL;
 }
 
 /* The volume that `device` names, held until the call is over. */
@@ -212,6 +248,8 @@ hold_volume (struct call *call, enum control_use use)
 {
   const struct control_volumes *v = call->volumes;
   const char *path = arg_text (call, "device");
+  const struct file_id *file;
+  struct file_id meant;
   char *error = NULL;
 
   if (path == NULL) {
@@ -220,7 +258,10 @@ hold_volume (struct call *call, enum control_use use)
           "store");
     return NULL;
   }
-  call->held = v->get (v->opaque, &call->peer, path, use, &error);
+  file = arg_file (call, &meant);
+  if (call->error)
+    return NULL;
+  call->held = v->get (v->opaque, &call->peer, path, file, use, &error);
   if (call->held == NULL)
     fail_volume (call, error);
   return call->held;
@@ -257,9 +298,8 @@ list_names (const struct disks *disks, char buf[NAMES_MAX])
   return buf;
 }
 
-/* The disk that `device` names, or the only one. */
 static struct disk *
-call_disk_for (struct call *call, enum control_use use)
+find_disk (struct call *call, enum control_use use)
 {
   const char *name = arg_text (call, "device");
   char names[NAMES_MAX];
@@ -282,6 +322,13 @@ call_disk_for (struct call *call, enum control_use use)
           call->disks->len == 1 ? "is" : "are",
           list_names (call->disks, names));
   return disk;
+}
+
+/* The disk that `device` names, or the only one; and that `file` is. */
+static struct disk *
+call_disk_for (struct call *call, enum control_use use)
+{
+  return check_file (call, find_disk (call, use));
 }
 
 static struct disk *
@@ -411,7 +458,8 @@ list_disks (struct call *call, json_t *(*of) (struct disk *disk))
 {
   struct disk *disk;
 
-  if (json_object_get (call->args, "device") == NULL)
+  if (json_object_get (call->args, "device") == NULL
+      && json_object_get (call->args, "file") == NULL)
     return call->volumes ? list_volumes (call, of) : list_of (call->disks, of);
   disk = call_disk (call);
   return disk ? list_of (&(struct disks){ .ptr = &disk, .len = 1 }, of) : NULL;
@@ -487,7 +535,7 @@ quick_jobs (struct call *call)
   const char *name = arg_text (call, "device");
   const struct disks *disks = call->disks;
 
-  if (call->volumes)
+  if (call->volumes || json_object_get (call->args, "file") != NULL)
     return NULL;
   if (arg_size (call, "number") > 0)
     return quick_job (call, name);
@@ -623,16 +671,21 @@ run_create (struct call *call)
 static json_t *
 run_move (struct call *call,
           int (*move) (void *opaque, const struct control_peer *peer,
-                       const char *path, char **error))
+                       const char *path, const struct file_id *file,
+                       char **error))
 {
+  struct file_id meant;
+  const struct file_id *file = arg_file (call, &meant);
   char *error = NULL;
 
+  if (call->error)
+    return NULL;
   if (move == NULL)
     FAIL (call, "GenericError", EOPNOTSUPP,
           "The disks of this process are fixed: only backfilld lets a volume "
           "go, or takes one");
   else if (move (call->volumes->opaque, &call->peer, arg_text (call, "device"),
-                 &error)
+                 file, &error)
            == -1)
     fail_volume (call, error);
   return done (call);
@@ -824,22 +877,31 @@ run_map (struct call *call)
 
 static const char *const on_error_words[] = { "report", "skip", NULL };
 
-#define DEVICE                                             \
-  {                                                        \
-    .type = ARG_DEVICE, .name = "device",                  \
-    .help = "the disk: its name, or the path of its store" \
+/* What goes with a path. */
+#define FILE_MEANT                                                            \
+  {                                                                           \
+    .type = ARG_TEXT, .name = "file", .optional = true,                       \
+    .help = "device and inode number of the store that is meant, DEV-INO in " \
+            "hexadecimal: if the disk is another file, nothing is done"       \
   }
+#define DEVICE                                                \
+  { .type = ARG_DEVICE,                                       \
+    .name = "device",                                         \
+    .help = "the disk: its name, or the path of its store" }, \
+      FILE_MEANT
 #define DEVICE_OR_ONLY                                                       \
-  {                                                                          \
-    .type = ARG_DEVICE, .name = "device", .optional = true,                  \
+  { .type = ARG_DEVICE,                                                      \
+    .name = "device",                                                        \
+    .optional = true,                                                        \
     .help = "the disk: its name, or the path of its store; may be left out " \
-            "if there is only one"                                           \
-  }
-#define DEVICE_OR_ALL                                            \
-  {                                                              \
-    .type = ARG_DEVICE, .name = "device", .optional = true,      \
-    .help = "only this disk: its name, or the path of its store" \
-  }
+            "if there is only one" },                                        \
+      FILE_MEANT
+#define DEVICE_OR_ALL                                               \
+  { .type = ARG_DEVICE,                                             \
+    .name = "device",                                               \
+    .optional = true,                                               \
+    .help = "only this disk: its name, or the path of its store" }, \
+      FILE_MEANT
 #define SPEED(text)                                    \
   {                                                    \
     .type = ARG_INTEGER, .name = "speed", .help = text \

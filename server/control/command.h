@@ -64,7 +64,7 @@ struct call {
   json_t *error;     /* the error object once something is wrong */
 };
 
-#define MAX_ARGS 8
+#define MAX_ARGS 12
 struct command {
   const char *name;
   enum where where;

@@ -31,11 +31,16 @@ enum control_use {
 
 /* For a program whose disks come and go, and are called by their stores'
  * paths.  All are called from the threads that run commands, may block, and
- * on failure return NULL or -1 with errno and *error set (malloc'd). */
+ * on failure return NULL or -1 with errno and *error set (malloc'd).
+ *
+ * file: what the client means by the path, or NULL if it did not say.  If that
+ * is another file by now it fails with ESTALE, before anything is done to it.
+ */
 struct control_volumes {
   /* The disk of that path, open until it is put. */
   struct disk *(*get) (void *opaque, const struct control_peer *peer,
-                       const char *path, enum control_use use, char **error);
+                       const char *path, const struct file_id *file,
+                       enum control_use use, char **error);
   void (*put) (void *opaque, struct disk *disk);
   /* Those that are open now and that the peer may see, each to be put;
    * disks->ptr is malloc'd. */
@@ -46,10 +51,10 @@ struct control_volumes {
                  const struct disk_config *config, char **error);
   /* Close it for another owner, whom the peer is or speaks for. */
   int (*release) (void *opaque, const struct control_peer *peer,
-                  const char *path, char **error);
+                  const char *path, const struct file_id *file, char **error);
   /* Go on with its job once its present owner has gone. */
   int (*take) (void *opaque, const struct control_peer *peer, const char *path,
-               char **error);
+               const struct file_id *file, char **error);
   void *opaque;
 };
 
