@@ -70,9 +70,15 @@ list_files () {
 }
 
 # Copy the source to build/src, with its times, so that a second build only
-# makes what changed.
+# makes what changed.  What is no more is taken away: make finds the tests by
+# their names.
 copy_source () {
   mkdir -p "$top/build/src"
+  list=$top/build/src.files
+  (cd "$top" && list_files) | tr '\0' '\n' | sort > "$list.new"
+  [ ! -f "$list" ] || comm -23 "$list" "$list.new" |
+    (cd "$top/build/src" && tr '\n' '\0' | xargs -0 rm -f)
+  mv "$list.new" "$list"
   (cd "$top" && list_files |
      tar -c --null --no-recursion --exclude=./build --exclude=build \
        --ignore-failed-read -T - 2>/dev/null) |
