@@ -205,8 +205,8 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
       e = fetch_take (d, &ps.ptr[i], buf + (start - offset), deadline);
     else
       e = fetch_settle (d, &ps.ptr[i], deadline);
-    /* Another's fetch failed, perhaps for bytes that are not ours; or the
-     * guest has written there meanwhile. */
+    /* Another's fetch failed, perhaps for bytes that are not ours, or as its
+     * time was over; or the guest has written there meanwhile. */
     live = e
            && map_is_live (d->map, granule_floor (d, start),
                            granule_ceil (d, stop));
@@ -419,7 +419,7 @@ parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
       piece->abandon = &p->done;
       err = fetch_take (d, piece, bytes, deadline);
     }
-    if (err != EAGAIN)
+    if (err != EAGAIN || now_ms () >= deadline)
       break;
     have = parked_fetch (d, p, piece);
   }

@@ -765,10 +765,9 @@ fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
       if (err)
         break;
     }
+    /* One that was out of time was so for who asked first. */
     if (err == 0 && f->state == FETCH_FAILED)
-      err = piece->own || f->error == ESHUTDOWN || f->error == ETIMEDOUT
-                ? f->error
-                : EAGAIN;
+      err = piece->own || f->error == ESHUTDOWN ? f->error : EAGAIN;
     if (err) {
       piece_drop (piece);
       return err;

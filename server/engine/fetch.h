@@ -67,7 +67,8 @@ int fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
                enum source_prio prio, struct fetch_piece *piece);
 /* Wait for the piece's bytes, at most until deadline (ms), copy them to dst
  * (not NULL) and let the piece go.  0; EAGAIN: the fetch failed for other
- * bytes than these, get again; ECANCELED: abandoned; else errno. */
+ * bytes than these, or before others' time was over: get again, if there is
+ * time; ECANCELED: abandoned; else errno. */
 int fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
                 uint64_t deadline);
 /* Let a piece go without waiting. */

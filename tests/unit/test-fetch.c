@@ -103,7 +103,7 @@ read_golden (uint64_t offset, uint64_t length)
 
 /* Operations in threads of their own. */
 
-enum kind { READ, WRITE, ZERO, TRIM, FAST_ZERO };
+enum kind { READ, WRITE, ZERO, TRIM, FAST_ZERO, CACHE };
 
 struct task {
   pthread_t thread;
@@ -130,6 +130,9 @@ task (void *arg)
     break;
   case ZERO:
     t->result = disk_zero (disk, t->length, t->offset, 0);
+    break;
+  case CACHE:
+    t->result = disk_cache (disk, t->length, t->offset);
     break;
   case FAST_ZERO:
     t->result = disk_zero (disk, t->length, t->offset,
@@ -451,6 +454,42 @@ whole_changes_overtake_parts (void **state)
   wait_until (table_is_empty, NULL);
   expect_bytes (disk, 30 * G, G, 5);
   expect_bytes (disk, 31 * G, 2 * G, 0);
+}
+
+/* Who joins a fetch waits as long as he may himself: that the one who asked
+ * first is out of time is no error of his. */
+static void
+joined_waiters_have_their_own_time (void **state)
+{
+  const enum kind kinds[] = { READ, WRITE, ZERO, CACHE };
+  struct task first, joined[4];
+
+  (void)state;
+  stop_server ();
+  disk->timeout = 500;
+  start (&first, READ, 60 * G, G, 0);
+  wait_shared (60 * G, 1);
+  disk->timeout = 600000;
+  for (unsigned i = 0; i < 4; i++) {
+    start (&joined[i], kinds[i], 60 * G + 1000 * i, 1000, 4);
+    wait_shared (60 * G, 2 + i);
+  }
+  pthread_join (first.thread, NULL);
+  assert_int_equal (first.result, -1);
+  free (first.buf);
+  nap_ms (50);
+  for (unsigned i = 0; i < 4; i++)
+    assert_false (is_done (&joined[i]));
+  kill (box.server, SIGCONT);
+  for (unsigned i = 0; i < 4; i++)
+    end (&joined[i]);
+  expect_golden (joined[0].buf, 60 * G, 1000);
+  for (unsigned i = 0; i < 4; i++)
+    free (joined[i].buf);
+  read_golden (60 * G, 1000);
+  expect_bytes (disk, 60 * G + 1000, 1000, 4);
+  expect_bytes (disk, 60 * G + 2000, 1000, 0);
+  read_golden (60 * G + 3000, G - 3000);
 }
 
 /* A part that fails half way on a granule that has become local: what came so
@@ -776,6 +815,7 @@ main (void)
     TEST (changes_wait_for_each_other),
     TEST (parts_are_applied_in_order),
     TEST (whole_changes_overtake_parts),
+    TEST (joined_waiters_have_their_own_time),
     TEST (failed_parts_stay),
     TEST (parts_meet_the_copier),
     TEST (known_zeros_are_not_fetched),
