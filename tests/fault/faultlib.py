@@ -168,13 +168,15 @@ class Server(Process):
 
 
 class Plugin(Process):
-    """nbdkit with the plugin."""
+    """nbdkit with the plugin.  Words that begin with '-' are nbdkit's own."""
 
     def __init__(self, place, name, *keys):
+        options = [k for k in keys if k.startswith("-")]
+        keys = [k for k in keys if k not in options]
         self.socket = place.path(name + ".sock")
         self.control_path = place.path(name + ".control")
         super().__init__(
-            name, [NBDKIT, "-f", "-U", self.socket, PLUGIN, *keys,
+            name, [NBDKIT, "-f", "-U", self.socket, *options, PLUGIN, *keys,
                    "control=" + self.control_path], place.path(name + ".log"),
             # Memory that was never written is not zeros.
             {"BACKFILL_RUNTIME_DIR": place.path("run"),

@@ -123,6 +123,39 @@ def test_hung_source_stops_only_who_needs_it(t):
     local_goes_on(t, "hung")
 
 
+def test_256_reads_that_wait_hold_up_nothing_local(t):
+    """On one connection: with a worker for each that its client may send."""
+    s, data = source(t, 20 * M)
+    p = volume(t, s, "timeout=" + LONG, "-t272")
+    c, model = p.client(), bytearray(data)
+    other = p.client()
+    check(c.read(0, 64 * K) == data[:64 * K], "data")
+    s.hang()
+    stuck = [c.start_read(M + i * 64 * K, 5000) for i in range(256)]
+    reads = p.control().disk()["stats"]["guest-reads"]
+    wait_for(lambda: p.control().disk()["stats"]["guest-reads"] > 256,
+             "all of them are in the server", state=lambda: reads)
+    for who in (c, other):
+        with within(SOON, "local work"):
+            for i in range(50):
+                check(who.read(i * 1000, 8000) == model[i * 1000:][:8000],
+                      "local data")
+            who.write(5000, b"local, and not aligned")
+            model[5000:5022] = b"local, and not aligned"
+            who.write(17 * M + 8 * G, b"w" * G)
+            model[17 * M + 8 * G:17 * M + 9 * G] = b"w" * G
+            who.zero(17 * M + 12 * G, G)
+            model[17 * M + 12 * G:17 * M + 13 * G] = bytes(G)
+            who.flush()
+    check(not any(c.is_done(x) for x in stuck), "what needs the source waits")
+    s.go_on()
+    for i, x in enumerate(stuck):
+        check(c.finish(x) == data[M + i * 64 * K:][:5000], "data")
+    check(c.read(0, len(model)) == model, "the disk")
+    c.close(), other.close()
+    p.end()
+
+
 def test_whole_write_overtakes_a_part_that_waits(t):
     s, data = source(t)
     p = volume(t, s, "timeout=" + LONG)
