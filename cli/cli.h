@@ -141,6 +141,10 @@ int text_json (const json_t *value);
 /* The one disk of that name as query-disks has it, or NULL after a message. */
 json_t *disk_object (struct backfill *h, const char *disk);
 
+/* For the completion script: the names that disks have, each ended by a NUL,
+ * as they are. */
+int disks_names (void);
+
 /* svg.c */
 
 /* A part of the disk, its bytes by state. */

@@ -1,17 +1,36 @@
 # Bash completion of backfill(1).  Words come from the command itself.
+#
+# Names of disks, domains and files are other people's: they are never handed
+# to `compgen -W`, which runs what is in them.  They are quoted here, as readline
+# does not get all of it right; but not where the current word begins with a
+# quote: there readline does it, as for names of files.
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
-_backfill_disks ()
+# _backfill_add END: add those words of standard input, each ended by END (''
+# is a NUL), that begin as the current word does.
+_backfill_add ()
 {
-    # Names first, one a line; the server may be away: then nothing.
-    "${_backfill_call[@]}" --json list 2>/dev/null |
-        sed -n 's/^    "name": "\([^"\\]\{1,\}\)",\{0,1\}$/\1/p'
+    local word begin=${cur//\\/} quote=yes
+
+    compopt -o filenames
+    if [[ $cur == [\'\"]* ]]; then
+        begin=${begin:1}
+        quote=
+    else
+        compopt -o noquote
+    fi
+    while IFS= read -r -d "$1" word; do
+        if [[ -n $word && $word == "$begin"* ]]; then
+            [ -z "$quote" ] || printf -v word %q "$word"
+            COMPREPLY+=("$word")
+        fi
+    done
 }
 
 _backfill ()
 {
     local cur prev word command='' domain='' i
-    local -a _backfill_call=("${COMP_WORDS[0]}")
+    local -a call=("${COMP_WORDS[0]}")
 
     cur=${COMP_WORDS[COMP_CWORD]}
     prev=${COMP_WORDS[COMP_CWORD-1]}
@@ -21,7 +40,7 @@ _backfill ()
         case $word in
             -c|--control)
                 i=$((i + 1))
-                _backfill_call+=(-c "${COMP_WORDS[i]}")
+                call+=(-c "${COMP_WORDS[i]}")
                 ;;
             --domain)
                 i=$((i + 1))
@@ -45,42 +64,34 @@ _backfill ()
 
     case $prev in
         -c|--control|--svg)
-            compopt -o filenames
-            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+            _backfill_add $'\n' < <(compgen -f -- "$cur")
             return
             ;;
         --on-error)
-            mapfile -t COMPREPLY < <(compgen -W 'report skip' -- "$cur")
+            _backfill_add $'\n' <<< $'report\nskip'
             return
             ;;
         --domain)
-            mapfile -t COMPREPLY < <(compgen -W \
-                "$(virsh -q list --name 2>/dev/null)" -- "$cur")
+            _backfill_add $'\n' < <(virsh -q list --name 2>/dev/null)
             return
             ;;
-        --offset|--length|--speed|--retry|--pool|--volume|--connect)
+        --offset|--length|--speed|--retry|--job|--pool|--volume|--connect)
             return
             ;;
     esac
 
     if [[ $cur == -* ]]; then
-        # shellcheck disable=SC2086
-        mapfile -t COMPREPLY < <(compgen -W \
-            "$("${COMP_WORDS[0]}" $command --long-options 2>/dev/null)" \
-            -- "$cur")
-    elif [ -z "$command" ]; then
-        mapfile -t COMPREPLY < <(compgen -W \
-            "$("${COMP_WORDS[0]}" --list-commands 2>/dev/null)" -- "$cur")
-    elif [ "$command" = help ]; then
-        mapfile -t COMPREPLY < <(compgen -W \
-            "$("${COMP_WORDS[0]}" --list-commands 2>/dev/null)" -- "$cur")
+        _backfill_add $'\n' < <(
+            "${COMP_WORDS[0]}" ${command:+"$command"} --long-options \
+                2>/dev/null)
+    elif [ -z "$command" ] || [ "$command" = help ]; then
+        _backfill_add $'\n' < <(
+            "${COMP_WORDS[0]}" --list-commands 2>/dev/null)
     elif [ "$command" != list ] && [ "$command" != quit ]; then
-        compopt -o filenames
-        mapfile -t COMPREPLY < <(
-            if [ "$command" != check ]; then
-                compgen -W "$(_backfill_disks)" -- "$cur"
-            fi
-            compgen -f -- "$cur")
+        if [ "$command" != check ]; then
+            _backfill_add '' < <("${call[@]}" --list-disks 2>/dev/null)
+        fi
+        _backfill_add $'\n' < <(compgen -f -- "$cur")
     fi
 }
 

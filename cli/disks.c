@@ -197,6 +197,27 @@ cmd_list (int argc, char **argv)
   return status;
 }
 
+int
+disks_names (void)
+{
+  struct backfill_disk_info **disks;
+  struct backfill *h = cli_connect ();
+  unsigned n;
+
+  if (h == NULL)
+    return STATUS_FAILED;
+  if (backfill_list_disks (h, &n, &disks) == -1) {
+    backfill_close (h);
+    return cli_failed ();
+  }
+  for (unsigned i = 0; i < n; i++)
+    if (disks[i]->name[0] != '\0')
+      fwrite (disks[i]->name, 1, strlen (disks[i]->name) + 1, stdout);
+  backfill_free_disks (disks);
+  backfill_close (h);
+  return STATUS_OK;
+}
+
 static void
 print_bytes (const char *label, uint64_t n)
 {

@@ -2,7 +2,7 @@
  *
  * One table has every command with its help text.  The completion script asks
  * for the words of that table (--list-commands, --long-options), so that it
- * cannot grow apart from it.
+ * cannot grow apart from it, and for the disks (--list-disks).
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -330,7 +330,13 @@ finish (int status)
 int
 main (int argc, char **argv)
 {
-  enum { OPT_JSON = 0x100, OPT_LONG_OPTIONS, OPT_SHORT_OPTIONS, OPT_COMMANDS };
+  enum {
+    OPT_JSON = 0x100,
+    OPT_LONG_OPTIONS,
+    OPT_SHORT_OPTIONS,
+    OPT_COMMANDS,
+    OPT_DISKS
+  };
   static const struct option longs[] = {
     { "control", required_argument, NULL, 'c' },
     LIBVIRT_OPTIONS,
@@ -340,6 +346,7 @@ main (int argc, char **argv)
     { "long-options", no_argument, NULL, OPT_LONG_OPTIONS },
     { "short-options", no_argument, NULL, OPT_SHORT_OPTIONS },
     { "list-commands", no_argument, NULL, OPT_COMMANDS },
+    { "list-disks", no_argument, NULL, OPT_DISKS },
     { NULL, 0, NULL, 0 },
   };
   static char program[] = "backfill";
@@ -373,6 +380,8 @@ main (int argc, char **argv)
       for (const struct command *p = commands; p->name != NULL; p++)
         puts (p->name);
       return finish (STATUS_OK);
+    case OPT_DISKS:
+      return finish (disks_names ());
     default:
       if (libvirt_option (c))
         break;
