@@ -107,8 +107,10 @@ const char *libvirt_disk (const char *disk);
 /* A size with one of nbdkit's suffixes; exits with a usage error that names
  * what (an option, or an argument). */
 uint64_t text_size (const char *what, const char *s);
-/* 0 and *n, or -1 and *why: a static text. */
-int text_parse_size (const char *s, uint64_t *n, const char **why);
+/* The same of a limit in bytes a second, 0: none; and of a time in
+ * milliseconds, UNITS_FOREVER without end (units.h). */
+uint64_t text_speed (const char *what, const char *s);
+uint64_t text_duration (const char *what, const char *s);
 
 #define TEXT_MAX 64
 /* "1.5 GiB"; in buf, which is returned. */

@@ -22,6 +22,7 @@
 
 #include "cli.h"
 #include "cleanup.h"
+#include "units.h"
 
 #define ABORT_TIMEOUT 60000 /* ms, for the job's record to say it has ended */
 
@@ -220,13 +221,13 @@ job_failed (const struct backfill_job_info *job)
 static uint64_t
 parse_number (const char *what, const char *s, uint64_t max)
 {
-  const char *why = NULL;
+  const char *why;
   uint64_t n;
 
   /* No suffixes: these are not sizes. */
   if (s[0] == '\0' || s[strspn (s, "0123456789")] != '\0')
     cli_usage ("%s: '%s' is not a whole number", what, s);
-  if (text_parse_size (s, &n, &why) == -1 || n > max)
+  if (units_size (s, &n, &why) == -1 || n > max)
     cli_usage ("%s: '%s' is too large", what, s);
   return n;
 }
@@ -280,7 +281,7 @@ cmd_allocate (int argc, char **argv)
         cli_usage ("--length: leave it out to allocate to the end");
       break;
     case SPEED:
-      options.speed = text_size ("--speed", optarg);
+      options.speed = text_speed ("--speed", optarg);
       break;
     case SPARSE:
       flags |= BACKFILL_ALLOCATE_SPARSE;
@@ -297,8 +298,10 @@ cmd_allocate (int argc, char **argv)
         cli_usage ("--on-error: '%s' is neither report nor skip", optarg);
       break;
     case RETRY:
-      options.has_retry = 1;
-      options.retry = parse_number ("--retry", optarg, INT64_MAX / 1000) * 1000;
+      options.retry = text_duration ("--retry", optarg);
+      options.has_retry = options.retry != UNITS_FOREVER;
+      if (!options.has_retry)
+        options.retry = 0;
       break;
     case WAIT:
       wait = true;
@@ -471,13 +474,6 @@ cmd_dismiss (int argc, char **argv)
   return simple (argc, argv, backfill_job_dismiss, false);
 }
 
-/* "none" is what people say for no limit. */
-static uint64_t
-parse_limit (const char *s)
-{
-  return strcmp (s, "none") == 0 ? 0 : text_size ("LIMIT", s);
-}
-
 static int
 total_speed (struct backfill *h, const char *limit)
 {
@@ -488,7 +484,9 @@ total_speed (struct backfill *h, const char *limit)
   int r, status = STATUS_OK;
 
   if (limit != NULL) {
-    if (asprintf (&args, "{\"speed\": %" PRIu64 "}", parse_limit (limit)) == -1)
+    if (asprintf (&args, "{\"speed\": %" PRIu64 "}",
+                  text_speed ("LIMIT", limit))
+        == -1)
       return cli_error ("out of memory");
     r = backfill_command (h, "set-total-speed", args, &reply);
     free (reply);
@@ -550,7 +548,7 @@ cmd_speed (int argc, char **argv)
     disk = argv[optind++];
   if (optind < argc) {
     limit = argv[optind];
-    speed = parse_limit (limit);
+    speed = text_speed ("LIMIT", limit);
   }
   disk = cli_find (disk);
 

@@ -14,57 +14,7 @@
 #include <sys/ioctl.h>
 
 #include "cli.h"
-
-int
-text_parse_size (const char *s, uint64_t *n, const char **why)
-{
-  static const char letters[] = "bkmgtpe";
-  uint64_t value = 0, scale = 1;
-  const char *p = s;
-
-  if (*p == '-') {
-    *why = "it is negative";
-    return -1;
-  }
-  if (!isdigit ((unsigned char)*p)) {
-    *why = "it is not a number";
-    return -1;
-  }
-  for (; isdigit ((unsigned char)*p); p++)
-    if (__builtin_mul_overflow (value, 10, &value)
-        || __builtin_add_overflow (value, (uint64_t)(*p - '0'), &value)) {
-      *why = "it is too large";
-      return -1;
-    }
-  if (*p == '.' || *p == ',') {
-    *why = "only whole numbers can be used: for 1.5G write 1536M";
-    return -1;
-  }
-  if (*p != '\0') {
-    const char *letter = strchr (letters, tolower ((unsigned char)*p));
-
-    if (letter != NULL)
-      scale = UINT64_C (1) << (10 * (letter - letters));
-    else if (tolower ((unsigned char)*p) == 's')
-      scale = 512;
-    else {
-      *why = "it does not end in one of the suffixes b k M G T P E "
-             "(times 1024) or s (512-byte sectors)";
-      return -1;
-    }
-    if (p[1] != '\0') {
-      *why = "there is something after its suffix (b, k, M, G, T, P, E or s, "
-             "one letter)";
-      return -1;
-    }
-  }
-  if (__builtin_mul_overflow (value, scale, &value) || value > INT64_MAX) {
-    *why = "it is too large";
-    return -1;
-  }
-  *n = value;
-  return 0;
-}
+#include "units.h"
 
 uint64_t
 text_size (const char *what, const char *s)
@@ -72,8 +22,30 @@ text_size (const char *what, const char *s)
   const char *why;
   uint64_t n;
 
-  if (text_parse_size (s, &n, &why) == -1)
+  if (units_size (s, &n, &why) == -1)
     cli_usage ("%s: '%s' is not a size: %s", what, s, why);
+  return n;
+}
+
+uint64_t
+text_speed (const char *what, const char *s)
+{
+  const char *why;
+  uint64_t n;
+
+  if (units_speed (s, &n, &why) == -1)
+    cli_usage ("%s: '%s' is not a size: %s", what, s, why);
+  return n;
+}
+
+uint64_t
+text_duration (const char *what, const char *s)
+{
+  const char *why;
+  uint64_t n;
+
+  if (units_time (s, &n, &why) == -1)
+    cli_usage ("%s: '%s' is not a time: %s", what, s, why);
   return n;
 }
 

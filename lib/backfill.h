@@ -140,11 +140,11 @@ typedef int (*backfill_progress_fn) (void *opaque,
                                      const struct backfill_job_info *info);
 
 struct backfill_allocate_options {
-  size_t struct_size;            /* set by the caller; zero the rest */
-  uint64_t speed;                /* limit, bytes/s, 0 = none */
-  int on_error;                  /* enum backfill_on_error */
-  int has_retry;                 /* 1: retry is given, else 0: for ever */
-  uint64_t retry;                /* how long errors are retried, 0 = for ever */
+  size_t struct_size; /* set by the caller; zero the rest */
+  uint64_t speed;     /* limit, bytes/s, 0 = none */
+  int on_error;       /* enum backfill_on_error */
+  int has_retry;      /* 1: retry is given, else 0: for ever */
+  uint64_t retry;     /* how long a lost source is waited for, 0: not at all */
   backfill_progress_fn progress; /* may be NULL; not used by NONBLOCK */
   void *opaque;
   uint64_t *number; /* NULL, or set to the job's number when it has started */

@@ -385,8 +385,11 @@ allocate (struct backfill *h, const char *disk, uint64_t offset,
       options->on_error == BACKFILL_ON_ERROR_SKIP ? "skip" : "report");
   if (args == NULL
       || (options->has_retry
+          /* To older servers 0 was for ever. */
           && json_object_set_new (args, "retry",
-                                  json_integer ((json_int_t)options->retry))
+                                  json_integer (options->retry > 0
+                                                    ? (json_int_t)options->retry
+                                                    : 1))
                  == -1)) {
     json_decref (args);
     error_nomem ();

@@ -35,6 +35,7 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "plugin.h"
+#include "units.h"
 
 enum scope { SCOPE_DISK, SCOPE_PROCESS };
 
@@ -265,14 +266,25 @@ make_absolute (struct section *s, enum key key)
 static int
 parse_size (const struct section *s, enum key key, uint64_t *r)
 {
-  int64_t n = nbdkit_parse_size (s->value[key]);
+  const char *why;
 
-  if (n < 0) {
-    nbdkit_error ("%s=%s: not a size: give bytes, or a number with k, M, G, T",
-                  keys[key].name, s->value[key]);
+  if (units_size (s->value[key], r, &why) == -1) {
+    nbdkit_error ("%s=%s: not a size: %s", keys[key].name, s->value[key], why);
     return -1;
   }
-  *r = n;
+  return 0;
+}
+
+/* A limit in bytes a second, 0: none. */
+static int
+parse_speed (const struct section *s, enum key key, uint64_t *r)
+{
+  const char *why;
+
+  if (units_speed (s->value[key], r, &why) == -1) {
+    nbdkit_error ("%s=%s: not a size: %s", keys[key].name, s->value[key], why);
+    return -1;
+  }
   return 0;
 }
 
@@ -324,35 +336,19 @@ parse_word (const struct section *s, enum key key, const char *const *words,
   return -1;
 }
 
-/* Milliseconds, never 0: to the engine that means something else. */
+/* Milliseconds, or UNITS_FOREVER; never 0: to the engine that means something
+ * else. */
 static int
 parse_time (const struct section *s, enum key key, uint64_t *r)
 {
-  static const struct {
-    const char *suffix;
-    uint64_t ms;
-  } units[] = {
-    { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 },
-  };
-  const char *value = s->value[key];
-  unsigned long long n;
-  char *end;
-  size_t i;
+  const char *why;
 
-  if (isdigit ((unsigned char)value[0])) {
-    errno = 0;
-    n = strtoull (value, &end, 10);
-    for (i = 0; i < sizeof units / sizeof units[0]; i++)
-      if (strcmp (end, units[i].suffix) == 0 && errno == 0
-          && n <= INT_MAX / units[i].ms) {
-        *r = n ? n * units[i].ms : 1;
-        return 0;
-      }
+  if (units_time (s->value[key], r, &why) == -1) {
+    nbdkit_error ("%s=%s: not a time: %s", keys[key].name, s->value[key], why);
+    return -1;
   }
-  nbdkit_error ("%s=%s: not a time: give seconds, or a number with ms, s, m "
-                "or h, up to 24 days",
-                keys[key].name, value);
-  return -1;
+  *r = max_u64 (*r, 1);
+  return 0;
 }
 
 static int
@@ -360,7 +356,8 @@ parse_allocate (const struct section *s, struct disk_config *d)
 {
   const char *value = s->value[KEY_ALLOCATE], *plus = strchr (value, '+');
   CLEANUP_FREE char *first = NULL;
-  int64_t offset, length;
+  uint64_t offset, length;
+  const char *why;
 
   if (plus == NULL)
     return parse_bool (s, KEY_ALLOCATE, &d->has_allocate);
@@ -370,11 +367,11 @@ parse_allocate (const struct section *s, struct disk_config *d)
     nbdkit_error ("strndup: %m");
     return -1;
   }
-  offset = nbdkit_parse_size (first);
-  length = nbdkit_parse_size (plus + 1);
-  if (offset < 0 || length < 0) {
-    nbdkit_error ("allocate=%s: give on, off, or OFFSET+LENGTH as in 1G+512M",
-                  value);
+  if (units_size (first, &offset, &why) == -1
+      || units_size (plus + 1, &length, &why) == -1) {
+    nbdkit_error ("allocate=%s: give on, off, or OFFSET+LENGTH as in 1G+512M: "
+                  "%s",
+                  value, why);
     return -1;
   }
   d->has_allocate = true;
@@ -540,7 +537,7 @@ parse_disk (struct section *s, struct disk_config *d)
                   title);
     return -1;
   }
-  if (value[KEY_SPEED] && parse_size (s, KEY_SPEED, &d->allocate.speed) == -1)
+  if (value[KEY_SPEED] && parse_speed (s, KEY_SPEED, &d->allocate.speed) == -1)
     return -1;
   if (value[KEY_MODE]) {
     if (parse_word (s, KEY_MODE, modes, &n) == -1)
@@ -552,11 +549,22 @@ parse_disk (struct section *s, struct disk_config *d)
       return -1;
     d->allocate.on_error = n ? JOB_ON_ERROR_SKIP : JOB_ON_ERROR_REPORT;
   }
-  if (value[KEY_TIMEOUT] && parse_time (s, KEY_TIMEOUT, &d->timeout) == -1)
-    return -1;
-  if (value[KEY_RETRY] && strcmp (value[KEY_RETRY], "forever") != 0
-      && parse_time (s, KEY_RETRY, &d->allocate.retry) == -1)
-    return -1;
+  if (value[KEY_TIMEOUT]) {
+    if (parse_time (s, KEY_TIMEOUT, &d->timeout) == -1)
+      return -1;
+    if (d->timeout == UNITS_FOREVER) {
+      nbdkit_error ("timeout=forever: a guest would hang: give a time, up to a "
+                    "year");
+      return -1;
+    }
+  }
+  if (value[KEY_RETRY]) {
+    if (parse_time (s, KEY_RETRY, &d->allocate.retry) == -1)
+      return -1;
+    /* The engine's for ever. */
+    if (d->allocate.retry == UNITS_FOREVER)
+      d->allocate.retry = 0;
+  }
   if (value[KEY_CONNECTIONS]) {
     if (nbdkit_parse_unsigned ("connections", value[KEY_CONNECTIONS],
                                &d->connections)
@@ -675,7 +683,7 @@ parse_process (void)
     return -1;
   config.runtime_dir = value[KEY_RUNTIME_DIR];
   if (value[KEY_TOTAL_SPEED]
-      && parse_size (&process, KEY_TOTAL_SPEED, &config.total_speed) == -1)
+      && parse_speed (&process, KEY_TOTAL_SPEED, &config.total_speed) == -1)
     return -1;
   return 0;
 }

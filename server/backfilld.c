@@ -33,6 +33,7 @@
 #include "log.h"
 #include "path.h"
 #include "runtime.h"
+#include "units.h"
 #include "volumes.h"
 
 #define LISTEN_FDS_START 3
@@ -131,8 +132,8 @@ static const char help[]
       "  --max-volumes=N      volumes that are open at once (256)\n"
       "  --speed=SPEED        limit of all jobs together, bytes per second;\n"
       "                       suffixes k M G T (0 = none)\n"
-      "  --idle=SECONDS       close a volume that is not used (10)\n"
-      "  --grace=SECONDS      take back a lent volume when nobody has had it\n"
+      "  --idle=TIME          close a volume that is not used (10)\n"
+      "  --grace=TIME         take back a lent volume when nobody has had it\n"
       "                       open for this time (10)\n"
       "  --commands           run backing stores of the form [ COMMAND ... ]\n"
       "  -v, --verbose        say more\n"
@@ -164,40 +165,13 @@ parse_number (const char *text, uint64_t max, uint64_t *value)
   return errno == 0 && *end == '\0' && *value <= max;
 }
 
-static bool
-parse_size (const char *text, uint64_t *value)
-{
-  static const char suffixes[] = "kMGT";
-  CLEANUP_FREE char *number = strdup (text);
-  size_t len = strlen (text);
-  const char *s = len > 1 ? strchr (suffixes, text[len - 1]) : NULL;
-  unsigned shift = s ? 10 * (unsigned)(s - suffixes + 1) : 0;
-
-  if (!number)
-    return false;
-  if (s)
-    number[len - 1] = '\0';
-  if (!parse_number (number, (UINT64_C (1) << 62) >> shift, value))
-    return false;
-  *value <<= shift;
-  return true;
-}
-
-static bool
-parse_seconds (const char *text, uint64_t *ms)
-{
-  if (!parse_number (text, 30 * 24 * 3600, ms))
-    return false;
-  *ms *= 1000;
-  return true;
-}
-
 /* The exit status if the program is to end now, else -1. */
 static int
 parse_options (int argc, char **argv, struct options *o)
 {
   const struct passwd *pw;
   const struct group *gr;
+  const char *why = "it must end";
   uint64_t n;
   char *end;
   int c;
@@ -246,16 +220,18 @@ parse_options (int argc, char **argv, struct options *o)
       o->max_volumes = (unsigned)n;
       break;
     case OPT_SPEED:
-      if (!parse_size (optarg, &o->speed))
-        return usage ("--speed=%s: give bytes per second, as in 100M", optarg);
+      if (units_speed (optarg, &o->speed, &why) == -1)
+        return usage ("--speed=%s: give bytes per second, as in 100M: %s",
+                      optarg, why);
       break;
     case OPT_IDLE:
-      if (!parse_seconds (optarg, &o->idle))
-        return usage ("--idle=%s: not a number of seconds", optarg);
+      if (units_time (optarg, &o->idle, &why) == -1 || o->idle == UNITS_FOREVER)
+        return usage ("--idle=%s: not a time: %s", optarg, why);
       break;
     case OPT_GRACE:
-      if (!parse_seconds (optarg, &o->grace))
-        return usage ("--grace=%s: not a number of seconds", optarg);
+      if (units_time (optarg, &o->grace, &why) == -1
+          || o->grace == UNITS_FOREVER)
+        return usage ("--grace=%s: not a time: %s", optarg, why);
       break;
     case OPT_COMMANDS:
       o->commands = true;

@@ -95,7 +95,7 @@ Wrong usage:
   backfill: --on-error: 'stop' is neither report nor skip
   Try 'backfill allocate --help'.
   [2]
-  $ backfill allocate --retry 5m
-  backfill: --retry: '5m' is not a whole number
+  $ backfill allocate --retry 5x
+  backfill: --retry: '5x' is not a time: give seconds, or a whole number with ms, s, m, h or d, up to a year
   Try 'backfill allocate --help'.
   [2]

@@ -51,9 +51,13 @@ Values:
   $ try a.img size=1M identity=name
   nbdkit: error: identity=name: give one of content, size
   $ try a.img size=1M timeout=5x
-  nbdkit: error: timeout=5x: not a time: give seconds, or a number with ms, s, m or h, up to 24 days
+  nbdkit: error: timeout=5x: not a time: give seconds, or a whole number with ms, s, m, h or d, up to a year
   $ try a.img size=1M retry=-1
-  nbdkit: error: retry=-1: not a time: give seconds, or a number with ms, s, m or h, up to 24 days
+  nbdkit: error: retry=-1: not a time: give seconds, or a whole number with ms, s, m, h or d, up to a year
+  $ try a.img size=1M timeout=forever
+  nbdkit: error: timeout=forever: a guest would hang: give a time, up to a year
+  $ try a.img size=1M speed=1.5G
+  nbdkit: error: speed=1.5G: not a size: only whole numbers can be used: for 1.5G write 1536M
   $ try a.img size=1M connections=17
   nbdkit: error: connections=17: give 1 to 16
   $ try a.img size=1M control-mode=999
@@ -63,8 +67,7 @@ Values:
   $ try a.img size=1M readonly=on allocate=on
   nbdkit: error: the disk: allocate= writes, readonly=on forbids it: give one of them
   $ try a.img size=1M allocate=1M+all
-  nbdkit: error: could not parse size string (all)
-  nbdkit: error: allocate=1M+all: give on, off, or OFFSET+LENGTH as in 1G+512M
+  nbdkit: error: allocate=1M+all: give on, off, or OFFSET+LENGTH as in 1G+512M: it is not a number
 
 Backing stores:
 

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "cleanup.h"
 #include "command.h"
 #include "wire.h"
@@ -549,6 +550,15 @@ quick_jobs (struct call *call)
   return NULL;
 }
 
+/* To the engine 0 is for ever. */
+static uint64_t
+retry_of (const struct call *call)
+{
+  json_int_t ms = arg_value (call, "retry");
+
+  return ms == -1 ? 0 : max_u64 ((uint64_t)ms, 1);
+}
+
 static json_t *
 run_allocate (struct call *call)
 {
@@ -559,7 +569,7 @@ run_allocate (struct call *call)
     .full = !arg_value (call, "sparse"),
     .on_error
     = arg_value (call, "on-error") ? JOB_ON_ERROR_SKIP : JOB_ON_ERROR_REPORT,
-    .retry = arg_size (call, "retry"),
+    .retry = retry_of (call),
   };
   struct disk *disk = call_disk_for (call, CONTROL_JOB);
   char *error = NULL;
@@ -936,9 +946,9 @@ const struct command command_table[] = {
       { ARG_WORD, true, "on-error", .words = on_error_words,
         .help = "what happens to a range that cannot be read: the job fails "
                 "(report), or goes on and fails at its end (skip)" },
-      { ARG_INTEGER, true, "retry",
-        .help = "milliseconds for which a lost backing store is waited for, "
-                "0 for ever" } } },
+      { ARG_INTEGER, true, "retry", .def = -1,
+        .help = "milliseconds for which a lost backing store is waited for; 0 "
+                "is not at all.  Without it that is for ever" } } },
   { "block-job-cancel",
     RUN_VERB,
     run_cancel,
@@ -1305,7 +1315,7 @@ describe_arg (FILE *fp, const struct arg *a)
       fprintf (fp, "%s C<%s>", i ? " or" : ":", a->words[i]);
     fprintf (fp, ", default C<%s>", a->words[a->def]);
   }
-  if (a->optional && a->type == ARG_INTEGER)
+  if (a->optional && a->type == ARG_INTEGER && a->def >= 0)
     fprintf (fp, ", default %lld", (long long)a->def);
   if (a->optional && a->type == ARG_BOOLEAN)
     fprintf (fp, ", default %s", a->def ? "true" : "false");

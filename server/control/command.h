@@ -35,8 +35,8 @@ struct arg {
   bool optional;
   const char *name;
   const char *const *words; /* ends with NULL */
-  json_int_t def, min, max; /* def: also 0 or 1, or an index in words;
-                               max 0: any */
+  json_int_t def, min, max; /* def: also 0 or 1, or an index in words; -1
+                               is told from what can be given; max 0: any */
   const char *help;
 };
 

@@ -9,6 +9,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
 import os
+import subprocess
 import time
 
 import faultlib
@@ -402,6 +403,10 @@ def test_retry_ends_a_job_and_its_record_stays(t):
 
 
 def test_retry_of_the_command_line(t):
+    def command(*args):
+        subprocess.run(["backfill", "-c", p.control_path, "allocate", "--quiet",
+                        *args], check=True, stdin=subprocess.DEVNULL)
+
     s, data = source(t, 2 * M)
     volume(t, s).end()
     s.kill()
@@ -413,14 +418,28 @@ def test_retry_of_the_command_line(t):
         ctl("block-job-dismiss", device="")
         check(ctl.job() is None, "dismissed")
         p.end()
-    # For ever is the default, for both ways to start one.
+    # For ever is the default, for both ways to start one; 0 is no time at all,
+    # for both, too, and for the command.
     p = volume(t, s, "allocate=on")
     ctl = p.control()
     ctl.wait_status("waiting")
     time.sleep(1.5)
     check(ctl.job()["status"] == "waiting", "it waits", ctl.job())
+    ctl("block-job-cancel", device="")
+    for start in (lambda: ctl("block-allocate", device="", retry=0),
+                  lambda: command("--retry", "0"),
+                  lambda: command("--retry", "300ms")):
+        start()
+        job = ctl.wait_status("concluded")
+        check(job["result"] == "failed", "it does not wait", job)
+    command("--retry", "forever")
+    time.sleep(1)
+    check(ctl.job()["status"] == "waiting", "for ever by word", ctl.job())
     s.start()
-    check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")
+    number = ctl.job()["number"]
+    while (end := ctl.wait_event("BLOCK_JOB_COMPLETED"))["number"] != number:
+        pass
+    check("error" not in end, "completed", end)
     p.end()
     equals(t, data)
 

@@ -618,7 +618,7 @@ jobs_are_recorded_first (void **state)
   (void)state;
   early = 0;
   calls_record (&box);
-  assert_int_equal (job_start (disk, &o, &error), 0);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
   do {
     nap_ms (2);
     job_get_info (disk, &info);
@@ -639,10 +639,10 @@ aborts_wait_for_the_store (void **state)
   (void)state;
   calls_record (&box);
   calls_hold (CALL_WRITE, FILE_STORE);
-  assert_int_equal (job_start (disk, &o, &error), 0);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
   calls_wait_held ();
   calls_stop ();
-  assert_int_equal (job_abort (disk, &error), 0);
+  assert_int_equal (job_abort (disk, 0, &error), 0);
   job_get_info (disk, &info);
   assert_int_equal (info.status, JOB_CONCLUDED);
   assert_int_equal (info.result, JOB_RESULT_CANCELLED);
