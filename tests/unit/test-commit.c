@@ -775,6 +775,29 @@ full_is_not_failed (void **state)
   flush ();
 }
 
+/* What the guest is told: what it can do something about as it is, and all that
+ * nbdkit would call its own mistake (EINVAL) as EIO. */
+static void
+errors_reach_the_guest (void **state)
+{
+  static const struct {
+    int store, guest;
+  } errors[] = {
+    { ENOSPC, ENOSPC }, { EDQUOT, EDQUOT }, { EFBIG, EFBIG },
+    { EIO, EIO },       { ENXIO, EIO },     { ESTALE, EIO },
+    { ETIMEDOUT, EIO }, { EBADMSG, EIO },   { EREMOTEIO, EIO },
+  };
+
+  (void)state;
+  fill_bytes (disk, 0, G, 1, 0);
+  for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+    calls_fail (CALL_WRITE, FILE_STORE, errors[i].store);
+    assert_int_equal (disk_pwrite (disk, "x", 1, 0, 0), -1);
+    assert_int_equal (errno, errors[i].guest);
+    calls_fail (CALL_WRITE, FILE_STORE, 0);
+  }
+}
+
 /* A job's record may be on the same disk as the store. */
 static void
 failed_sync_of_the_record_counts (void **state)
@@ -945,6 +968,7 @@ main (void)
     TEST (syncs_wait_for_those_before),
     TEST (syncs_wait_for_those_beside),
     TEST (full_is_not_failed),
+    TEST (errors_reach_the_guest),
     TEST (failed_sync_of_the_record_counts),
     TEST (fua_without_dsync_is_a_commit),
     TEST (unsupported_afterwards_is_a_failure),

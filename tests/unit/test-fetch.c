@@ -553,6 +553,37 @@ parts_meet_the_copier (void **state)
   expect_bytes (disk, 40 * G + 10, 500, 3);
 }
 
+/* Data is not called zeros by its first bytes, nor by what repeats. */
+static void
+nearly_zeros_are_data (void **state)
+{
+  uint8_t buf[8 * 4096] = { 0 };
+  int fd = open (box.golden, O_RDWR | O_CLOEXEC);
+
+  (void)state;
+  memset (buf, 0, sizeof buf);
+  for (unsigned i = 0; i < G; i++) {
+    buf[i] = i % 8 == 7;
+    buf[G + i] = i % 8 == 4;
+    buf[4 * G + i] = i % 16 == 8;
+  }
+  buf[3 * G - 1] = 1; /* the last byte of granule 2 */
+  buf[5 * G + 8] = 1;
+  buf[6 * G] = 1;
+  /* Granules 3 and 7 are zeros. */
+  assert_int_equal (pwrite (fd, buf, sizeof buf, 16 * G), sizeof buf);
+  close (fd);
+  for (unsigned round = 0; round < 2; round++) {
+    uint8_t is[8 * 4096];
+
+    assert_int_equal (disk_pread (disk, is, sizeof is, 16 * G), 0);
+    assert_memory_equal (is, buf, sizeof is);
+    /* And what is kept. */
+    wait_until (table_is_empty, NULL);
+  }
+  assert_true (is_local (disk, 16 * G, sizeof buf));
+}
+
 /* What the backing store says is zero is never read from it. */
 static void
 known_zeros_are_not_fetched (void **state)
@@ -818,6 +849,7 @@ main (void)
     TEST (joined_waiters_have_their_own_time),
     TEST (failed_parts_stay),
     TEST (parts_meet_the_copier),
+    TEST (nearly_zeros_are_data),
     TEST (known_zeros_are_not_fetched),
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),

@@ -90,18 +90,25 @@ put (int fd, const char *s)
   }
 }
 
-/* Events until nobody takes them, or for longer than a client may wait. */
+/* Events until nobody takes them, or for longer than a client may wait.  Many
+ * at a time, so that there are always some to be read. */
 static bool
 flood (int fd)
 {
   static const char event[]
       = "{\"event\":\"X\",\"data\":{},\"timestamp\":{\"seconds\":1,"
         "\"microseconds\":2}}\r\n";
+  const size_t len = sizeof event - 1;
+  char *many = malloc (1000 * len);
   time_t end = time (NULL) + 20;
 
+  assert_non_null (many);
+  for (size_t i = 0; i < 1000; i++)
+    memcpy (many + i * len, event, len);
   while (time (NULL) < end)
-    if (send (fd, event, sizeof event - 1, MSG_NOSIGNAL) == -1)
+    if (send (fd, many, 1000 * len, MSG_NOSIGNAL) == -1)
       break;
+  free (many);
   return false;
 }
 
