@@ -20,49 +20,37 @@
 #include "sidecar.h"
 
 #define BATCH 256u
+/* Sectors are written in place: one whose seal is broken may be half of a
+ * write that is going on, and is looked at again. */
+#define LOOKS 4
+#define BETWEEN_NS 20000000
 
+/* Sectors whose seal is broken, in order. */
 struct damage {
-  uint64_t sectors, local; /* granules, in whole sectors */
-  json_t *list;            /* of {"offset", "length"} */
+  uint32_t *sector;
+  size_t nr;
 };
 
-/* Sectors are written in place: one whose seal is broken may be half of a
- * write that is going on. */
-static bool
-is_damaged (struct sidecar *sc, uint32_t index)
+static int
+add_damage (struct damage *damage, uint32_t index)
 {
-  uint64_t words[SIDECAR_WORDS];
-  bool bad = true;
+  /* Room is made at powers of two. */
+  if ((damage->nr & (damage->nr - 1)) == 0) {
+    uint32_t *p = reallocarray (damage->sector,
+                                damage->nr > 0 ? 2 * damage->nr : 1, sizeof *p);
 
-  for (int tries = 0; bad && tries < 3; tries++) {
-    struct timespec ts = { .tv_nsec = 20000000 };
-
-    nanosleep (&ts, NULL);
-    if (sidecar_read_map (sc, index, 1, words, &bad) == -1)
-      return true;
+    if (!p)
+      return -1;
+    damage->sector = p;
   }
-  return bad;
-}
-
-static void
-add_damage (struct sidecar *sc, struct damage *damage, uint32_t index)
-{
-  const uint64_t span = (uint64_t)SIDECAR_BITS * sc->h.granule;
-  uint64_t offset = index * span;
-  uint64_t length = offset + span > sc->h.size ? sc->h.size - offset : span;
-
-  damage->sectors++;
-  json_array_append_new (damage->list, json_pack ("{s:I, s:I, s:I}", "sector",
-                                                  (json_int_t)index, "offset",
-                                                  (json_int_t)offset, "length",
-                                                  (json_int_t)length));
+  damage->sector[damage->nr++] = index;
+  return 0;
 }
 
 static int
 scan (struct sidecar *sc, struct damage *damage)
 {
   uint32_t nr = sidecar_nr_sectors (sc);
-  uint64_t granules = (sc->h.size + sc->h.granule - 1) / sc->h.granule;
   CLEANUP_FREE uint64_t *words = calloc (BATCH * SIDECAR_WORDS, 8);
   bool bad[BATCH];
 
@@ -75,22 +63,47 @@ scan (struct sidecar *sc, struct damage *damage)
 
     if (sidecar_read_map (sc, at, n, words, bad) == -1)
       return -1;
-    for (unsigned i = 0; i < n; i++) {
-      if (bad[i] && is_damaged (sc, at + i)) {
-        add_damage (sc, damage, at + i);
-        continue;
-      }
-      for (unsigned b = 0; b < SIDECAR_BITS; b++)
-        if ((uint64_t)(at + i) * SIDECAR_BITS + b < granules)
-          damage->local += words[i * SIDECAR_WORDS + b / 64] >> (b % 64) & 1;
-    }
+    for (unsigned i = 0; i < n; i++)
+      if (bad[i] && add_damage (damage, at + i) == -1)
+        return -1;
+  }
+  /* All of them after one pause, and not each after its own. */
+  for (unsigned look = 1; look < LOOKS && damage->nr > 0; look++) {
+    struct timespec ts = { .tv_nsec = BETWEEN_NS };
+    size_t left = 0;
+
+    nanosleep (&ts, NULL);
+    for (size_t i = 0; i < damage->nr; i++)
+      if (sidecar_read_map (sc, damage->sector[i], 1, words, bad) == -1
+          || bad[0])
+        damage->sector[left++] = damage->sector[i];
+    damage->nr = left;
   }
   return 0;
 }
 
+/* A list of {"sector", "offset", "length"}. */
+static json_t *
+list_damage (const struct sidecar *sc, const struct damage *damage)
+{
+  const uint64_t span = (uint64_t)SIDECAR_BITS * sc->h.granule;
+  json_t *list = json_array ();
+
+  for (size_t i = 0; i < damage->nr; i++) {
+    uint64_t offset = damage->sector[i] * span;
+    uint64_t length = offset + span > sc->h.size ? sc->h.size - offset : span;
+
+    json_array_append_new (list, json_pack ("{s:I, s:I, s:I}", "sector",
+                                            (json_int_t)damage->sector[i],
+                                            "offset", (json_int_t)offset,
+                                            "length", (json_int_t)length));
+  }
+  return list;
+}
+
 static void
 print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
-       const struct damage *damage)
+       const json_t *list)
 {
   char buf[TEXT_MAX];
   size_t i;
@@ -107,7 +120,7 @@ print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
               i ? 'B' : 'A');
   if (job_damaged)
     printf ("the job record is damaged: the job is forgotten\n");
-  json_array_foreach (damage->list, i, v) {
+  json_array_foreach (list, i, v) {
     printf ("map sector %" JSON_INTEGER_FORMAT
             " is damaged: the disk's bytes %" JSON_INTEGER_FORMAT
             "+%" JSON_INTEGER_FORMAT " cannot be read or written\n",
@@ -115,10 +128,10 @@ print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
             json_integer_value (json_object_get (v, "offset")),
             json_integer_value (json_object_get (v, "length")));
   }
-  if (damage->sectors)
-    printf ("damaged: %" PRIu64 " of %" PRIu32
+  if (json_array_size (list) > 0)
+    printf ("damaged: %zu of %" PRIu32
             " sectors; restore the sidecar from a backup\n",
-            damage->sectors, sidecar_nr_sectors (sc));
+            json_array_size (list), sidecar_nr_sectors (sc));
   else if (copies[0] && copies[1] && !job_damaged)
     printf ("no damage\n");
 }
@@ -156,6 +169,7 @@ cmd_check (int argc, char **argv)
   struct sidecar_job job;
   struct sidecar *sc;
   bool copies[2], job_damaged;
+  json_t *list;
   int status = STATUS_FAILED;
 
   if (cli_getopt (argc, argv, NULL) != -1)
@@ -165,14 +179,18 @@ cmd_check (int argc, char **argv)
   sc = find_sidecar (argv[optind]);
   if (!sc)
     return STATUS_FAILED;
-  damage.list = json_array ();
   sidecar_copies (sc, copies);
   job_damaged = sidecar_read_job (sc, &job) == -1;
   if (sc->h.map_length && !(sc->h.state & SIDECAR_COMPLETE)
-      && scan (sc, &damage) == -1)
+      && scan (sc, &damage) == -1) {
     cli_error ("cannot read %s: %s", sc->path, strerror (errno));
-  else if (!cli.json) {
-    print (sc, copies, job_damaged, &damage);
+    free (damage.sector);
+    sidecar_free (sc);
+    return STATUS_FAILED;
+  }
+  list = list_damage (sc, &damage);
+  if (!cli.json) {
+    print (sc, copies, job_damaged, list);
     status = STATUS_OK;
   }
   else {
@@ -180,15 +198,15 @@ cmd_check (int argc, char **argv)
         "{s:s, s:I, s:I, s:b, s:[b, b], s:b, s:O}", "sidecar", sc->path, "size",
         (json_int_t)sc->h.size, "granule", (json_int_t)sc->h.granule,
         "complete", (sc->h.state & SIDECAR_COMPLETE) != 0, "header-copies",
-        copies[0], copies[1], "job-damaged", job_damaged, "damaged",
-        damage.list);
+        copies[0], copies[1], "job-damaged", job_damaged, "damaged", list);
 
     status = text_json (value);
     json_decref (value);
   }
-  if (damage.sectors || !copies[0] || !copies[1] || job_damaged)
+  if (damage.nr > 0 || !copies[0] || !copies[1] || job_damaged)
     status = STATUS_FAILED;
-  json_decref (damage.list);
+  json_decref (list);
+  free (damage.sector);
   sidecar_free (sc);
   return status;
 }

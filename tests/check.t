@@ -108,3 +108,11 @@ A sidecar that is cut short:
   $ backfill check disk.img
   backfill: * (glob)
   [1]
+
+A whole map that is damaged is told in moments, whatever its size:
+
+  $ nbdkit -U big.sock -P big.pid backfill big.img size=64G
+  $ stop big
+  $ dd if=/dev/zero of=big.img.backfill bs=64k seek=1 count=34 conv=notrunc status=none
+  $ timeout 60 backfill check big.img | tail -n 1
+  damaged: 4229 of 4229 sectors; restore the sidecar from a backup
