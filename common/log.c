@@ -22,7 +22,9 @@ to_stderr (enum log_level level, const char *fmt, va_list ap)
 
   /* One line stays one line when several threads write. */
   flockfile (stderr);
-  fputs (level == LOG_LEVEL_ERROR ? "backfill: error: " : "backfill: debug: ",
+  fputs (level == LOG_LEVEL_ERROR  ? "backfill: error: "
+         : level == LOG_LEVEL_INFO ? "backfill: "
+                                   : "backfill: debug: ",
          stderr);
   errno = err;
   vfprintf (stderr, fmt, ap);
@@ -44,6 +46,18 @@ log_error (const char *fmt, ...)
 
   va_start (ap, fmt);
   sink (LOG_LEVEL_ERROR, fmt, ap);
+  va_end (ap);
+  errno = err;
+}
+
+void
+log_info (const char *fmt, ...)
+{
+  int err = errno;
+  va_list ap;
+
+  va_start (ap, fmt);
+  sink (LOG_LEVEL_INFO, fmt, ap);
   va_end (ap);
   errno = err;
 }

@@ -10,14 +10,18 @@
 
 #include <stdarg.h>
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_DEBUG };
+/* ERROR: something is wrong, and somebody may have to do something.  INFO: what
+ * an administrator looks for later: jobs, outages; one line each.  DEBUG: for
+ * who looks into the program. */
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 typedef void (*log_sink) (enum log_level level, const char *fmt, va_list ap)
     __attribute__ ((format (printf, 2, 0)));
 void log_set_sink (log_sink sink);
 
-/* Both keep errno, and take %m. */
+/* All keep errno, and take %m. */
 void log_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
+void log_info (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
 void log_debug (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
 
 #endif

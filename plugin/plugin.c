@@ -35,6 +35,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <syslog.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
@@ -85,14 +87,29 @@ static pthread_t watcher;
 /* A control command did not end in time: what it uses must stay. */
 static bool busy;
 static bool watching;
+static pid_t loaded_pid;
 
 static void
 log_to_nbdkit (enum log_level level, const char *fmt, va_list ap)
 {
   if (level == LOG_LEVEL_ERROR)
     nbdkit_verror (fmt, ap);
-  else
+  else if (level == LOG_LEVEL_DEBUG)
     nbdkit_vdebug (fmt, ap);
+  else if (getpid () != loaded_pid)
+    /* nbdkit has no words for what is neither.  It has gone to the background,
+     * where its errors go to syslog and standard error to nobody. */
+    vsyslog (LOG_DAEMON | LOG_INFO, fmt, ap);
+  else {
+    int err = errno;
+
+    flockfile (stderr);
+    fputs ("nbdkit: backfill: ", stderr);
+    errno = err;
+    vfprintf (stderr, fmt, ap);
+    putc ('\n', stderr);
+    funlockfile (stderr);
+  }
 }
 
 /* --- start and end ---------------------------------------------------- */
@@ -100,6 +117,7 @@ log_to_nbdkit (enum log_level level, const char *fmt, va_list ap)
 static void
 backfill_load (void)
 {
+  loaded_pid = getpid ();
   log_set_sink (log_to_nbdkit);
   config_make_help ();
 }

@@ -60,11 +60,17 @@ log_to_stderr (enum log_level level, const char *fmt, va_list ap)
   char text[1024];
   int err = errno;
 
-  if (level != LOG_LEVEL_ERROR && !verbose)
+  if (level == LOG_LEVEL_DEBUG && !verbose)
     return;
   errno = err;
   vsnprintf (text, sizeof text, fmt, ap);
-  fprintf (stderr, "backfilld: %s\n", text);
+  /* systemd takes the priority from the line's beginning. */
+  fprintf (stderr, "%sbackfilld: %s\n",
+           getenv ("JOURNAL_STREAM") == NULL ? ""
+           : level == LOG_LEVEL_ERROR        ? "<3>"
+           : level == LOG_LEVEL_INFO         ? "<6>"
+                                             : "<7>",
+           text);
 }
 
 static void

@@ -160,7 +160,8 @@ struct disk {
 
   bool source_up; /* atomic: connected, by the last change of state */
   bool source_lost;
-  bool let_go; /* atomic: complete, the source is to be stopped */
+  uint64_t lost_at; /* ms, when it was lost */
+  bool let_go;      /* atomic: complete, the source is to be stopped */
   bool local_event;
   bool registered; /* there is an entry of ours in the registry */
   bool detached;   /* atomic */

@@ -740,8 +740,11 @@ store_failed (struct disk *d, int err, uint64_t offset)
   struct job *j = d->job;
 
   if (err == ENOSPC || err == EDQUOT) {
-    if (j->pause == JOB_PAUSE_NONE)
+    if (j->pause == JOB_PAUSE_NONE) {
       j->pause = JOB_PAUSE_NOSPACE;
+      log_error ("%s: job %" PRIu64 " is paused: %s: make room, then resume it",
+                 d->store_path, j->number, strerror (err));
+    }
     emit (d, DISK_EVENT_JOB_ERROR, "write", "stop");
     return true;
   }
@@ -1106,6 +1109,30 @@ walk_range (struct disk *d)
   free (w.skipped.ptr);
 }
 
+/* The lock is held. */
+static void
+log_end (struct disk *d)
+{
+  struct job *j = d->job;
+  struct job_info info;
+
+  fill_info (d, &info, true);
+  if (j->result == JOB_RESULT_FAILED)
+    log_error ("%s: job %" PRIu64 " has failed after %.1f seconds: %s; "
+               "%" PRIu64 " of %" PRIu64 " bytes are local",
+               d->store_path, j->number, (double)info.time_elapsed / 1000,
+               j->error, info.processed, info.total);
+  else
+    log_info ("%s: job %" PRIu64 " %s after %.1f seconds: %" PRIu64
+              " of %" PRIu64 " bytes are local, %" PRIu64 " were read from the "
+              "backing store",
+              d->store_path, j->number,
+              j->result == JOB_RESULT_COMPLETED ? "has completed"
+                                                : "was aborted",
+              (double)info.time_elapsed / 1000, info.processed, info.total,
+              info.bytes_read);
+}
+
 static void
 conclude (struct disk *d)
 {
@@ -1147,6 +1174,7 @@ conclude (struct disk *d)
   }
   write_record (d);
   LOCK_SCOPE (&j->lock);
+  log_end (d);
   emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
   emit (d,
         j->result == JOB_RESULT_CANCELLED ? DISK_EVENT_JOB_CANCELLED
@@ -1319,14 +1347,19 @@ jobs_start (struct disk *d, char **error)
       j->result = JOB_RESULT_CANCELLED;
       j->errnum = ECANCELED;
       snprintf (j->error, sizeof j->error, "the job was aborted");
+      log_info ("%s: job %" PRIu64 " was aborted when the last server ended",
+                d->store_path, j->number);
       return 0;
     }
     j->errnum = 0;
     j->error[0] = '\0';
     j->nr_failed = 0;
     j->failed_offset = UINT64_MAX;
-    if (pump_start (d) == 0)
+    if (pump_start (d) == 0) {
+      log_info ("%s: job %" PRIu64 " goes on where it was%s", d->store_path,
+                j->number, j->pause == JOB_PAUSE_NONE ? "" : ": paused");
       return 0;
+    }
     message_set (error, "cannot start a thread: %m");
     return -1;
   }
@@ -1547,6 +1580,10 @@ job_start (struct disk *d, const struct job_options *options, uint64_t *number,
     if (err == 0) {
       emit (d, DISK_EVENT_JOB_STATUS, NULL, NULL);
       if (pump_start (d) == 0) {
+        log_info ("%s: job %" PRIu64 " has started: allocate %" PRIu64
+                  "+%" PRIu64 "%s",
+                  d->store_path, j->number, j->options.offset,
+                  j->options.length, j->options.full ? ", zeros too" : "");
         if (number)
           *number = j->number;
         return 0;
@@ -1632,6 +1669,8 @@ job_pause (struct disk *d, uint64_t number, char **error)
                      d);
     j->pause = JOB_PAUSE_USER;
     set_status (d, JOB_PAUSED);
+    log_info ("%s: job %" PRIu64 " is paused, as asked", d->store_path,
+              j->number);
     pthread_cond_broadcast (&j->changed);
   }
   errno = write_record (d);
@@ -1661,6 +1700,8 @@ job_resume (struct disk *d, uint64_t number, char **error)
     j->pause = JOB_PAUSE_NONE;
     j->lost_since = 0;
     set_status (d, JOB_RUNNING);
+    log_info ("%s: job %" PRIu64 " is resumed, as asked", d->store_path,
+              j->number);
     pthread_cond_broadcast (&j->changed);
   }
   errno = write_record (d);

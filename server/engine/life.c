@@ -52,13 +52,16 @@ source_changed (void *opaque, enum source_state state, const char *why)
    * one. */
   if (up && d->source_lost) {
     d->source_lost = false;
-    log_error ("%s: the backing store is back", d->store_path);
+    log_info ("%s: the backing store is back, after %.1f seconds",
+              d->store_path, (double)(now_ms () - d->lost_at) / 1000);
     ev.type = DISK_EVENT_SOURCE_BACK;
     disk_emit (d, &ev);
   }
   else if (!up && (!d->source_lost || state == SOURCE_REFUSED)) {
     /* One that was exchanged is lost first, and then refused: that must not
      * go unsaid. */
+    if (!d->source_lost)
+      d->lost_at = now_ms ();
     d->source_lost = true;
     log_error ("%s: the backing store is %s: %s", d->store_path,
                state == SOURCE_REFUSED ? "refused" : "lost", why ? why : "");

@@ -6,6 +6,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import ctypes
 import os
+import re
 import threading
 import time
 
@@ -161,6 +162,54 @@ def test_time_left_after_a_pause(t):
         time.sleep(0.05)
     check(known > 0, "it is known again")
     ctl("block-job-cancel", device="")
+
+
+def test_what_the_log_says(t):
+    """Each start, pause and end of a job is one line, and each outage."""
+    t.image("golden.img", 4 * M)
+    golden = t.serve("golden", "file", t.path("golden.img"))
+    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri)
+    ctl = disk.control()
+    ctl("block-allocate", device="", length=M)
+    ctl.wait_event("BLOCK_JOB_COMPLETED")
+    ctl("block-allocate", device="", speed=1000)
+    ctl("block-job-pause", device="")
+    ctl("block-job-resume", device="")
+    ctl("block-job-cancel", device="")
+    ctl.wait_event("BLOCK_JOB_CANCELLED")
+    golden.kill()
+    ctl.wait_event("SOURCE_LOST")
+    ctl("block-allocate", device="", retry=0)
+    ctl.wait_event("BLOCK_JOB_COMPLETED")
+    golden.start()
+    ctl.wait_event("SOURCE_BACK")
+    ctl("block-allocate", device="", speed=1000)
+    disk.kill()
+    disk.start()
+    ctl = disk.control()
+    store = t.path("disk.img") + ": "
+    found = [re.sub("[0-9]+[.][0-9]+ seconds", "N seconds", line)
+             .replace(store, "")
+             for line in disk.log().splitlines()
+             if store + "job" in line or "the backing store is" in line]
+    expected = [
+        "nbdkit: backfill: job 1 has started: allocate 0+1048576",
+        "nbdkit: backfill: job 1 has completed after N seconds: 1048576 of"
+        " 1048576 bytes are local, 1048576 were read from the backing store",
+        "nbdkit: backfill: job 2 has started: allocate 0+4194304",
+        "nbdkit: backfill: job 2 is paused, as asked",
+        "nbdkit: backfill: job 2 is resumed, as asked",
+        "nbdkit: backfill: job 2 was aborted after N seconds: ",
+        "nbdkit: error: the backing store is lost: ",
+        "nbdkit: backfill: job 3 has started: ",
+        "nbdkit: error: job 3 has failed after N seconds: the backing store is"
+        " lost: ",
+        "nbdkit: backfill: the backing store is back, after N seconds",
+        "nbdkit: backfill: job 4 has started: ",
+        "nbdkit: backfill: job 4 goes on where it was"]
+    check(len(found) == len(expected)
+          and all(f.startswith(e)
+                  for f, e in zip(found, expected)), "the lines", found)
 
 
 if __name__ == "__main__":
