@@ -55,6 +55,11 @@ struct conn {
   json_t *events;    /* array, oldest first; NULL: they are dropped */
   bool broken;       /* out of step with the server: only good to close */
   bool no_such_disk; /* the last command failed with DeviceNotFound */
+  char *process;     /* whose it says it is: struct trust; NULL: it did not */
+  /* The store that the present call is about, if it was named by a path: goes
+   * with every device that is sent (handle_execute). */
+  bool has_file;
+  struct file_id file;
   struct conn *next; /* in the handle's idle list */
 };
 
@@ -116,8 +121,14 @@ struct trust {
     TRUST_ANYBODY, /* the caller named the socket */
   } whom;
   uid_t uid;
+  /* AUTHOR: the name of the directory that led there.  Another process of
+   * his, at a path that was used again, is not meant. */
+  const char *process;
 };
-bool peer_is_trusted (const struct trust *trust, uid_t uid)
+bool peer_is_trusted (const struct trust *trust, const struct conn *conn)
+    __attribute__ ((nonnull (1, 2)));
+/* Who should answer for an entry, whose strings it borrows. */
+struct trust entry_trust (const struct entry *entry)
     __attribute__ ((nonnull (1)));
 
 /* Entries with a control socket. */
@@ -156,6 +167,7 @@ struct backfill {
   unsigned timeout;   /* ms, 0 = none */
   char *socket;       /* NULL: by the registry */
   struct trust trust; /* who may serve socket */
+  char *process;      /* trust's */
 };
 
 /* One server that was found, with a connection to it. */
@@ -168,7 +180,9 @@ struct owners {
   size_t len;
 };
 
-/* A connection, from the idle ones or new; the caller gives it back. */
+/* A connection, from the idle ones or new; the caller gives it back.  ESRCH if
+ * another process has taken the place of the one that is meant: it has
+ * gone. */
 struct conn *handle_take (struct backfill *h, const char *socket,
                           const struct trust *trust, bool events,
                           int64_t deadline) __attribute__ ((nonnull (1, 2, 3)));

@@ -275,8 +275,7 @@ struct conn *
 conn_adopt (int fd, const char *path, bool events, int64_t deadline)
 {
   struct conn *conn = calloc (1, sizeof *conn);
-  struct ucred cred;
-  socklen_t len = sizeof cred;
+  const char *process;
   json_t *greeting, *reply;
 
   if (conn == NULL) {
@@ -291,12 +290,10 @@ conn_adopt (int fd, const char *path, bool events, int64_t deadline)
     error_nomem ();
     goto error;
   }
-  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1) {
+  if (trust_peer (fd, &conn->peer, NULL) == -1) {
     error_set (errno, "'%s': cannot tell whose socket it is: %m", path);
     goto error;
   }
-  conn->peer = cred.uid;
-
   greeting = read_message (conn, "its greeting", deadline);
   if (greeting == NULL)
     goto error;
@@ -305,6 +302,9 @@ conn_adopt (int fd, const char *path, bool events, int64_t deadline)
     senseless (conn, "is not a backfill control socket: no QMP greeting");
     goto error;
   }
+  process = json_string_value (
+      json_object_get (json_object_get (greeting, "QMP"), "process"));
+  conn->process = process != NULL ? strdup (process) : NULL;
   json_decref (greeting);
   reply = conn_execute (conn, "qmp_capabilities", NULL, deadline);
   if (reply == NULL)
@@ -356,6 +356,7 @@ conn_close (struct conn *conn)
   wire_in_free (&conn->in);
   json_decref (conn->events);
   free (conn->path);
+  free (conn->process);
   free (conn);
   errno = err;
 }

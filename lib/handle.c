@@ -63,6 +63,15 @@ handle_new (unsigned timeout)
   return h;
 }
 
+/* After handle_take failed: its process has ended. */
+static bool
+has_gone (void)
+{
+  int err = backfill_get_errno ();
+
+  return err == ENOENT || err == ECONNREFUSED || err == ESRCH;
+}
+
 /* What "nbd:PATH" leads to: the control socket of who serves NBD at PATH.
  * Several entries with different ones are possible, of servers that are dead
  * (the inode was used again): the one that answers is meant. */
@@ -78,7 +87,7 @@ find_nbd (struct backfill *h, const char *path)
     return -1;
   for (size_t i = 0; r == 0 && i < list.len; i++) {
     const struct entry *e = &list.ptr[i];
-    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
+    const struct trust trust = entry_trust (e);
     struct conn *conn;
 
     if (h->socket != NULL && strcmp (h->socket, e->control) == 0)
@@ -97,9 +106,11 @@ find_nbd (struct backfill *h, const char *path)
     }
     else {
       h->socket = strdup (e->control);
+      h->process = strdup (e->process);
       h->trust = trust;
+      h->trust.process = h->process;
       handle_give (h, conn);
-      if (h->socket == NULL) {
+      if (h->socket == NULL || h->process == NULL) {
         error_nomem ();
         r = -1;
       }
@@ -208,6 +219,7 @@ backfill_close (struct backfill *h)
   }
   pthread_mutex_destroy (&h->lock);
   free (h->socket);
+  free (h->process);
   free (h);
 }
 
@@ -255,12 +267,28 @@ handle_take (struct backfill *h, const char *socket, const struct trust *trust,
     conn = conn_open (socket, events, deadline);
   if (conn == NULL)
     return NULL;
-  if (!peer_is_trusted (trust, conn->peer)) {
-    error_set (EPERM,
-               "control socket '%s' is served by user %lu, who is neither "
-               "root, nor you, nor the owner of the store: name the socket "
-               "if you trust it",
-               socket, (unsigned long)conn->peer);
+  if (!peer_is_trusted (trust, conn)) {
+    if (trust->whom == TRUST_AUTHOR)
+      error_set (ESRCH,
+                 "control socket '%s' is now served by user %lu, who is not "
+                 "the one that is in the registry",
+                 socket, (unsigned long)conn->peer);
+    else
+      error_set (EPERM,
+                 "control socket '%s' is served by user %lu, who is neither "
+                 "root, nor you, nor the owner of the store: name the socket "
+                 "if you trust it",
+                 socket, (unsigned long)conn->peer);
+    conn_close (conn);
+    return NULL;
+  }
+  if (trust->whom == TRUST_AUTHOR
+      && (conn->process == NULL
+          || strcmp (conn->process, trust->process) != 0)) {
+    error_set (ESRCH,
+               "control socket '%s' is now served by another process than the "
+               "one that is in the registry",
+               socket);
     conn_close (conn);
     return NULL;
   }
@@ -272,6 +300,7 @@ handle_give (struct backfill *h, struct conn *conn)
 {
   if (conn == NULL)
     return;
+  conn->has_file = false;
   /* One that kept events holds old ones. */
   if (!conn->broken && conn->events == NULL) {
     LOCK_SCOPE (&h->lock);
@@ -302,6 +331,16 @@ handle_execute (struct conn *conn, const char *device, const char *command,
       args = json_object ();
     if (args == NULL || json_object_set_new (args, "device", value) == -1)
       return error_nomem ();
+    /* A new volume is no file yet. */
+    if (conn->has_file && json_object_get (args, "file") == NULL
+        && strcmp (command, "disk-create") != 0) {
+      char id[FILE_ID_MAX];
+
+      if (json_object_set_new (args, "file",
+                               json_string (file_id_text (conn->file, id)))
+          == -1)
+        return error_nomem ();
+    }
   }
   return conn_execute (conn, command, args, deadline);
 }
@@ -371,7 +410,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
     return -1;
   for (size_t i = 0; r == 0 && i < list.len; i++) {
     const struct entry *e = &list.ptr[i];
-    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
+    const struct trust trust = entry_trust (e);
     int64_t probe = time_now () + PROBE_TIMEOUT;
     struct conn *conn;
     size_t j;
@@ -388,8 +427,7 @@ handle_owners (struct backfill *h, bool events, struct owners *owners,
     if (conn != NULL)
       r = append_owner (owners, e->control, conn);
     /* Entries of the dead are nothing to talk about. */
-    else if (backfill_get_errno () != ENOENT
-             && backfill_get_errno () != ECONNREFUSED) {
+    else if (!has_gone ()) {
       size_t len = strlen (notes);
 
       snprintf (notes + len, sizeof notes - len, "; %s", backfill_get_error ());
@@ -466,6 +504,13 @@ has_disk (struct conn *conn, const char *name, int64_t deadline)
   return 1;
 }
 
+static void
+set_file (struct conn *conn, const struct stat *st)
+{
+  conn->has_file = true;
+  conn->file = file_id (st);
+}
+
 bool
 handle_is_path (const char *disk)
 {
@@ -479,6 +524,7 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
   CLEANUP_FREE char *real = resolved_path (path);
   struct trust trust = { 0 };
   struct conn *conn = NULL;
+  bool there = false;
   char *socket;
   struct stat st;
   int err = ENXIO;
@@ -490,12 +536,12 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
   if (stat (real, &st) == 0) {
     trust.whom = TRUST_OWNER;
     trust.uid = st.st_uid;
+    there = true;
   }
   for (unsigned i = 0; conn == NULL && (socket = registry_daemon (i)); i++) {
     conn = handle_take (h, socket, &trust, events, deadline);
     /* One that is there and does not answer is what to complain of. */
-    if (conn == NULL && backfill_get_errno () != ENOENT
-        && backfill_get_errno () != ECONNREFUSED)
+    if (conn == NULL && !has_gone ())
       err = backfill_get_errno ();
     free (socket);
     if (err != ENXIO)
@@ -505,6 +551,8 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
     error_set (ENXIO, "backfilld is not running");
     return NULL;
   }
+  if (there)
+    set_file (conn, &st);
   *device = real;
   real = NULL;
   return conn;
@@ -529,15 +577,15 @@ route_path (struct backfill *h, const char *path, bool events, char **device,
     return NULL;
   for (size_t i = 0; r == 0 && conn == NULL && i < list.len; i++) {
     struct entry *e = &list.ptr[i];
-    const struct trust trust = { .whom = TRUST_AUTHOR, .uid = e->author };
+    const struct trust trust = entry_trust (e);
 
     conn = handle_take (h, e->control, &trust, events, deadline);
     if (conn != NULL) {
+      set_file (conn, &st);
       *device = e->store;
       e->store = NULL;
     }
-    else if (backfill_get_errno () == ECONNREFUSED
-             || backfill_get_errno () == ENOENT)
+    else if (has_gone ())
       error_set (ENXIO,
                  "no owner of '%s' found: the one that had it open at '%s' "
                  "has gone",
@@ -629,6 +677,7 @@ handle_route (struct backfill *h, const char *disk, bool events, char **device,
               int64_t deadline)
 {
   struct conn *conn;
+  struct stat st;
 
   *device = NULL;
   if (h->socket == NULL) {
@@ -641,8 +690,11 @@ handle_route (struct backfill *h, const char *disk, bool events, char **device,
   if (conn == NULL || disk == NULL)
     return conn;
   if (is_path (disk)
-      || (is_file (disk) && has_disk (conn, disk, deadline) == 0))
+      || (is_file (disk) && has_disk (conn, disk, deadline) == 0)) {
     *device = absolute_path (disk);
+    if (stat (disk, &st) == 0)
+      set_file (conn, &st);
+  }
   else {
     *device = strdup (disk);
     if (*device == NULL)

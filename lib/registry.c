@@ -85,8 +85,10 @@ registry_daemon (unsigned i)
 }
 
 bool
-peer_is_trusted (const struct trust *trust, uid_t uid)
+peer_is_trusted (const struct trust *trust, const struct conn *conn)
 {
+  uid_t uid = conn->peer;
+
   switch (trust->whom) {
   case TRUST_ANYBODY:
     return true;
@@ -98,6 +100,16 @@ peer_is_trusted (const struct trust *trust, uid_t uid)
     break;
   }
   return trust_about (uid, NULL);
+}
+
+struct trust
+entry_trust (const struct entry *e)
+{
+  return (struct trust){
+    .whom = TRUST_AUTHOR,
+    .uid = e->author,
+    .process = e->process,
+  };
 }
 
 void

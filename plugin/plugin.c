@@ -82,7 +82,7 @@ static struct plugin_config *config;
 static struct disks disks;
 static struct export *exports; /* EXPORTS_PER_DISK for each disk */
 static struct control *control;
-static char *control_path;
+static char *own_dir, *control_path;
 static pthread_t watcher;
 /* A control command did not end in time: what it uses must stay. */
 static bool busy;
@@ -154,23 +154,27 @@ on_quit (void *opaque)
   nbdkit_shutdown ();
 }
 
-/* In the directory of this process, where nobody else makes files. */
-static char *
-default_control_path (const char *dir)
+/* By default in the directory of this process, where nobody else makes
+ * files. */
+static int
+set_control_path (const char *dir)
 {
   CLEANUP_FREE char *error = NULL;
-  CLEANUP_FREE char *own = runtime_own_dir (dir, &error);
-  char *path;
 
-  if (own == NULL) {
+  own_dir = runtime_own_dir (dir, &error);
+  if (own_dir == NULL) {
     nbdkit_error ("%s", error);
-    return NULL;
+    return -1;
   }
-  if (asprintf (&path, "%s/control", own) == -1) {
+  if (config->control)
+    control_path = strdup (config->control);
+  else if (asprintf (&control_path, "%s/control", own_dir) == -1)
+    control_path = NULL;
+  if (control_path == NULL) {
     nbdkit_error ("control socket: %m");
-    return NULL;
+    return -1;
   }
-  return path;
+  return 0;
 }
 
 /* Where the runtime files go; malloc'd. */
@@ -339,6 +343,7 @@ listen_control (void)
     .disks = disks,
     .quit = on_quit,
     .program = "nbdkit-backfill-plugin",
+    .own_dir = own_dir,
   };
 
   control = control_listen (&cc, &error);
@@ -392,12 +397,8 @@ backfill_get_ready (void)
   /* A limit on the size of files is an error of one write (EFBIG), and not
    * the end of all disks. */
   signal (SIGXFSZ, SIG_IGN);
-  if (!config->control_off) {
-    control_path = config->control ? strdup (config->control)
-                                   : default_control_path (dir);
-    if (control_path == NULL)
-      return -1;
-  }
+  if (!config->control_off && set_control_path (dir) == -1)
+    return -1;
   disk_set_total_speed (config->total_speed);
 
   /* The volumes' locks come first: they keep a second owner from taking the
@@ -511,6 +512,7 @@ backfill_unload (void)
   free (exports);
   if (control && !busy)
     control_free (control);
+  free (own_dir);
   free (control_path);
   config_free ();
   if (!busy)

@@ -307,7 +307,7 @@ notify (const char *state)
 
 /* All that has an end; ended by run itself. */
 struct daemon {
-  char *runtime_dir, *state_dir, *socket;
+  char *runtime_dir, *own_dir, *state_dir, *socket;
   struct volumes *volumes;
   bool pools;
 };
@@ -315,6 +315,7 @@ struct daemon {
 static int
 prepare (struct daemon *d, const struct options *o, char **folders, int nr)
 {
+  CLEANUP_FREE char *error = NULL;
   const char *failed;
 
   if (path_confine ((const char *const *)folders, (size_t)nr, &failed) == -1) {
@@ -330,6 +331,11 @@ prepare (struct daemon *d, const struct options *o, char **folders, int nr)
   if (!d->runtime_dir || !is_folder (d->runtime_dir)) {
     log_error ("no runtime directory (%m): make /run/backfill, or give "
                "--runtime-dir=DIR");
+    return -1;
+  }
+  d->own_dir = runtime_own_dir (d->runtime_dir, &error);
+  if (!d->own_dir) {
+    log_error ("%s", error);
     return -1;
   }
   if (mkdir (o->state_dir, 0700) == -1 && errno != EEXIST) {
@@ -374,6 +380,7 @@ listen_control (struct daemon *d, const struct options *o)
     .volumes = volumes_commands (d->volumes),
     .quit = on_quit,
     .program = "backfilld",
+    .own_dir = d->own_dir,
   };
   int handed = handed_socket (&cc.socket);
 
@@ -448,6 +455,7 @@ end (struct daemon *d)
   volumes_free (d->volumes);
   runtime_leave ();
   free (d->runtime_dir);
+  free (d->own_dir);
   free (d->state_dir);
   free (d->socket);
   return 0;

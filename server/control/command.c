@@ -372,10 +372,10 @@ version (void)
 }
 
 json_t *
-command_greeting (void)
+command_greeting (const char *process)
 {
-  return json_pack ("{s:{s:o,s:[]}}", "QMP", "version", version (),
-                    "capabilities");
+  return json_pack ("{s:{s:o,s:[],s:s*}}", "QMP", "version", version (),
+                    "capabilities", "process", process);
 }
 
 static json_t *

@@ -102,8 +102,9 @@ char *call_answer (struct call *call, json_t *result, size_t *len)
 /* Free what a call holds that will not be run. */
 void call_free (struct call *call) __attribute__ ((nonnull (1)));
 
-/* The greeting that a client gets first; NULL on ENOMEM. */
-json_t *command_greeting (void);
+/* The greeting that a client gets first; NULL on ENOMEM.  process may be
+ * NULL. */
+json_t *command_greeting (const char *process);
 
 /* The reference, as POD. */
 void command_print (FILE *fp) __attribute__ ((nonnull (1)));

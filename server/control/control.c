@@ -290,5 +290,6 @@ control_free (struct control *c)
   pthread_cond_destroy (&c->ended);
   free (c->path);
   free (c->program);
+  free (c->process);
   free (c);
 }

@@ -58,7 +58,7 @@ struct control_volumes {
   void *opaque;
 };
 
-/* path and program are copied. */
+/* path, program and own_dir are copied. */
 struct control_config {
   const char *path; /* of the socket; absolute if the program changes folder */
   bool has_mode, has_user, has_group;
@@ -76,6 +76,10 @@ struct control_config {
   void (*quit) (void *opaque);
   void *opaque;
   const char *program; /* for messages */
+  /* The directory of this process in the runtime directory, or NULL: the
+   * greeting tells its name, so that who came by an entry in it sees that the
+   * same process is there still.  Copied. */
+  const char *own_dir;
   /* Seconds that a client has, 0 for the usual 30: to negotiate, or to send
    * the rest of a message; and to read its answers. */
   double half_timeout, output_timeout;

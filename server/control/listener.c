@@ -275,6 +275,15 @@ control_listen (const struct control_config *config, char **error)
     message_set (error, "control socket '%s': %m", config->path);
     goto err;
   }
+  if (config->own_dir) {
+    const char *slash = strrchr (config->own_dir, '/');
+
+    c->process = strdup (slash ? slash + 1 : config->own_dir);
+    if (c->process == NULL) {
+      message_set (error, "control socket '%s': %m", config->path);
+      goto err;
+    }
+  }
   c->config.path = c->path;
   c->config.program = c->program;
   if (c->config.half_timeout == 0)

@@ -78,7 +78,7 @@ struct pool {
 };
 
 struct control {
-  char *path, *program;
+  char *path, *program, *process;
   struct control_config config;
 
   /* The socket's file, so that only our own is taken away. */

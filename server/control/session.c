@@ -563,7 +563,7 @@ session_new (struct control *c, int fd)
   if (c->nr_sessions++ == 0)
     ev_timer_again (c->loop, &c->sweep_timer);
 
-  greeting = command_greeting ();
+  greeting = command_greeting (c->process);
   if (greeting)
     text = wire_line (greeting, &len);
   json_decref (greeting);

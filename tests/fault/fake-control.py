@@ -44,7 +44,8 @@ import time
 GREETING = {"QMP": {"version": {
     "qemu": {"major": 7, "minor": 2, "micro": 0},
     "package": "backfill 0.1.0",
-    "backfill": {"major": 0, "minor": 1, "micro": 0}}, "capabilities": []}}
+    "backfill": {"major": 0, "minor": 1, "micro": 0}}, "capabilities": [],
+    "process": "p-%08x" % os.getpid()}}
 
 
 class Refusal(Exception):
