@@ -41,7 +41,7 @@ struct entry {
   long pid;
   struct entry_socket *listen;
   size_t nr_listen;
-  uid_t author; /* from here on only when it is read: whose it is */
+  uid_t author;  /* from here on only when it is read: whose it is */
   char *process; /* and the name of his process's directory */
 };
 void entry_free (struct entry *entry) __attribute__ ((nonnull (1)));

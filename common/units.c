@@ -90,8 +90,8 @@ units_time (const char *text, uint64_t *r, const char **why)
     const char *suffix;
     uint64_t ms;
   } units[] = {
-    { "", 1000 },    { "ms", 1 },       { "s", 1000 },
-    { "m", 60000 },  { "h", 3600000 },  { "d", 86400000 },
+    { "", 1000 },   { "ms", 1 },      { "s", 1000 },
+    { "m", 60000 }, { "h", 3600000 }, { "d", 86400000 },
   };
   const char *p = text;
   uint64_t n;

@@ -73,8 +73,9 @@ list_files () {
 # makes what changed.  What is no more is taken away: make finds the tests by
 # their names.
 copy_source () {
-  mkdir -p "$top/build/src"
   list=$top/build/src.files
+  [ -f "$list" ] || rm -rf "$top/build/src"
+  mkdir -p "$top/build/src"
   (cd "$top" && list_files) | tr '\0' '\n' | sort > "$list.new"
   [ ! -f "$list" ] || comm -23 "$list" "$list.new" |
     (cd "$top/build/src" && tr '\n' '\0' | xargs -0 rm -f)

@@ -1,6 +1,10 @@
 The C files are formatted as .clang-format says.
 
   $ command -v clang-format >/dev/null || exit 80
+
+(Not with a clang-format that formats otherwise.)
+
+  $ "$TOP_SRCDIR/scripts/format" --check >/dev/null 2>&1; [ $? -ne 77 ] || exit 80
   $ cd "$TOP_SRCDIR"
   $ scripts/format --check
 
