@@ -20,8 +20,8 @@ kernel=
 for k in "${BACKFILL_GUEST_KERNEL-}"/boot/vmlinuz-* /boot/vmlinuz-*; do
   version=${k##*/vmlinuz-}
   for modules in "${k%/boot/*}"{,/usr}"/lib/modules/$version"; do
-    # Modules that are compressed cannot be used.
-    if [ -r "$k" ] && [ -e "$modules/kernel/drivers/block/virtio_blk.ko" ]; then
+    if [ -r "$k" ] && compgen -G "$modules/kernel/drivers/block/virtio_blk.ko*" \
+         > /dev/null; then
       kernel=$k
       break 2
     fi
@@ -126,11 +126,15 @@ cp "$busybox" "$dir/initrd/bin/busybox"
 names=
 for m in crc16 mbcache jbd2 crc32c_generic libcrc32c ext4 virtio virtio_ring \
     virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
-  file=$(find "$modules/kernel" -name "$m.ko" | sed -n 1p)
-  if [ -n "$file" ]; then
-    cp "$file" "$dir/initrd/modules/"
-    names="$names $m"
-  fi
+  file=$(find "$modules/kernel" -name "$m.ko*" | sed -n 1p)
+  # busybox's insmod takes them as they are in memory.
+  case "$file" in
+    "") continue ;;
+    *.xz) xz -dc "$file" ;;
+    *.zst) zstd -dc "$file" ;;
+    *) cat "$file" ;;
+  esac > "$dir/initrd/modules/$m.ko"
+  names="$names $m"
 done
 cat > "$dir/initrd/init" <<END2
 #!/bin/busybox sh
