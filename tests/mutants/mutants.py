@@ -5,11 +5,13 @@ A mutant is killed if one of its tests fails, and lives if all pass.  The list
 is true to the code: a mutant whose text is not found exactly once, that does
 not build, or whose tests fail without it, is a failure as one that lives is.
 
-    mutants.py [--jobs N] [--resume] [--list] [--check] [NAME ...]
+    mutants.py [--jobs N] [--resume] [--list] [--check] [--promises FILE]
+               [NAME ...]
 
 NAME may have wildcards.  --resume passes over those that are known to be
 killed: the same mutant, in a source file that has not changed since.  --check
-only looks whether each text is found.  Trees, logs and results are below
+only looks whether each text is found, --promises whether the table of promises
+names for each promise the tests that see its mutants.  Trees, logs and results are below
 ./work; two runs at the same time take different trees.
 
 mutants.list, one mutant:
@@ -373,6 +375,31 @@ class Tree:
                 f.write(was)
 
 
+# --- the table of promises -----------------------------------------------
+
+def check_promises(mutants, path):
+    """Its row names the tests that see a promise's mutants, and each promise
+    has some."""
+    with open(path) as f:
+        rows = {m.group(1): m.group(0)
+                for m in re.finditer(r"^\| (G[0-9]+) \|.*$", f.read(), re.M)}
+    bad = 0
+    for name in sorted(rows, key=lambda g: int(g[1:])):
+        tests = {t[0] for m in mutants if m.promise == name for t in m.tests}
+        if not tests:
+            print("%s: no mutant" % name)
+            bad += 1
+        for test in sorted(tests):
+            if test.replace("interop/", "") not in rows[name]:
+                print("%s: its row does not name %s" % (name, test))
+                bad += 1
+    for m in mutants:
+        if m.promise.startswith("G") and m.promise not in rows:
+            print("%s: there is no promise %s" % (m.name, m.promise))
+            bad += 1
+    return 1 if bad else 0
+
+
 # --- all of them ---------------------------------------------------------
 
 class Results:
@@ -397,6 +424,7 @@ def main():
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--promises", metavar="FILE")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     mutants = [m for m in read_list(os.path.join(HERE, "mutants.list"))
@@ -404,6 +432,8 @@ def main():
                or any(fnmatch.fnmatch(m.name, n) for n in args.names)]
     if not mutants:
         raise SystemExit("no such mutant")
+    if args.promises:
+        return check_promises(mutants, args.promises)
     if args.list:
         for m in mutants:
             print("%-30s %-24s %-10s %s" % (m.name, m.file, m.promise,

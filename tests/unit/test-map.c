@@ -690,6 +690,62 @@ readers_never_see_a_bit_go_down (void **state)
   drop (&b);
 }
 
+/* A page that goes from one sector to the next while readers are in it: they
+ * are more than there are processors, so that each is stopped there often. */
+static void *
+page_reader (void *arg)
+{
+  struct race *r = arg;
+
+  while (!__atomic_load_n (&r->stop, __ATOMIC_ACQUIRE)) {
+    uint64_t g = __atomic_load_n (&r->marked, __ATOMIC_ACQUIRE);
+
+    if (!map_is_live (r->b->m, g, g + SIDECAR_BITS - 1))
+      return (void *)"another sector's bits were taken for this one's";
+  }
+  return NULL;
+}
+
+static void
+a_page_is_of_one_sector (void **state)
+{
+  enum { READERS = 8 };
+  struct box b;
+  struct race r = { .b = &b };
+  pthread_t t[READERS];
+  void *why, *first = NULL;
+  uint64_t g = 0;
+
+  (void)state;
+  make (&b, 15000 * SIDECAR_BITS * GRANULE);
+  map_mark (b.m, 0, SIDECAR_BITS - 1, MAP_COPIED);
+  for (int i = 0; i < READERS; i++)
+    pthread_create (&t[i], NULL, page_reader, &r);
+  for (; g + 2 * SIDECAR_BITS < map_nr (b.m); g += SIDECAR_BITS) {
+    const uint64_t next = g + SIDECAR_BITS;
+    struct map_snapshot *s;
+
+    /* All of the sector is stable: its page is free. */
+    map_mark (b.m, next - 1, next, MAP_COPIED);
+    s = map_snapshot (b.m, false);
+    map_snapshot_publish (b.m, s);
+    /* And taken again. */
+    map_mark (b.m, next + SIDECAR_BITS - 2, next + SIDECAR_BITS - 1,
+              MAP_COPIED);
+    sched_yield ();
+    map_mark (b.m, next, next + SIDECAR_BITS - 1, MAP_COPIED);
+    __atomic_store_n (&r.marked, next, __ATOMIC_RELEASE);
+  }
+  __atomic_store_n (&r.stop, true, __ATOMIC_RELEASE);
+  for (int i = 0; i < READERS; i++) {
+    pthread_join (t[i], &why);
+    first = first ? first : why;
+  }
+  if (first)
+    fail_msg ("%s", (const char *)first);
+  drop (&b);
+}
+
 /* A run has at least the granule that was asked for, also if that one becomes
  * live while it is looked at. */
 static void *
@@ -812,6 +868,7 @@ main (void)
     cmocka_unit_test (full_w_asks_for_a_commit),
     cmocka_unit_test (clean_pages_come_back),
     cmocka_unit_test (readers_never_see_a_bit_go_down),
+    cmocka_unit_test (a_page_is_of_one_sector),
     cmocka_unit_test (counting_never_goes_back),
     cmocka_unit_test (a_run_is_never_empty),
   };
