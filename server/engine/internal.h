@@ -134,7 +134,8 @@ struct disk {
   struct sidecar *sc;
   struct work *work;
   struct map *map;
-  struct source *src; /* NULL: none, ever */
+  struct source *src;       /* NULL: none, ever */
+  struct source_kept *kept; /* the probe's connection, until src has it */
   struct extents *ext;
   struct claims claims;
   struct committer commit;

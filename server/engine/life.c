@@ -155,6 +155,8 @@ disk_open (const struct disk_config *cfg, char **error)
       message_set (error, "cannot use the backing store %s: %m", d->backing);
       goto fail;
     }
+    source_keep (d->src, d->kept);
+    d->kept = NULL;
   }
   /* Before the fork: who started the server may look for it at once. */
   enter_registry (d);
@@ -268,6 +270,7 @@ disk_free (struct disk *d)
   housekeeper_stop (d);
   if (d->src)
     source_free (d->src);
+  source_kept_free (d->kept);
   copiers_stop (d);
   jobs_free (d);
   extents_free (d->ext);

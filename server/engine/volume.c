@@ -206,7 +206,7 @@ probe_new (struct disk *d, const struct disk_config *cfg, char **error)
 {
   struct source_config sc = source_settings (d);
 
-  if (source_probe (&sc, &d->identity, error) == -1)
+  if (source_probe_keep (&sc, &d->identity, &d->kept, error) == -1)
     return -1;
   d->has_identity = true;
   if (cfg->has_size && cfg->size != d->identity.size) {
@@ -232,7 +232,7 @@ probe_again (struct disk *d, char **error)
   static const uint8_t none[SOURCE_DIGEST_SIZE];
 
   sc.timeout = (unsigned)min_u64 (sc.timeout, REOPEN_PROBE_MS);
-  if (source_probe (&sc, &now, &why) == -1) {
+  if (source_probe_keep (&sc, &now, &d->kept, &why) == -1) {
     log_error ("%s: going on without the backing store until it is there: %s",
                d->store_path, why);
     return 0;

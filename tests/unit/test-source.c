@@ -773,6 +773,48 @@ test_identity (void **arg)
   }
 }
 
+/* The probe's connection is the first one; one that has died meanwhile is
+ * replaced, and nobody is told that anything was lost. */
+static void
+test_kept (void **arg)
+{
+  struct source_config config = { .uri = uri, .timeout = 30000 };
+  struct source_identity identity;
+  char *error = NULL;
+
+  (void)arg;
+  for (unsigned dead = 0; dead < 2; dead++) {
+    pid_t pid = serve ("pattern", "1M", NULL);
+    struct seen *seen = new_seen ();
+    struct source *src = SOURCE (.state_changed = changed, .opaque = seen);
+    struct source_kept *kept, *unused;
+
+    assert_int_equal (source_probe_keep (&config, &identity, &kept, &error), 0);
+    assert_int_equal (source_probe_keep (&config, &identity, &unused, &error),
+                      0);
+    assert_non_null (kept);
+    source_kept_free (unused);
+    if (dead) {
+      end_server (pid);
+      pid = serve ("pattern", "1M", NULL);
+    }
+    source_keep (src, kept);
+    assert_int_equal (source_start (src, &identity), 0);
+    wait_state (src, SOURCE_CONNECTED);
+    check_read (src, 0, 4096, SOURCE_DEMAND);
+    assert_int_equal (times (seen, SOURCE_LOST), 0);
+    source_free (src);
+    /* One that is never started has it to close. */
+    src = SOURCE (.uri = uri);
+    assert_int_equal (source_probe_keep (&config, &identity, &kept, &error), 0);
+    source_keep (src, kept);
+    source_free (src);
+    end_server (pid);
+    pthread_mutex_destroy (&seen->lock);
+    free (seen);
+  }
+}
+
 static void
 read_all_ways (struct source *src)
 {
@@ -1609,6 +1651,7 @@ main (int argc, char **argv)
     cmocka_unit_test (test_refused_size),
     cmocka_unit_test (test_refused_content),
     cmocka_unit_test (test_identity),
+    cmocka_unit_test (test_kept),
     cmocka_unit_test (test_single_connection),
     cmocka_unit_test (test_demand_first),
     cmocka_unit_test (test_command),

@@ -414,6 +414,11 @@ drop_handle (struct source_conn *c)
   int fd = c->io.fd;
 
   ev_io_stop (c->thread->loop, &c->io);
+  /* The process that it came from may have it open, too: then the server would
+   * not see that it is closed. */
+  if (c->adopted && fd >= 0)
+    shutdown (fd, SHUT_WR);
+  c->adopted = false;
   nbd_close (c->h);
   c->h = NULL;
   ev_io_set (&c->io, -1, 0);
@@ -471,6 +476,7 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   struct source *src = c->src;
   uint64_t now = now_in_ms ();
   bool was_up = c->state == CONN_UP;
+  bool stale = c->adopted && !was_up;
 
   take_answers (c, now);
   if (c->h && !c->why[0]) {
@@ -515,6 +521,11 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   verify_free (c);
   if (c->index > 0)
     return;
+  if (stale && state != SOURCE_REFUSED) {
+    /* Nothing was lost that was there: connect as if nothing had been kept. */
+    c->retry_at = now;
+    return;
+  }
   if (src->command && hangs)
     command_end (src->command, true);
   if (state == SOURCE_REFUSED)
@@ -577,6 +588,15 @@ conn_open (struct source_conn *c, uint64_t now)
     LOCK_SCOPE (&c->src->lock);
     c->want_open = false;
     c->state = CONN_RESOLVING;
+  }
+  if (c->index == 0 && c->src->kept) {
+    /* Negotiated long ago. */
+    c->h = c->src->kept;
+    c->src->kept = NULL;
+    c->adopted = true;
+    set_conn_state (c, CONN_CONNECTING);
+    c->give_up_at = now + c->attempt_time;
+    return;
   }
   if (c->src->uri)
     c->resolve = resolve_begin (c->src->uri);
@@ -1072,6 +1092,12 @@ conn_stop (struct source_conn *c)
   bool last;
 
   conn_unkick (c);
+  if (src->keeping && c->state == CONN_UP && !c->dead && !c->sent.head
+      && !c->answered.head && nbd_aio_is_ready (c->h)) {
+    /* The descriptor that is watched is a duplicate, and is closed. */
+    src->kept = c->h;
+    c->h = NULL;
+  }
   drop_handle (c);
   ev_timer_stop (c->thread->loop, &c->timer);
   {

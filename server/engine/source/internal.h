@@ -138,8 +138,9 @@ struct source_conn {
   struct req_list finished; /* done is still to be called, with error */
   struct verify *verify;
   struct resolve *resolve;
-  bool dead;  /* the handle can do no more */
-  bool muted; /* TLS has something to read that is no answer */
+  bool dead;    /* the handle can do no more */
+  bool muted;   /* TLS has something to read that is no answer */
+  bool adopted; /* the handle is one that was kept */
   bool can_status;
   uint64_t block_min, block_max;
   uint64_t progress_at;  /* last sign of life, while something is sent */
@@ -228,6 +229,9 @@ struct source {
                          const char *why);
   void *opaque;
   bool probing; /* for source_probe: one attempt, with all the time */
+  bool keeping; /* the first connection is to outlive its thread */
+  /* That handle; or one from before the start, for the first connection. */
+  struct nbd_handle *kept;
 
   pthread_mutex_t lock;
   pthread_cond_t changed;

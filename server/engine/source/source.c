@@ -594,6 +594,7 @@ source_free (struct source *src)
   if (!src)
     return;
   source_stop (src);
+  nbd_close (src->kept);
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_free (&src->conn[i]);
   pthread_cond_destroy (&src->changed);
@@ -605,9 +606,32 @@ source_free (struct source *src)
   free (src);
 }
 
-int
-source_probe (const struct source_config *config,
-              struct source_identity *identity, char **error)
+/* A handle with nothing under way on it. */
+struct source_kept {
+  struct nbd_handle *h;
+};
+
+void
+source_kept_free (struct source_kept *kept)
+{
+  if (!kept)
+    return;
+  nbd_close (kept->h);
+  free (kept);
+}
+
+void
+source_keep (struct source *src, struct source_kept *kept)
+{
+  if (!kept)
+    return;
+  src->kept = kept->h;
+  free (kept);
+}
+
+static int
+probe (const struct source_config *config, struct source_identity *identity,
+       struct source_kept **kept, char **error)
 {
   struct source_config copy = *config;
   struct source *src = NULL;
@@ -627,6 +651,7 @@ source_probe (const struct source_config *config,
     goto out;
   }
   src->probing = true;
+  src->keeping = kept && !src->command;
   src->conn[0].attempt_time = src->timeout;
   src->conn[0].patience = src->timeout;
   clock_gettime (CLOCK_MONOTONIC, &until);
@@ -659,7 +684,33 @@ source_probe (const struct source_config *config,
                    src->name, src->timeout / 1000, src->timeout % 1000 / 100);
   }
 out:
+  /* Its thread gives the handle away when it is told to stop. */
+  if (r == 0 && src->keeping && (*kept = calloc (1, sizeof **kept))) {
+    source_stop (src);
+    (*kept)->h = src->kept;
+    src->kept = NULL;
+    if (!(*kept)->h) {
+      free (*kept);
+      *kept = NULL;
+    }
+  }
   source_free (src);
   io_pool_free (pool);
   return r;
+}
+
+int
+source_probe (const struct source_config *config,
+              struct source_identity *identity, char **error)
+{
+  return probe (config, identity, NULL, error);
+}
+
+int
+source_probe_keep (const struct source_config *config,
+                   struct source_identity *identity, struct source_kept **kept,
+                   char **error)
+{
+  *kept = NULL;
+  return probe (config, identity, kept, error);
 }

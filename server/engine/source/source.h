@@ -128,6 +128,17 @@ int source_probe (const struct source_config *config,
                   struct source_identity *identity, char **error)
     __attribute__ ((nonnull (1, 2, 3)));
 
+/* The same, but the connection is left open: *kept, for source_keep, or NULL if
+ * there is none to keep (a command's is not: it is run again).  A server may
+ * serve one client, once.  It has no thread, so it may cross a fork; on the
+ * other side nothing is to be done about it. */
+struct source_kept;
+int source_probe_keep (const struct source_config *config,
+                       struct source_identity *identity,
+                       struct source_kept **kept, char **error)
+    __attribute__ ((nonnull (1, 2, 3, 4)));
+void source_kept_free (struct source_kept *kept); /* NULL is fine */
+
 /* The pool.  nr_threads 0: two.  Returns 0 or -1 (errno). */
 int source_pool_start (unsigned nr_threads);
 void source_pool_stop (void);
@@ -135,6 +146,11 @@ void source_pool_stop (void);
 /* Make a source.  Nothing is connected until source_start, which needs the
  * pool.  Strings are copied.  NULL with errno on failure. */
 struct source *source_new (const struct source_config *config)
+    __attribute__ ((nonnull (1)));
+
+/* Before source_start: its first connection, which is taken over; NULL: none.
+ * One that is dead by then is replaced, as any that is lost, without a word. */
+void source_keep (struct source *src, struct source_kept *kept)
     __attribute__ ((nonnull (1)));
 
 /* Connect, in the background.  expect NULL: take the first connection's

@@ -1,0 +1,129 @@
+#!/usr/bin/python3
+"""Backing stores that serve one client, once: the connection that a volume is
+opened with is the one that it works with.
+
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import faultlib
+from faultlib import NBDKIT, PLUGIN, Client, Process, can_connect, check, wait_for
+
+M = 1 << 20
+OFF = "control=off"
+
+
+class Once(Process):
+    """A server that ends when its only client leaves.  It must not be looked
+    at: that would be the client."""
+
+    def __init__(self, t, kind, golden):
+        self.socket = t.path("once.sock")
+        self.uri = "nbd+unix:///?socket=" + self.socket
+        args = {
+            "exitlast": [NBDKIT, "-f", "-r", "-U", self.socket,
+                         "--filter=exitlast", "file", golden],
+            "limit": [NBDKIT, "-f", "-r", "-U", self.socket, "--filter=limit",
+                      "--filter=exitlast", "file", golden, "limit=1"],
+            "qemu": ["qemu-nbd", "-r", "-f", "raw", "-k", self.socket, golden],
+            "qemu-1": ["qemu-nbd", "-r", "-f", "raw", "-e", "1", "-k",
+                       self.socket, golden],
+        }[kind]
+        super().__init__("once", args, t.path("once.log"))
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+        self.start()
+        wait_for(self.listens, "the server is there")
+
+    def listens(self):
+        with open("/proc/net/unix") as f:
+            return any(line.split()[-1] == self.socket
+                       and line.split()[3] == "00010000" for line in f)
+
+
+def kinds():
+    return ["exitlast", "limit"] + (["qemu", "qemu-1"]
+                                    if shutil.which("qemu-nbd") else [])
+
+
+def test_in_the_foreground(t):
+    golden, data = t.image("golden.img", 8 * M)
+    for kind in kinds():
+        once = Once(t, kind, golden)
+        p = t.plugin(t.path(kind + ".img"), "backing=" + once.uri)
+        c = p.client()
+        check(c.read(M, M) == data[M:2 * M], kind + ": it is read")
+        ctl = p.control()
+        check(ctl.disk()["source"] == "connected", kind, ctl.disk())
+        ctl("block-allocate", device="")
+        check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), kind)
+        # Nothing is needed of it any more.
+        check(once.wait() == 0, kind + ": it is let go", once.log())
+        check("is lost" not in p.log(), "nothing was lost", p.log())
+        c.close()
+        ctl.close()
+        p.end()
+        check(t.read(kind + ".img") == data, kind + ": all of it")
+
+
+def test_in_the_background(t):
+    """The connection is made before the fork."""
+    golden, data = t.image("golden.img", 8 * M)
+    for kind in kinds():
+        once = Once(t, kind, golden)
+        s, pid = t.path(kind + ".sock"), t.path(kind + ".pid")
+        subprocess.run([NBDKIT, "-U", s, "-P", pid, PLUGIN,
+                        t.path(kind + ".img"), "backing=" + once.uri, OFF],
+                       check=True, stdin=subprocess.DEVNULL,
+                       env={**os.environ,
+                            "BACKFILL_RUNTIME_DIR": t.path("run")})
+        wait_for(lambda: can_connect(s), "it serves")
+        c = Client(s)
+        check(c.read(5 * M, M) == data[5 * M:6 * M], kind + ": it is read")
+        c.close()
+        with open(pid) as f:
+            os.kill(int(f.read()), signal.SIGTERM)
+        check(once.wait() == 0, kind + ": it ends with its client", once.log())
+
+
+def test_with_a_command_of_nbdkits(t):
+    """nbdkit --run is a parent that holds the connection, too."""
+    golden, data = t.image("golden.img", 2 * M)
+    once = Once(t, "exitlast", golden)
+    r = subprocess.run([NBDKIT, "-U", "-", PLUGIN, t.path("disk.img"),
+                        "backing=" + once.uri, OFF, "--run",
+                        "nbdcopy \"$uri\" " + t.path("copy.img")],
+                       stdin=subprocess.DEVNULL, timeout=60, check=False,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       env={**os.environ,
+                            "BACKFILL_RUNTIME_DIR": t.path("run")})
+    check(r.returncode == 0, "the copy", r.stdout)
+    check(t.read("copy.img") == data, "its bytes")
+    once.wait()
+
+
+def test_commands_that_serve_once(t):
+    """They are run again, as they are ours to run."""
+    golden, data = t.image("golden.img", 2 * M)
+    commands = ["nbdkit -f -r --filter=exitlast file " + golden,
+                "nbdkit -r -s file " + golden]
+    if shutil.which("qemu-nbd"):
+        commands.append("qemu-nbd -r -f raw " + golden)
+    for i, command in enumerate(commands):
+        name = "c%d.img" % i
+        p = t.plugin(t.path(name), "backing=[ %s ]" % command, "allocate=on")
+        ctl = p.control()
+        wait_for(lambda: ctl.job() and ctl.job()["status"] == "concluded",
+                 command)
+        check(ctl.job()["result"] == "completed", command, ctl.job())
+        ctl.close()
+        p.end()
+        check(t.read(name) == data, command)
+
+
+if __name__ == "__main__":
+    faultlib.main()
