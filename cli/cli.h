@@ -24,7 +24,8 @@ enum {
   STATUS_OK = 0,
   STATUS_FAILED = 1,
   STATUS_USAGE = 2,
-  STATUS_JOB = 3, /* the job failed or was aborted */
+  STATUS_JOB = 3,        /* the job failed or was aborted */
+  STATUS_UNANSWERED = 4, /* of several servers some did not answer */
   STATUS_INTERRUPTED = 130,
 };
 
@@ -142,6 +143,10 @@ int text_json (const json_t *value);
 
 /* The one disk of that name as query-disks has it, or NULL after a message. */
 json_t *disk_object (struct backfill *h, const char *disk);
+
+/* Notes on standard error about disks whose servers did not answer;
+ * STATUS_UNANSWERED if there are such, else STATUS_OK. */
+int disks_unanswered (struct backfill_disk_info **disks, unsigned n);
 
 /* For the completion script: the names that disks have, each ended by a NUL,
  * as they are. */

@@ -121,6 +121,14 @@ print_list (struct backfill_disk_info **disks, unsigned n)
   for (unsigned i = 0; i < n; i++) {
     int w;
 
+    if (disks[i]->unanswered != NULL) {
+      text_clean (disks[i]->name);
+      text_clean (disks[i]->store);
+      w = text_width (text_name (disks[i]->name));
+      name_width = w > name_width ? w : name_width;
+      job_width = job_width > 13 ? job_width : 13; /* "not answering" */
+      continue;
+    }
     text_clean (disks[i]->name);
     text_clean (disks[i]->store);
     text_clean (disks[i]->source);
@@ -148,6 +156,16 @@ print_list (struct backfill_disk_info **disks, unsigned n)
     const struct backfill_disk_info *d = disks[i];
 
     print_padded (text_name (d->name), name_width);
+    if (d->unanswered != NULL) {
+      print_padded ("         -", 10);
+      if (terminal)
+        print_padded ("", bar + 2);
+      print_padded ("    -", 5);
+      print_padded ("-", source_width);
+      print_padded ("not answering", job_width);
+      printf ("%s\n", d->store);
+      continue;
+    }
     printf ("%10s  ", text_bytes (buf, d->size));
     if (terminal) {
       print_bar (d->local, d->size, bar, colour);
@@ -159,6 +177,53 @@ print_list (struct backfill_disk_info **disks, unsigned n)
     print_padded (job, job_width);
     printf ("%s\n", d->store);
   }
+}
+
+/* One note for each reason. */
+static int
+note_unanswered (const char *const *reasons, size_t n)
+{
+  int status = STATUS_OK;
+
+  for (size_t i = 0; i < n; i++) {
+    CLEANUP_FREE char *text = NULL;
+    size_t j;
+
+    if (reasons[i] == NULL)
+      continue;
+    status = STATUS_UNANSWERED;
+    for (j = 0; j < i; j++)
+      if (reasons[j] != NULL && strcmp (reasons[i], reasons[j]) == 0)
+        break;
+    if (j == i && (text = strdup (reasons[i])) != NULL)
+      cli_error ("%s", text_clean (text));
+  }
+  return status;
+}
+
+int
+disks_unanswered (struct backfill_disk_info **disks, unsigned n)
+{
+  CLEANUP_FREE const char **reasons = calloc (n + 1, sizeof *reasons);
+
+  for (unsigned i = 0; reasons != NULL && i < n; i++)
+    reasons[i] = disks[i]->unanswered;
+  return reasons != NULL ? note_unanswered (reasons, n) : STATUS_FAILED;
+}
+
+static int
+print_list_json (const json_t *rows)
+{
+  size_t n = json_array_size (rows);
+  CLEANUP_FREE const char **reasons = calloc (n + 1, sizeof *reasons);
+  int status = text_json (rows);
+
+  for (size_t i = 0; reasons != NULL && i < n; i++)
+    reasons[i] = json_string_value (
+        json_object_get (json_array_get (rows, i), "unanswered"));
+  if (status != STATUS_OK || reasons == NULL)
+    return STATUS_FAILED;
+  return note_unanswered (reasons, n);
 }
 
 int
@@ -183,7 +248,7 @@ cmd_list (int argc, char **argv)
     else {
       json_t *value = json_loads (reply, 0, NULL);
 
-      status = text_json (value);
+      status = print_list_json (value);
       json_decref (value);
     }
   }
@@ -191,6 +256,7 @@ cmd_list (int argc, char **argv)
     status = cli_failed ();
   else {
     print_list (disks, n);
+    status = disks_unanswered (disks, n);
     backfill_free_disks (disks);
   }
   backfill_close (h);
@@ -402,7 +468,9 @@ cmd_create (int argc, char **argv)
     return STATUS_FAILED;
   if (backfill_create_volume (h, store, backing, size, (uint32_t)granule) == -1)
     status = cli_failed ();
-  else if (!cli.json)
+  else if (cli.json)
+    status = print_disk_json (h, store);
+  else
     printf ("made: 'backfill allocate' fills it in\n");
   backfill_close (h);
   return status;

@@ -169,7 +169,8 @@ print_help (FILE *fp)
       "  -V, --version         show the version\n"
       "\n"
       "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the job failed or was\n"
-      "aborted, 130 interrupted.\n",
+      "aborted, 4 a server does not answer, whose disks are shown as such,\n"
+      "130 interrupted.\n",
       fp);
 }
 

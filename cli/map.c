@@ -300,7 +300,7 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
   struct backfill_disk_info **disks;
   CLEANUP_FREE struct line *lines = NULL;
   int status = STATUS_OK;
-  unsigned n;
+  unsigned n, shown = 0;
 
   if (disk != NULL) {
     disks = calloc (2, sizeof *disks);
@@ -320,24 +320,30 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
     status = cli_error ("out of memory");
   for (unsigned i = 0; status == STATUS_OK && i < n; i++) {
     const char *which = disk;
+    struct line *line = &lines[shown];
     unsigned nregions;
 
+    if (disks[i]->unanswered != NULL)
+      continue;
     /* Two servers may use one name, one server does not. */
     if (which == NULL)
       which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
     if (backfill_block_get_state_map (h, which, offset, length, &nregions,
-                                      &lines[i].regions)
+                                      &line->regions)
         == -1) {
       status = cli_failed ();
       break;
     }
     text_clean (disks[i]->name);
-    picture_init (&lines[i].picture, disks[i], offset, length, lines[i].regions,
+    picture_init (&line->picture, disks[i], offset, length, line->regions,
                   nregions);
-    line_init (&lines[i]);
+    line_init (line);
+    shown++;
   }
   if (status == STATUS_OK)
-    status = print_lines (lines, n);
+    status = print_lines (lines, shown);
+  if (status == STATUS_OK)
+    status = disks_unanswered (disks, n);
   for (unsigned i = 0; lines != NULL && i < n; i++)
     free (lines[i].regions);
   backfill_free_disks (disks);

@@ -23,7 +23,9 @@ print_event (struct backfill_event *ev)
   if (localtime_r (&seconds, &tm) != NULL)
     strftime (when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
   printf ("%s.%03u  %s  ", when, (unsigned)(ev->microseconds / 1000 % 1000),
-          text_name (text_clean (ev->disk)));
+          strncmp (ev->event, "SERVER_", 7) == 0
+              ? "-"
+              : text_name (text_clean (ev->disk)));
   text_clean (ev->event);
   text_clean (ev->status);
   text_clean (ev->error);
@@ -53,6 +55,12 @@ print_event (struct backfill_event *ev)
             ev->reason != NULL ? ev->reason : "");
   else if (strcmp (ev->event, "SOURCE_BACK") == 0)
     printf ("backing store back\n");
+  else if (strcmp (ev->event, "SERVER_FOUND") == 0)
+    printf ("server found: %s\n", ev->reason);
+  else if (strcmp (ev->event, "SERVER_LOST") == 0)
+    printf ("server gone: %s\n", ev->reason);
+  else if (strcmp (ev->event, "SERVER_UNANSWERED") == 0)
+    printf ("server does not answer: %s\n", ev->reason);
   else
     printf ("%s\n", ev->event);
 }

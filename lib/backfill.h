@@ -131,6 +131,10 @@ struct backfill_disk_info {
   uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
   uint64_t guest_reads, guest_writes, flushes, commits;
   struct backfill_job_info job;
+  /* NULL, or why the disk's server did not answer: then only name and store
+   * are known, as it has entered them in the registry, and the other texts
+   * are NULL.  Only backfill_list_disks gives such. */
+  char *unanswered;
 };
 
 /* Called with the job's present state, about twice a second, when its status

@@ -621,41 +621,56 @@ backfill_create_volume (struct backfill *h, const char *store,
   return 0;
 }
 
+/* What "query-disks" has for the disks of a server that did not answer. */
+static int
+append_unanswered (json_t *all, const struct server *s)
+{
+  for (size_t i = 0; i < s->nr; i++) {
+    const struct entry *e = &s->entries[i];
+    char id[FILE_ID_MAX];
+    json_t *row = json_pack ("{s:o, s:o, s:s, s:o}", "name",
+                             wire_text (e->name), "store", wire_text (e->store),
+                             "file", file_id_text (e->file, id), "unanswered",
+                             wire_text (s->why != NULL ? s->why : ""));
+
+    if (row == NULL || json_array_append_new (all, row) == -1)
+      return -1;
+  }
+  return 0;
+}
+
 /* The answers of all servers to a query that each answers with an array, in
- * one array. */
+ * one array.  Jobs of servers that do not answer are not in it. */
 static json_t *
 query_all (struct backfill *h, const char *command)
 {
-  int64_t deadline = handle_deadline (h);
-  CLEANUP_DECREF json_t *all = json_array ();
-  struct owners owners;
+  bool disks = strcmp (command, "query-disks") == 0;
+  CLEANUP_DECREF json_t *all = NULL;
+  struct servers servers;
+  const struct server *bad = NULL;
 
-  if (all == NULL)
-    return error_nomem ();
-  if (handle_owners (h, false, &owners, deadline) == -1)
+  if (servers_ask (h, false, disks ? "query-disks" : "query-block-jobs", NULL,
+                   &servers, handle_deadline (h))
+      == -1)
     return NULL;
-  for (size_t i = 0; i < owners.len; i++) {
-    CLEANUP_DECREF json_t *part
-        = conn_execute (owners.ptr[i].conn, command, NULL, deadline);
+  all = servers_answers (&servers);
+  for (size_t i = 0; all != NULL && i < servers.len; i++) {
+    const struct server *s = &servers.ptr[i];
 
-    /* One of many that has just ended is not there any more. */
-    if (part == NULL && backfill_get_errno () == ECONNRESET
-        && h->socket == NULL)
-      continue;
-    if (part != NULL && !json_is_array (part)) {
-      error_set (EPROTO, "the server at '%s' did not answer with a list",
-                 owners.ptr[i].socket);
-      json_decref (part);
-      part = NULL;
-    }
-    if (part == NULL || json_array_extend (all, part) == -1) {
-      if (part != NULL)
-        error_nomem ();
-      handle_release (h, &owners);
-      return NULL;
+    if (s->conn == NULL)
+      bad = s;
+    if (s->conn == NULL && disks && append_unanswered (all, s) == -1) {
+      json_decref (all);
+      all = error_nomem ();
     }
   }
-  handle_release (h, &owners);
+  /* Nothing that could be given: then the reason. */
+  if (bad != NULL && all != NULL && json_array_size (all) == 0) {
+    json_decref (all);
+    all = NULL;
+    error_set (bad->err, "%s", bad->why != NULL ? bad->why : bad->socket);
+  }
+  servers_release (h, &servers);
   return json_incref (all);
 }
 

@@ -4,6 +4,7 @@
  * conn      one connection to a control socket: framing, requests, events
  * reply     JSON answers into the structs of backfill.h
  * handle    the public handle: idle connections, and calls over them
+ * ask       all servers at once
  * calls, map, events   the public calls
  *
  * Locking: a call takes a connection out of its handle and is its only user
@@ -71,6 +72,11 @@ struct conn *conn_open (const char *path, bool events, int64_t deadline)
 struct conn *conn_adopt (int fd, const char *path, bool events,
                          int64_t deadline) __attribute__ ((nonnull (2)));
 void conn_close (struct conn *conn);
+/* Is at the other end who should be?  0, or -1: EPERM, or ESRCH if another has
+ * taken the place of the one that is meant, who has gone. */
+struct trust;
+int conn_check (const struct conn *conn, const struct trust *trust)
+    __attribute__ ((nonnull (1, 2)));
 
 /* False if the server has closed it or said something unasked for. */
 bool conn_usable (struct conn *conn) __attribute__ ((nonnull (1)));
@@ -125,8 +131,6 @@ struct trust {
    * his, at a path that was used again, is not meant. */
   const char *process;
 };
-bool peer_is_trusted (const struct trust *trust, const struct conn *conn)
-    __attribute__ ((nonnull (1, 2)));
 /* Who should answer for an entry, whose strings it borrows. */
 struct trust entry_trust (const struct entry *entry)
     __attribute__ ((nonnull (1)));
@@ -170,16 +174,6 @@ struct backfill {
   char *process;      /* trust's */
 };
 
-/* One server that was found, with a connection to it. */
-struct owner {
-  char *socket;
-  struct conn *conn;
-};
-struct owners {
-  struct owner *ptr;
-  size_t len;
-};
-
 /* A connection, from the idle ones or new; the caller gives it back.  ESRCH if
  * another process has taken the place of the one that is meant: it has
  * gone. */
@@ -190,10 +184,8 @@ void handle_give (struct backfill *h, struct conn *conn)
     __attribute__ ((nonnull (1)));
 int64_t handle_deadline (struct backfill *h) __attribute__ ((nonnull (1)));
 
-/* Every live owner (or the handle's one socket), each connected. */
-int handle_owners (struct backfill *h, bool events, struct owners *owners,
-                   int64_t deadline) __attribute__ ((nonnull (1, 3)));
-void handle_release (struct backfill *h, struct owners *owners)
+/* An idle one that is fit for use, or NULL. */
+struct conn *handle_take_idle (struct backfill *h, const char *socket)
     __attribute__ ((nonnull (1, 2)));
 
 /* The server of a disk, and what it calls it: *device is malloc'd, NULL for
@@ -226,5 +218,45 @@ char *handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
 
 /* A handle over a connected socket, for tests: it cannot connect again. */
 struct backfill *handle_adopt (int fd, unsigned timeout);
+
+/* ask.c */
+
+/* ms in which every server that is asked a question must have answered. */
+#define QUESTION_TIMEOUT 2000
+
+/* One server, and what came of asking it. */
+struct server {
+  char *socket;
+  struct trust trust;
+  struct entry *entries; /* those of its disks that are believed; none of a
+                            handle's own socket */
+  size_t nr;
+  struct conn *conn; /* NULL: it did not answer; err and why */
+  json_t *reply;     /* to the command: an array, and checked */
+  int err;
+  char *why;
+};
+struct servers {
+  struct server *ptr;
+  size_t len;
+};
+/* Those of the registry that are left out. */
+struct known {
+  struct conn *const *conns; /* connected already */
+  size_t nconns;
+  char *const *processes; /* by their names, too */
+  size_t nprocesses;
+};
+/* Connect to every server that is found (or the handle's one socket) and send
+ * a command that returns an array, or none (NULL; static).  known may be NULL.
+ * -1: there is none that lives, ENXIO; or the handle's one did not answer. */
+int servers_ask (struct backfill *h, bool events, const char *command,
+                 const struct known *known, struct servers *servers,
+                 int64_t deadline) __attribute__ ((nonnull (1, 5)));
+void servers_release (struct backfill *h, struct servers *servers)
+    __attribute__ ((nonnull (1, 2)));
+/* All that was answered, in one array. */
+json_t *servers_answers (const struct servers *servers)
+    __attribute__ ((nonnull (1)));
 
 #endif

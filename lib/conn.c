@@ -361,6 +361,45 @@ conn_close (struct conn *conn)
   errno = err;
 }
 
+static bool
+is_trusted (const struct trust *trust, uid_t uid)
+{
+  switch (trust->whom) {
+  case TRUST_ANYBODY:
+    return true;
+  case TRUST_AUTHOR:
+    return uid == trust->uid;
+  case TRUST_OWNER:
+    return uid == trust->uid || trust_about (uid, NULL);
+  case TRUST_US:
+    break;
+  }
+  return trust_about (uid, NULL);
+}
+
+int
+conn_check (const struct conn *conn, const struct trust *trust)
+{
+  bool trusted = is_trusted (trust, conn->peer);
+
+  if (trust->whom != TRUST_AUTHOR) {
+    if (trusted)
+      return 0;
+    return error_set (EPERM,
+                      "control socket '%s' is served by user %lu, who is "
+                      "neither root, nor you, nor the owner of the store: "
+                      "name the socket if you trust it",
+                      conn->path, (unsigned long)conn->peer);
+  }
+  if (trusted && conn->process != NULL
+      && strcmp (conn->process, trust->process) == 0)
+    return 0;
+  return error_set (ESRCH,
+                    "control socket '%s' is now served by another %s than is "
+                    "in the registry",
+                    conn->path, trusted ? "process" : "user");
+}
+
 bool
 conn_usable (struct conn *conn)
 {

@@ -3,6 +3,8 @@
  * A subscription holds connections of its own, one for each server, that
  * began to keep events before it was returned: what happens after that is
  * seen.  Of several servers one may go; the subscription ends with the last.
+ * One of all disks looks for new servers once a second.  That one was found or
+ * has gone is told by events of our own.
  *
  * Locking: none; one thread at a time (backfill.h).
  *
@@ -13,16 +15,108 @@
 #include <stdlib.h>
 #include <string.h>
 #include <errno.h>
+#include <sys/time.h>
 
 #include "client.h"
 #include "cleanup.h"
 
+#define LOOK_INTERVAL 1000 /* ms */
+
 struct backfill_events {
+  struct backfill *h;
   struct conn **conns;
   size_t n;
   size_t turn; /* the connection that is looked at first, for fairness */
   char *name;  /* of the disk; NULL: all */
+  /* Of all disks of all servers: */
+  bool looks;
+  int64_t look_at; /* when to look for new ones */
+  char **mute;     /* processes that did not answer: not asked again */
+  size_t nmute;
+  json_t *news; /* events of our own to be given, oldest first */
 };
+
+/* Of a server that was found, or has gone. */
+static int
+add_news (struct backfill_events *events, const char *name, const char *socket)
+{
+  struct timeval now;
+  json_t *message;
+
+  gettimeofday (&now, NULL);
+  message = json_pack ("{s:s, s:{s:o}, s:{s:I, s:I}}", "event", name, "data",
+                       "reason", wire_text (socket), "timestamp", "seconds",
+                       (json_int_t)now.tv_sec, "microseconds",
+                       (json_int_t)now.tv_usec);
+  if (message != NULL && json_array_append_new (events->news, message) == 0)
+    return 0;
+  error_nomem ();
+  return -1;
+}
+
+static int
+add_mute (struct backfill_events *events, const char *process)
+{
+  char **ptr = reallocarray (events->mute, events->nmute + 1, sizeof *ptr);
+
+  if (ptr != NULL) {
+    events->mute = ptr;
+    ptr[events->nmute] = strdup (process);
+    if (ptr[events->nmute] != NULL) {
+      events->nmute++;
+      return 0;
+    }
+  }
+  error_nomem ();
+  return -1;
+}
+
+/* Take the connections of all servers that are not known yet. */
+static int
+take_servers (struct backfill_events *events, bool first, int64_t deadline)
+{
+  const struct known known = {
+    .conns = events->conns,
+    .nconns = events->n,
+    .processes = events->mute,
+    .nprocesses = events->nmute,
+  };
+  struct servers servers;
+  struct conn **ptr;
+  int r = 0;
+
+  if (servers_ask (events->h, true, NULL, &known, &servers, deadline) == -1)
+    return !first && backfill_get_errno () == ENXIO ? 0 : -1;
+  ptr = reallocarray (events->conns, events->n + servers.len, sizeof *ptr);
+  if (ptr == NULL) {
+    error_nomem ();
+    r = -1;
+  }
+  else
+    events->conns = ptr;
+  for (size_t i = 0; r == 0 && i < servers.len; i++) {
+    struct server *s = &servers.ptr[i];
+
+    if (s->conn != NULL) {
+      if (!first)
+        r = add_news (events, "SERVER_FOUND", s->socket);
+      events->conns[events->n++] = s->conn;
+      s->conn = NULL;
+    }
+    else {
+      r = add_news (events, "SERVER_UNANSWERED", s->socket);
+      if (r == 0 && s->nr > 0)
+        r = add_mute (events, s->entries[0].process);
+    }
+  }
+  servers_release (events->h, &servers);
+  if (r == 0 && events->n == 0 && first) {
+    /* Only those: then that is the error. */
+    error_set (ETIMEDOUT, "no server of disks answers");
+    r = -1;
+  }
+  return r;
+}
 
 struct backfill_events *
 backfill_events_open (struct backfill *h, const char *disk)
@@ -30,24 +124,20 @@ backfill_events_open (struct backfill *h, const char *disk)
   struct backfill_events *events = calloc (1, sizeof *events);
   int64_t deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL;
-  struct owners owners;
 
   if (events == NULL)
     return error_nomem ();
+  events->h = h;
+  events->news = json_array ();
+  if (events->news == NULL) {
+    error_nomem ();
+    goto error;
+  }
   if (disk == NULL) {
-    if (handle_owners (h, true, &owners, deadline) == -1)
+    events->looks = h->socket == NULL;
+    events->look_at = time_now () + LOOK_INTERVAL;
+    if (take_servers (events, true, deadline) == -1)
       goto error;
-    events->conns = calloc (owners.len, sizeof *events->conns);
-    if (events->conns == NULL) {
-      handle_release (h, &owners);
-      error_nomem ();
-      goto error;
-    }
-    for (size_t i = 0; i < owners.len; i++) {
-      events->conns[events->n++] = owners.ptr[i].conn;
-      owners.ptr[i].conn = NULL;
-    }
-    handle_release (h, &owners);
     return events;
   }
 
@@ -77,6 +167,10 @@ backfill_events_close (struct backfill_events *events)
     return;
   for (size_t i = 0; i < events->n; i++)
     conn_close (events->conns[i]);
+  for (size_t i = 0; i < events->nmute; i++)
+    free (events->mute[i]);
+  free (events->mute);
+  json_decref (events->news);
   free (events->conns);
   free (events->name);
   free (events);
@@ -105,6 +199,36 @@ next_of (struct backfill_events *events, struct conn *conn,
   return 0;
 }
 
+/* One of our own; as next_of. */
+static int
+next_news (struct backfill_events *events, struct backfill_event **event)
+{
+  if (json_array_size (events->news) == 0)
+    return 0;
+  *event = reply_event (json_array_get (events->news, 0));
+  json_array_remove (events->news, 0);
+  return *event == NULL ? -1 : 1;
+}
+
+/* Of several connections those that have ended go; the last stays. */
+static int
+drop_ended (struct backfill_events *events)
+{
+  for (size_t i = 0; i < events->n;) {
+    struct conn *conn = events->conns[i];
+
+    if (!conn->broken || events->n == 1) {
+      i++;
+      continue;
+    }
+    if (add_news (events, "SERVER_LOST", conn->path) == -1)
+      return -1;
+    conn_close (conn);
+    events->conns[i] = events->conns[--events->n];
+  }
+  return 0;
+}
+
 int
 backfill_events_next (struct backfill_events *events, int timeout,
                       struct backfill_event **event)
@@ -112,26 +236,39 @@ backfill_events_next (struct backfill_events *events, int timeout,
   int64_t deadline = timeout < 0 ? DEADLINE_NEVER : time_now () + timeout;
 
   for (;;) {
+    int64_t until = deadline;
+    int r;
+
     for (size_t i = 0; i < events->n; i++) {
       size_t j = (events->turn + i) % events->n;
-      int r = next_of (events, events->conns[j], event);
 
-      if (r != 0) {
+      r = next_of (events, events->conns[j], event);
+      /* Nonsense of one of several is the end of that one. */
+      if (r == -1 && events->n > 1)
+        events->conns[j]->broken = true;
+      else if (r != 0) {
         events->turn = j + 1;
         return r;
       }
     }
-    for (size_t i = 0; i < events->n;)
-      if (events->conns[i]->broken && events->n > 1) {
-        conn_close (events->conns[i]);
-        events->conns[i] = events->conns[--events->n];
-      }
-      else
-        i++;
+    if (drop_ended (events) == -1)
+      return -1;
+    r = next_news (events, event);
+    if (r != 0)
+      return r;
     if (events->conns[0]->broken)
       return error_set (ECONNRESET, "%s", backfill_get_error ());
     if (time_now () >= deadline)
       return 0;
-    conn_poll (events->conns, events->n, deadline);
+    if (events->looks && time_now () >= events->look_at) {
+      r = take_servers (events, false, handle_deadline (events->h));
+      events->look_at = time_now () + LOOK_INTERVAL;
+      if (r == -1)
+        return -1;
+      continue;
+    }
+    if (events->looks && events->look_at < until)
+      until = events->look_at;
+    conn_poll (events->conns, events->n, until);
   }
 }

@@ -25,8 +25,8 @@
 
 #define DEFAULT_TIMEOUT 60000u
 #define MAX_IDLE 8u
-/* When all owners are asked, one that hangs must not cost the whole call. */
-#define PROBE_TIMEOUT 5000
+/* ms for a server that is known to have the disk to say that it is there. */
+#define GREETING_TIMEOUT 3000
 
 #ifdef PACKAGE_VERSION
 #define VERSION_TEXT PACKAGE_VERSION
@@ -255,40 +255,28 @@ take_idle (struct backfill *h, const char *socket)
 }
 
 struct conn *
+handle_take_idle (struct backfill *h, const char *socket)
+{
+  struct conn *conn;
+
+  while ((conn = take_idle (h, socket)) != NULL && !conn_usable (conn))
+    conn_close (conn);
+  return conn;
+}
+
+struct conn *
 handle_take (struct backfill *h, const char *socket, const struct trust *trust,
              bool events, int64_t deadline)
 {
   struct conn *conn = NULL;
 
   if (!events)
-    while ((conn = take_idle (h, socket)) != NULL && !conn_usable (conn))
-      conn_close (conn);
+    conn = handle_take_idle (h, socket);
   if (conn == NULL)
     conn = conn_open (socket, events, deadline);
   if (conn == NULL)
     return NULL;
-  if (!peer_is_trusted (trust, conn)) {
-    if (trust->whom == TRUST_AUTHOR)
-      error_set (ESRCH,
-                 "control socket '%s' is now served by user %lu, who is not "
-                 "the one that is in the registry",
-                 socket, (unsigned long)conn->peer);
-    else
-      error_set (EPERM,
-                 "control socket '%s' is served by user %lu, who is neither "
-                 "root, nor you, nor the owner of the store: name the socket "
-                 "if you trust it",
-                 socket, (unsigned long)conn->peer);
-    conn_close (conn);
-    return NULL;
-  }
-  if (trust->whom == TRUST_AUTHOR
-      && (conn->process == NULL
-          || strcmp (conn->process, trust->process) != 0)) {
-    error_set (ESRCH,
-               "control socket '%s' is now served by another process than the "
-               "one that is in the registry",
-               socket);
+  if (conn_check (conn, trust) == -1) {
     conn_close (conn);
     return NULL;
   }
@@ -345,101 +333,21 @@ handle_execute (struct conn *conn, const char *device, const char *command,
   return conn_execute (conn, command, args, deadline);
 }
 
-/* "'vda', 'vdb'": for messages about disks that could be meant. */
+/* "'vda', 'vdb'": for messages about disks that could be meant.  only: of
+ * that name, or NULL. */
 static void
-append_names (char *buf, size_t size, const json_t *disks, const char *socket)
+append_names (char *buf, size_t size, const json_t *disks, const char *only,
+              const char *socket)
 {
   for (size_t i = 0; i < json_array_size (disks); i++) {
     const char *name = json_string_value (
         json_object_get (json_array_get (disks, i), "name"));
     size_t len = strlen (buf);
 
-    if (name != NULL)
+    if (name != NULL && (only == NULL || strcmp (name, only) == 0))
       snprintf (buf + len, size - len, "%s'%s'%s%s", len > 0 ? ", " : "", name,
                 socket != NULL ? " on " : "", socket != NULL ? socket : "");
   }
-}
-
-void
-handle_release (struct backfill *h, struct owners *owners)
-{
-  for (size_t i = 0; i < owners->len; i++) {
-    handle_give (h, owners->ptr[i].conn);
-    free (owners->ptr[i].socket);
-  }
-  free (owners->ptr);
-  owners->ptr = NULL;
-  owners->len = 0;
-}
-
-static int
-append_owner (struct owners *owners, const char *socket, struct conn *conn)
-{
-  struct owner *ptr = reallocarray (owners->ptr, owners->len + 1, sizeof *ptr);
-
-  if (ptr != NULL) {
-    owners->ptr = ptr;
-    ptr[owners->len].socket = strdup (socket);
-    ptr[owners->len].conn = conn;
-    if (ptr[owners->len].socket != NULL) {
-      owners->len++;
-      return 0;
-    }
-  }
-  conn_close (conn);
-  error_nomem ();
-  return -1;
-}
-
-int
-handle_owners (struct backfill *h, bool events, struct owners *owners,
-               int64_t deadline)
-{
-  char where[2048], notes[2048] = "";
-  struct entries list;
-  int r = 0;
-
-  memset (owners, 0, sizeof *owners);
-  if (h->socket != NULL) {
-    struct conn *conn = handle_take (h, h->socket, &h->trust, events, deadline);
-
-    return conn == NULL ? -1 : append_owner (owners, h->socket, conn);
-  }
-
-  if (registry_list (&list) == -1)
-    return -1;
-  for (size_t i = 0; r == 0 && i < list.len; i++) {
-    const struct entry *e = &list.ptr[i];
-    const struct trust trust = entry_trust (e);
-    int64_t probe = time_now () + PROBE_TIMEOUT;
-    struct conn *conn;
-    size_t j;
-
-    /* One server has an entry for each of its disks. */
-    for (j = 0; j < i; j++)
-      if (e->author == list.ptr[j].author
-          && strcmp (e->control, list.ptr[j].control) == 0)
-        break;
-    if (j < i || !entry_speaks (e))
-      continue;
-    conn = handle_take (h, e->control, &trust, events,
-                        probe < deadline ? probe : deadline);
-    if (conn != NULL)
-      r = append_owner (owners, e->control, conn);
-    /* Entries of the dead are nothing to talk about. */
-    else if (!has_gone ()) {
-      size_t len = strlen (notes);
-
-      snprintf (notes + len, sizeof notes - len, "; %s", backfill_get_error ());
-    }
-  }
-  entries_free (&list);
-  if (r == 0 && owners->len == 0)
-    r = error_set (ENXIO, "no server of disks found in %s%s",
-                   registry_dirs (where, sizeof where), notes);
-  if (r == -1)
-    handle_release (h, owners);
-  return r;
 }
 
 static bool
@@ -562,6 +470,7 @@ static struct conn *
 route_path (struct backfill *h, const char *path, bool events, char **device,
             int64_t deadline)
 {
+  int64_t greeting = time_now () + GREETING_TIMEOUT;
   struct conn *conn = NULL;
   struct entries list;
   struct stat st;
@@ -579,7 +488,8 @@ route_path (struct backfill *h, const char *path, bool events, char **device,
     struct entry *e = &list.ptr[i];
     const struct trust trust = entry_trust (e);
 
-    conn = handle_take (h, e->control, &trust, events, deadline);
+    conn = handle_take (h, e->control, &trust, events,
+                        greeting < deadline ? greeting : deadline);
     if (conn != NULL) {
       set_file (conn, &st);
       *device = e->store;
@@ -604,41 +514,90 @@ route_path (struct backfill *h, const char *path, bool events, char **device,
   return conn;
 }
 
-/* Find the owner that has a disk of that name, or the only owner. */
+/* A server's answer has a disk of that name; of one that did not answer, its
+ * entries have. */
+static bool
+server_has (const struct server *s, const char *name)
+{
+  if (name == NULL)
+    return true;
+  for (size_t i = 0; s->conn == NULL && i < s->nr; i++)
+    if (strcmp (s->entries[i].name, name) == 0)
+      return true;
+  for (size_t i = 0; i < json_array_size (s->reply); i++) {
+    const char *has = json_string_value (
+        json_object_get (json_array_get (s->reply, i), "name"));
+
+    if (has != NULL && strcmp (has, name) == 0)
+      return true;
+  }
+  return false;
+}
+
+/* One was found that did not answer. */
+static void
+set_unanswered (const struct server *s, const char *name)
+{
+  const char *why = s->why != NULL ? s->why : "it does not answer";
+
+  if (name != NULL)
+    error_set (s->err, "disk '%s': %s", name, why);
+  else
+    error_set (s->err, "%s", why);
+}
+
+/* "; WHY" of all that did not answer. */
+static void
+append_unanswered (char *buf, size_t size, const struct servers *servers)
+{
+  for (size_t i = 0; i < servers->len; i++) {
+    size_t len = strlen (buf);
+
+    if (servers->ptr[i].conn == NULL && servers->ptr[i].why != NULL)
+      snprintf (buf + len, size - len, "; %s", servers->ptr[i].why);
+  }
+}
+
+/* Find the server that has a disk of that name, or the only server. */
 static struct conn *
 route_name (struct backfill *h, const char *name, bool events, char **device,
             int64_t deadline)
 {
   char names[2048] = "";
-  struct owners owners;
+  struct servers servers;
   struct conn *conn = NULL;
-  size_t found = 0, which = 0;
+  struct server *which = NULL;
+  size_t found = 0;
 
-  if (handle_owners (h, events, &owners, deadline) == -1) {
+  if (servers_ask (h, events, "query-disks", NULL, &servers, deadline) == -1) {
     if (backfill_get_errno () == ENXIO && name != NULL && is_file (name))
       return route_path (h, name, events, device, deadline);
     return NULL;
   }
-  /* One owner without that name gives the better error: it lists its own. */
-  if (owners.len == 1 && (name == NULL || !is_file (name)))
-    found = 1;
-  else
-    for (size_t i = 0; i < owners.len; i++) {
-      const struct owner *owner = &owners.ptr[i];
+  for (size_t i = 0; i < servers.len; i++) {
+    struct server *s = &servers.ptr[i];
 
-      if (name == NULL || has_disk (owner->conn, name, deadline) == 1) {
-        json_t *disks
-            = handle_execute (owner->conn, name, "query-disks", NULL, deadline);
+    /* The only one without that name gives the better error: it lists its
+     * own. */
+    if (!server_has (s, name)
+        && (servers.len > 1 || s->conn == NULL || is_file (name)))
+      continue;
+    if (s->conn != NULL)
+      append_names (names, sizeof names, s->reply, name, s->socket);
+    else {
+      size_t len = strlen (names);
 
-        append_names (names, sizeof names, disks, owner->socket);
-        json_decref (disks);
-        which = i;
-        found++;
-      }
+      snprintf (names + len, sizeof names - len, "%s%s", len > 0 ? ", " : "",
+                s->why != NULL ? s->why : s->socket);
     }
-  if (found == 1) {
-    conn = owners.ptr[which].conn;
-    owners.ptr[which].conn = NULL;
+    which = s;
+    found++;
+  }
+  if (found == 1 && which->conn == NULL)
+    set_unanswered (which, name);
+  else if (found == 1) {
+    conn = which->conn;
+    which->conn = NULL;
     if (name != NULL) {
       *device = strdup (name);
       if (*device == NULL) {
@@ -655,20 +614,16 @@ route_name (struct backfill *h, const char *name, bool events, char **device,
                "store, or its control socket",
                name, names);
   else if (is_file (name)) {
-    handle_release (h, &owners);
+    servers_release (h, &servers);
     return route_path (h, name, events, device, deadline);
   }
   else {
-    for (size_t i = 0; i < owners.len; i++) {
-      json_t *disks
-          = conn_execute (owners.ptr[i].conn, "query-disks", NULL, deadline);
-
-      append_names (names, sizeof names, disks, NULL);
-      json_decref (disks);
-    }
+    for (size_t i = 0; i < servers.len; i++)
+      append_names (names, sizeof names, servers.ptr[i].reply, NULL, NULL);
+    append_unanswered (names, sizeof names, &servers);
     error_set (ENOENT, "no disk is named '%s': there are %s", name, names);
   }
-  handle_release (h, &owners);
+  servers_release (h, &servers);
   return conn;
 }
 
@@ -740,7 +695,7 @@ handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
   if (json_array_size (disks) > 1) {
     char names[2048] = "";
 
-    append_names (names, sizeof names, disks, NULL);
+    append_names (names, sizeof names, disks, NULL, NULL);
     error_set (ENOTUNIQ, "name the disk: there are %s", names);
     return NULL;
   }

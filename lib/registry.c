@@ -84,24 +84,6 @@ registry_daemon (unsigned i)
   return path;
 }
 
-bool
-peer_is_trusted (const struct trust *trust, const struct conn *conn)
-{
-  uid_t uid = conn->peer;
-
-  switch (trust->whom) {
-  case TRUST_ANYBODY:
-    return true;
-  case TRUST_AUTHOR:
-    return uid == trust->uid;
-  case TRUST_OWNER:
-    return uid == trust->uid || trust_about (uid, NULL);
-  case TRUST_US:
-    break;
-  }
-  return trust_about (uid, NULL);
-}
-
 struct trust
 entry_trust (const struct entry *e)
 {

@@ -192,6 +192,7 @@ backfill_free_disk_info (struct backfill_disk_info *info)
   free (info->source);
   free (info->source_reason);
   free (info->sync_error);
+  free (info->unanswered);
   free (info);
 }
 
@@ -218,7 +219,12 @@ reply_disk (const json_t *value)
   info->struct_size = sizeof *info;
   if (get_string (value, what, "name", &info->name) == -1
       || get_string (value, what, "store", &info->store) == -1
-      || get_optional_string (value, what, "metadata", &info->metadata) == -1
+      || get_optional_string (value, what, "unanswered", &info->unanswered)
+             == -1)
+    goto error;
+  if (info->unanswered != NULL)
+    return info;
+  if (get_optional_string (value, what, "metadata", &info->metadata) == -1
       || get_optional_string (value, what, "backing", &info->backing) == -1
       || get_uint (value, what, "size", &info->size) == -1
       || get_uint (value, what, "local", &info->local) == -1

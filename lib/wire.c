@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cleanup.h"
 #include "wire.h"
 
 /* A buffer that grew beyond this is given back once it is empty. */
@@ -217,4 +218,52 @@ wire_line (const json_t *message, size_t *len)
   memcpy (line + n, "\r\n", 3);
   *len = n + 2;
   return line;
+}
+
+/* Length of the UTF-8 character at s, 0 if it is none. */
+static size_t
+utf8_length (const char *s)
+{
+  size_t n;
+
+  /* Ends at a NUL, which is no continuation byte; a string that jansson
+   * takes is one whole character or more, so the shortest is one. */
+  for (n = 1; n <= 4 && s[n - 1] != '\0'; n++) {
+    json_t *j = json_stringn (s, n);
+
+    if (j != NULL) {
+      json_decref (j);
+      return n;
+    }
+  }
+  return 0;
+}
+
+json_t *
+wire_text (const char *s)
+{
+  json_t *j = json_string (s);
+  CLEANUP_FREE char *fixed = NULL;
+  char *to;
+
+  if (j != NULL)
+    return j;
+  to = fixed = malloc (strlen (s) * 3 + 1);
+  if (fixed == NULL)
+    return NULL;
+  while (*s != '\0') {
+    size_t n = utf8_length (s);
+
+    if (n == 0) {
+      to = stpcpy (to, "\xef\xbf\xbd");
+      s++;
+    }
+    else {
+      memcpy (to, s, n);
+      to += n;
+      s += n;
+    }
+  }
+  *to = '\0';
+  return json_string (fixed);
 }

@@ -63,4 +63,7 @@ json_t *wire_parse (const char *frame, size_t len, json_error_t *err)
 char *wire_line (const json_t *message, size_t *len)
     __attribute__ ((nonnull (1, 2)));
 
+/* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. */
+json_t *wire_text (const char *s) __attribute__ ((nonnull (1)));
+
 #endif

@@ -14,7 +14,7 @@ list is an array of disks, info one of them.
   ["vda","DIR/a.img","nbd+unix:///?socket=DIR/golden.sock",16777216,4096,0,16777216,"connected",null]
   ["","DIR/b.img",null,1000000,4096,0,1000000,"none",null]
   $ backfill info vda --json | jq -c 'keys_unsorted'
-  ["name","store","metadata","backing","size","granule","local","absent","source","complete","detached","read-only","stats","job"]
+  ["name","store","file","metadata","backing","size","granule","local","absent","source","complete","detached","read-only","stats","job"]
   $ backfill info '' --json | jq -c '.stats | keys'
   ["ahead-fetches","background-fetches","bytes-fetched","commits","demand-fetches","flushes","guest-reads","guest-writes"]
 

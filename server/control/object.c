@@ -22,53 +22,12 @@
 
 #include "cleanup.h"
 #include "command.h"
-
-/* Length of the UTF-8 character at s, 0 if it is none. */
-static size_t
-utf8_length (const char *s)
-{
-  size_t n;
-
-  /* Ends at a NUL, which is no continuation byte; a string that jansson
-   * takes is one whole character or more, so the shortest is one. */
-  for (n = 1; n <= 4 && s[n - 1] != '\0'; n++) {
-    json_t *j = json_stringn (s, n);
-
-    if (j != NULL) {
-      json_decref (j);
-      return n;
-    }
-  }
-  return 0;
-}
+#include "wire.h"
 
 json_t *
 object_text (const char *s)
 {
-  json_t *j = json_string (s);
-  CLEANUP_FREE char *fixed = NULL;
-  char *to;
-
-  if (j != NULL)
-    return j;
-  to = fixed = malloc (strlen (s) * 3 + 1);
-  if (fixed == NULL)
-    return NULL;
-  while (*s != '\0') {
-    size_t n = utf8_length (s);
-
-    if (n == 0) {
-      to = stpcpy (to, "\xef\xbf\xbd");
-      s++;
-    }
-    else {
-      memcpy (to, s, n);
-      to += n;
-      s += n;
-    }
-  }
-  *to = '\0';
-  return json_string (fixed);
+  return wire_text (s);
 }
 
 json_t *
@@ -256,6 +215,7 @@ json_t *
 object_disk (struct disk *disk)
 {
   struct disk_info info;
+  char file[FILE_ID_MAX];
   json_t *o;
   int r, err = 0;
 
@@ -277,6 +237,8 @@ object_disk (struct disk *disk)
   o = json_object ();
   r = object_set (o, "name", object_text (info.name))
       | object_set (o, "store", object_text (info.store))
+      | object_set (o, "file",
+                    json_string (file_id_text (disk_file (disk), file)))
       | object_set (o, "metadata",
                     object_text (info.metadata ? info.metadata : ""))
       | object_set (o, "backing",
