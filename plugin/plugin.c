@@ -383,6 +383,23 @@ gate_all (void)
       gate_one (disks.ptr[i]);
 }
 
+/* After gate_all. */
+static bool
+all_idle (void)
+{
+  size_t i;
+  int tries;
+
+  for (i = 0; i < disks.len; i++)
+    /* Somebody may just be finding the gate closed. */
+    for (tries = 0; !disk_is_idle (disks.ptr[i]); tries++) {
+      if (tries == 50)
+        return false;
+      usleep (10000);
+    }
+  return true;
+}
+
 static int
 backfill_get_ready (void)
 {
@@ -425,6 +442,14 @@ watch (void *arg)
   if (control)
     control_unlisten (control);
   gate_all ();
+  if (!all_idle ()) {
+    /* Nbdkit waits for its workers, and one of them may be where none comes
+     * back from.  What can be closed was closed, and the rest is as after
+     * SIGKILL whatever we do. */
+    nbdkit_error ("the local files of a disk do not answer: ending without "
+                  "waiting for them");
+    _exit (EXIT_FAILURE);
+  }
   if (control)
     busy = control_stop (control) == -1;
   return arg;
@@ -507,7 +532,8 @@ backfill_unload (void)
 
   /* Still there if the server did not come to serve. */
   for (i = 0; i < disks.len; i++)
-    disk_free (disks.ptr[i]);
+    if (disk_is_idle (disks.ptr[i]))
+      disk_free (disks.ptr[i]);
   free (disks.ptr);
   free (exports);
   if (control && !busy)

@@ -208,10 +208,12 @@ int disk_detach (struct disk *disk, char **error)
     __attribute__ ((nonnull (1, 2)));
 
 /* Close the gate, drain, commit, end the session, unlock: bounded.  May be
- * called again.  Returns 0, or -1 if the last commit failed. */
+ * called again.  Returns 0, or -1 with errno: the last commit failed, or has
+ * not ended in time (ETIMEDOUT). */
 int disk_gate (struct disk *disk) __attribute__ ((nonnull (1)));
 /* After disk_gate: nothing uses the disk any more, so that it may be freed
- * though the pools run.  False if the store does not answer. */
+ * though the pools run.  False if the store does not answer: then neither it
+ * nor what its threads use may be freed, until the process ends. */
 bool disk_is_idle (struct disk *disk) __attribute__ ((nonnull (1)));
 void disk_free (struct disk *disk);
 

@@ -80,6 +80,8 @@ keep (void *arg)
       if (pthread_cond_timedwait (&k->wake, &k->lock, &until) != 0)
         break;
   }
+  k->ended = true;
+  pthread_cond_broadcast (&k->wake);
   return NULL;
 }
 
@@ -91,24 +93,32 @@ housekeeper_start (struct disk *d)
   if (k->checkpoint_ms == 0)
     k->checkpoint_ms = CHECKPOINT_MS;
   k->checkpoint_at = k->holes_at = now_ms ();
-  k->running = true;
+  k->running = k->started = true;
   if (thread_start (&k->thread, keep, d) == 0)
     return 0;
-  k->running = false;
+  k->running = k->started = false;
   return -1;
 }
 
-void
-housekeeper_stop (struct disk *d)
+bool
+housekeeper_stop (struct disk *d, uint64_t until)
 {
   struct housekeeper *k = &d->keeper;
+  struct timespec ts = ms_to_timespec (until);
 
   {
     LOCK_SCOPE (&k->lock);
-    if (!k->running)
-      return;
+    if (!k->started)
+      return true;
     k->running = false;
-    pthread_cond_signal (&k->wake);
+    pthread_cond_broadcast (&k->wake);
+    while (!k->ended)
+      if (pthread_cond_timedwait (&k->wake, &k->lock, &ts) != 0)
+        break;
+    if (!k->ended)
+      return false;
+    k->started = false;
   }
   pthread_join (k->thread, NULL);
+  return true;
 }

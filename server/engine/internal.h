@@ -83,7 +83,7 @@ struct housekeeper {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   pthread_t thread;
-  bool running;
+  bool running, started, ended;
   uint64_t checkpoint_ms; /* 0 before the start: the default */
   /* The last ones, of bytes and of holes: ms, the thread's own. */
   uint64_t checkpoint_at, holes_at;
@@ -153,10 +153,16 @@ struct disk {
   unsigned nr_parked; /* atomic */
 
   /* Operations inside, and the gate that keeps new ones out. */
-  unsigned inside; /* atomic */
-  bool gated;      /* atomic */
-  pthread_mutex_t gate_lock;
-  bool closed; /* gate_lock */
+  unsigned inside;           /* atomic */
+  bool gated;                /* atomic */
+  pthread_mutex_t gate_lock; /* guards from here to stuck */
+  pthread_cond_t gate_ended;
+  pthread_t gate_thread;
+  bool closing, has_gate_thread;
+  uint64_t gate_ms; /* how long it may take; not changed by then */
+  bool closed;      /* its thread has done with it */
+  bool stuck;       /* a thread of the disk's did not end: it stays */
+  int close_error;
   int close_result;
 
   bool source_up; /* atomic: connected, by the last change of state */
@@ -316,15 +322,17 @@ void parked_apply (struct disk *d, uint64_t g, uint64_t end);
 /* A disk's event to the program that holds the engine. */
 void disk_emit (struct disk *d, struct disk_event *ev);
 
-/* housekeeper.c: 0 or -1.  stop may be called again, or without start. */
+/* housekeeper.c: 0 or -1.  stop may be called again, or without start; false:
+ * the thread has not ended until then (ms), and is still to be stopped. */
 int housekeeper_start (struct disk *d);
-void housekeeper_stop (struct disk *d);
+bool housekeeper_stop (struct disk *d, uint64_t until);
 
 /* job.c */
 int jobs_open (struct disk *d, char **error); /* reads the record */
 int jobs_start (struct disk *d, char **error);
-/* Stop the pump; the record stays as it is, so that a restart goes on. */
-void jobs_stop (struct disk *d);
+/* Stop the pump; the record stays as it is, so that a restart goes on.  False:
+ * it has not ended until then (ms), as for housekeeper_stop. */
+bool jobs_stop (struct disk *d, uint64_t until);
 void jobs_free (struct disk *d);
 /* Held, no job of the disk is changed or recorded. */
 pthread_mutex_t *job_verbs (struct disk *d);

@@ -1368,26 +1368,35 @@ jobs_start (struct disk *d, char **error)
   return job_start (d, &d->allocate, NULL, error);
 }
 
-void
-jobs_stop (struct disk *d)
+bool
+jobs_stop (struct disk *d, uint64_t until)
 {
   struct job *j = d->job;
+  bool ended;
 
   if (!j)
-    return;
-  LOCK_SCOPE (&j->verb_lock);
+    return true;
   {
+    LOCK_SCOPE (&j->verb_lock);
     LOCK_SCOPE (&j->lock);
     j->stop = true;
     pthread_cond_broadcast (&j->changed);
   }
   /* conclude needs verb_lock: let it have its turn. */
-  pthread_mutex_unlock (&j->verb_lock);
+  {
+    LOCK_SCOPE (&j->lock);
+    while (j->pumping && now_ms () < until)
+      sleep_until (j, until * 1000000);
+    ended = !j->pumping;
+  }
+  if (!ended)
+    return false;
   pump_join (j);
-  pthread_mutex_lock (&j->verb_lock);
+  LOCK_SCOPE (&j->verb_lock);
   if (j->status != JOB_NONE)
     write_record (d);
   j->closed = true;
+  return true;
 }
 
 void

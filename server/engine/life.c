@@ -4,6 +4,12 @@
  * waits for idle clients, so the volume is made clean while clients are still
  * attached; what they ask for afterwards gets ESHUTDOWN.
  *
+ * It is bounded, whatever hangs.  A thread that waits in a call on the disk's
+ * files cannot be ended: it is left alone, with all that it may use, that is
+ * the whole disk, and the volume stays locked until the process ends.  What it
+ * does when it goes on after all is what it would have done before: it is in
+ * nobody's way, and no one else has the volume.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
@@ -17,8 +23,9 @@
 #include "internal.h"
 #include "runtime.h"
 
-/* Of the 10 s a shutdown may take. */
-#define DRAIN_MS 7000u
+/* Of the 10 s a shutdown may take.  Five sevenths of it are for whoever works
+ * on the disk to end, the rest is the last commit's alone. */
+#define GATE_MS 7000u
 
 int
 disk_pools_start (void)
@@ -120,6 +127,8 @@ disk_open (const struct disk_config *cfg, char **error)
   pthread_mutex_init (&d->header_lock, NULL);
   pthread_mutex_init (&d->park_lock, NULL);
   pthread_mutex_init (&d->gate_lock, NULL);
+  cond_init (&d->gate_ended);
+  d->gate_ms = GATE_MS;
   claims_init (&d->claims);
   d->parked_tail = &d->parked;
   d->event = cfg->event;
@@ -209,45 +218,44 @@ drained (struct disk *d)
          && fetch_table_is_empty (d);
 }
 
-bool
-disk_is_idle (struct disk *d)
+/* Have all end who work on the disk; false: some have not until then. */
+static bool
+stop_all (struct disk *d, uint64_t until)
 {
-  return drained (d);
-}
+  bool ended = jobs_stop (d, until);
 
-int
-disk_gate (struct disk *d)
-{
-  uint64_t deadline;
-  int err;
-
-  LOCK_SCOPE (&d->gate_lock);
-  if (d->closed)
-    return d->close_result;
-  __atomic_store_n (&d->gated, true, __ATOMIC_SEQ_CST);
-  extents_stop (d->ext);
-  fetch_wake_all (d);
-  jobs_stop (d);
   if (d->src)
     source_stop (d->src);
   fetch_wake_all (d);
-  housekeeper_stop (d);
-  /* A commit of theirs may have taken long on a store that is well. */
-  deadline = now_ms () + DRAIN_MS;
-  while (!drained (d) && now_ms () < deadline)
+  ended &= housekeeper_stop (d, until);
+  while (!drained (d) && now_ms () < until)
     usleep (1000);
+  return ended && drained (d);
+}
 
-  d->close_result = -1;
-  d->closed = true;
-  if (!drained (d)) {
-    /* The store does not answer.  What has been acknowledged is made durable
-     * all the same; the session stays open, so that the next to open the volume
-     * takes what W holds. */
-    log_error ("%s: operations on the store did not end in time; left to be "
-               "recovered",
-               d->store_path);
-    commit_run (d, COMMIT_CHECKPOINT);
-    return -1;
+/* 0 or errno. */
+static int
+close_steps (struct disk *d, uint64_t until, bool *stuck)
+{
+  int err;
+
+  extents_stop (d->ext);
+  fetch_wake_all (d);
+  *stuck = false;
+  if (!stop_all (d, until)) {
+    /* The store does not answer, or slowly.  What has been acknowledged is made
+     * durable all the same; if that can be, and the others end by it, this is
+     * an end like any other.  Else the session stays open, and the volume
+     * locked, so that nobody has it beside them: the next to open it takes what
+     * W holds. */
+    err = commit_run (d, COMMIT_CHECKPOINT);
+    *stuck = !stop_all (d, now_ms () + 100);
+    if (*stuck) {
+      log_error ("%s: operations on the store did not end in time; left to be "
+                 "recovered",
+                 d->store_path);
+      return err ? err : ETIMEDOUT;
+    }
   }
   err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);
   if (err) {
@@ -256,9 +264,81 @@ disk_gate (struct disk *d)
                "recovered",
                d->store_path);
   }
-  if (volume_close (d, err == 0) == 0 && err == 0)
-    d->close_result = 0;
-  return d->close_result;
+  if (volume_close (d, err == 0) == -1 && err == 0)
+    err = errno ? errno : EIO;
+  return err;
+}
+
+static void *
+close_thread (void *arg)
+{
+  struct disk *d = arg;
+  bool stuck;
+  int err = close_steps (d, now_ms () + d->gate_ms * 5 / 7, &stuck);
+  LOCK_SCOPE (&d->gate_lock);
+
+  d->stuck = stuck;
+  d->close_error = err;
+  d->closed = true;
+  pthread_cond_broadcast (&d->gate_ended);
+  return NULL;
+}
+
+/* The gate's thread is done, and holds its lock no more: we do. */
+static void
+join_gate (struct disk *d)
+{
+  if (d->has_gate_thread)
+    pthread_join (d->gate_thread, NULL);
+  d->has_gate_thread = false;
+}
+
+bool
+disk_is_idle (struct disk *d)
+{
+  LOCK_SCOPE (&d->gate_lock);
+
+  if (d->closing && (!d->closed || d->stuck))
+    return false;
+  join_gate (d);
+  return drained (d);
+}
+
+/* Each of the steps may wait for a file that never answers, the sync most of
+ * all.  So a thread does them, and is left alone when the time is over. */
+int
+disk_gate (struct disk *d)
+{
+  struct timespec until = ms_to_timespec (now_ms () + d->gate_ms);
+  bool begin;
+
+  {
+    LOCK_SCOPE (&d->gate_lock);
+    begin = !d->closing;
+    d->closing = true;
+    if (begin) {
+      __atomic_store_n (&d->gated, true, __ATOMIC_SEQ_CST);
+      d->has_gate_thread = thread_start (&d->gate_thread, close_thread, d) == 0;
+      begin = !d->has_gate_thread;
+    }
+  }
+  if (begin)
+    close_thread (d);
+
+  LOCK_SCOPE (&d->gate_lock);
+  while (!d->closed)
+    if (pthread_cond_timedwait (&d->gate_ended, &d->gate_lock, &until) != 0)
+      break;
+  if (!d->closed) {
+    log_error (
+        "%s: the local files do not answer in time; left to be recovered",
+        d->store_path);
+    errno = ETIMEDOUT;
+    return -1;
+  }
+  join_gate (d);
+  errno = d->close_error;
+  return d->close_error ? -1 : 0;
 }
 
 void
@@ -267,7 +347,9 @@ disk_free (struct disk *d)
   if (!d)
     return;
   leave_registry (d);
-  housekeeper_stop (d);
+  /* It does not wait for the store any more: the disk is idle. */
+  while (!housekeeper_stop (d, now_ms () + d->gate_ms))
+    ;
   if (d->src)
     source_free (d->src);
   source_kept_free (d->kept);
@@ -293,6 +375,7 @@ disk_free (struct disk *d)
   pthread_mutex_destroy (&d->header_lock);
   pthread_mutex_destroy (&d->park_lock);
   pthread_mutex_destroy (&d->gate_lock);
+  pthread_cond_destroy (&d->gate_ended);
   if (d->argv)
     for (char **p = d->argv; *p; p++)
       free (*p);

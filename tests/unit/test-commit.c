@@ -938,7 +938,7 @@ holes_have_a_clock_of_their_own (void **state)
       count (&disk->copied, UINT64_C (2) << 30);
     nap_ms (5);
   }
-  housekeeper_stop (disk);
+  assert_true (housekeeper_stop (disk, now_ms () + 60000));
   assert_true (box_in_s (&box, 0));
 }
 

@@ -531,6 +531,54 @@ failed_end_is_left_to_be_recovered (void **state)
   box_close (d);
 }
 
+static bool
+can_be_freed (void *opaque)
+{
+  return disk_is_idle (opaque);
+}
+
+/* The last sync hangs, or one that the housekeeper waits for: the gate's caller
+ * has his answer in time, the volume stays locked, and is closed as ever should
+ * the store go on. */
+static void
+gate_does_not_wait_for_ever (void **state)
+{
+  (void)state;
+  assert_int_equal (disk_pools_start (), 0);
+  for (unsigned i = 0; i < 2; i++) {
+    struct disk *d = start ();
+    struct sidecar *sc;
+
+    fill_bytes (d, i * G, G, 1 + (int)i, 0);
+    calls_record (&box);
+    calls_hold (CALL_SYNC, FILE_STORE);
+    if (i == 1) {
+      d->keeper.checkpoint_ms = 1;
+      assert_int_equal (housekeeper_start (d), 0);
+      calls_wait_held ();
+    }
+    d->gate_ms = 700;
+    errno = 0;
+    assert_int_equal (disk_gate (d), -1);
+    assert_int_equal (errno, ETIMEDOUT);
+    assert_false (disk_is_idle (d));
+    box_refused (&box, &config, EBUSY, "disk", "");
+    d->gate_ms = 60000;
+    calls_let_go ();
+    assert_int_equal (disk_gate (d), 0);
+    wait_until (can_be_freed, d);
+    calls_stop ();
+    sc = box_peek (&box);
+    assert_false (sc->h.session_open);
+    sidecar_free (sc);
+    disk_free (d);
+    d = start ();
+    expect_bytes (d, i * G, G, 1 + (int)i);
+    box_close (d);
+  }
+  disk_pools_stop ();
+}
+
 /* Complete: nothing in S is looked at, and there is no W. */
 static void
 complete_needs_neither_s_nor_w (void **state)
@@ -756,6 +804,7 @@ main (void)
     TEST (no_room_to_write_again),
     TEST (failed_sync_at_open_is_not_forgotten),
     TEST (failed_end_is_left_to_be_recovered),
+    TEST (gate_does_not_wait_for_ever),
     TEST (complete_needs_neither_s_nor_w),
     TEST (read_only_writes_nothing),
     TEST (nothing_is_done_after_the_gate),
