@@ -202,6 +202,10 @@ on_completion (void *user_data, int *error)
   struct source_req *req = user_data;
   struct source_conn *c = req->conn;
 
+  /* A newer libnbd completes what is in flight in nbd_close, an older one
+   * does not; it stays where it is. */
+  if (c->closing)
+    return 1;
   /* The connection's end, or a server that is about to end it: it stays
    * among those sent, and is asked again. */
   if (*error == ENOTCONN || *error == ESHUTDOWN) {
@@ -419,7 +423,9 @@ drop_handle (struct source_conn *c)
   if (c->adopted && fd >= 0)
     shutdown (fd, SHUT_WR);
   c->adopted = false;
+  c->closing = true;
   nbd_close (c->h);
+  c->closing = false;
   c->h = NULL;
   ev_io_set (&c->io, -1, 0);
   /* The server may be about to answer. */

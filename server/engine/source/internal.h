@@ -139,6 +139,7 @@ struct source_conn {
   struct verify *verify;
   struct resolve *resolve;
   bool dead;    /* the handle can do no more */
+  bool closing; /* nbd_close runs */
   bool muted;   /* TLS has something to read that is no answer */
   bool adopted; /* the handle is one that was kept */
   bool can_status;
