@@ -9,9 +9,9 @@
  * Whoever finds none running leads the one that forms; the others wait.
  *
  * A failed sync is final (G24): the kernel has forgotten which pages were not
- * written.  W stays marked "syncing", so that the next open writes the
- * pending granules again from what the page cache shows; of what was only
- * copied it knows no more, as that can be fetched again.
+ * written.  W stays marked "syncing", so that the next open writes what the
+ * guest has pending again from what the page cache shows, and believes none of
+ * the copies, as those can be fetched again.
  *
  * Locking: committer.lock, and sync_lock for the list of syncs under way;
  * neither is held across I/O.
@@ -100,7 +100,6 @@ commit_set_failed (struct disk *d, int err)
     log_error ("cannot write the working map %s: %m", d->work->path);
   if (__atomic_compare_exchange_n (&d->commit.sticky, &none, err, false,
                                    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-    map_forget_copies (d->map);
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
                "volume is opened again, reads go on",

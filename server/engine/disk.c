@@ -41,6 +41,7 @@
 
 #include "fetch.h"
 #include "internal.h"
+#include "proof.h"
 
 struct parked {
   struct parked *next;
@@ -337,14 +338,17 @@ parked_apply (struct disk *d, uint64_t g, uint64_t end)
   struct parked *p;
 
   while (has_parked (d) && (p = parked_first (d, g, end))) {
-    int err = 0, r = map_mark (d->map, p->g, p->g + 1, MAP_GUEST);
+    int err = 0, r = proof_before (d, p->g, p->g + 1, p->buf, p->offset,
+                                   p->offset + p->length);
 
     if (r == -1)
       err = errno;
     else {
       if (p->buf ? store_pwrite (d->store, p->buf, p->length, p->offset)
-                 : store_zero (d->store, p->length, p->offset, false))
+                 : store_zero (d->store, p->length, p->offset, false)) {
         err = errno;
+        proof_failed (d, p->g, p->g + 1);
+      }
       writeback_changed (d, p->offset, p->offset + p->length);
     }
     parked_finish (d, p, err, r == 1);
@@ -381,10 +385,14 @@ parked_merge (struct disk *d, uint64_t g, char *bytes)
           memset (bytes + (p->offset - start), 0, p->length);
       }
   }
-  if (store_pwrite (d->store, bytes, length, start) == -1)
+  if (proof_before (d, g, g + 1, bytes, start, start + length) == -1
+      || store_pwrite (d->store, bytes, length, start) == -1)
     err = errno;
   writeback_changed (d, start, start + length);
-  if (err == 0 && (r = map_mark (d->map, g, g + 1, MAP_GUEST)) == -1)
+  if (err == 0
+      && (r
+          = proof_after (d, g, g + 1, MAP_GUEST, bytes, start, start + length))
+             == -1)
     err = errno;
   while ((p = parked_first (d, g, g + 1)))
     parked_finish (d, p, err, r == 1);
@@ -503,30 +511,6 @@ is_damaged (struct disk *d, uint64_t g, uint64_t end)
   return false;
 }
 
-/* What is live of [g, end) is about to be changed by a guest, whose claim is
- * held.  As map_mark. */
-static int
-mark_live (struct disk *d, uint64_t g, uint64_t end)
-{
-  int behind = 0;
-
-  for (uint64_t stop; g < end; g = stop) {
-    enum map_state state = map_run (d->map, g, end, &stop);
-    int r = 0;
-
-    if (state == MAP_LIVE)
-      r = map_mark (d->map, g, stop, MAP_GUEST);
-    else if (state == MAP_DAMAGED) {
-      errno = EIO;
-      r = -1;
-    }
-    if (r == -1)
-      return -1;
-    behind |= r;
-  }
-  return behind;
-}
-
 /* What is done of [lo, hi) at once, under its claim.  *behind as map_mark's 1,
  * also when it fails.  0 or errno. */
 static int
@@ -537,17 +521,19 @@ change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
   int r, err = 0;
 
   if (!stable) {
-    r = mark_live (d, g, last);
+    r = proof_before (d, g, last, buf, lo, hi);
     if (r == -1)
       return errno;
     *behind |= r == 1;
   }
   if (buf ? store_pwrite (d->store, buf, hi - lo, lo)
-          : store_zero (d->store, hi - lo, lo, punch))
+          : store_zero (d->store, hi - lo, lo, punch)) {
     err = errno;
+    proof_failed (d, g, last);
+  }
   writeback_changed (d, lo, hi);
   if (err == 0 && !stable) {
-    r = map_mark (d->map, g, last, MAP_GUEST);
+    r = proof_after (d, g, last, MAP_GUEST, buf, lo, hi);
     if (r == -1)
       err = errno;
     *behind |= r == 1;

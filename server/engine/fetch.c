@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fetch.h"
+#include "proof.h"
 
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
@@ -331,6 +332,10 @@ zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
 {
   uint64_t at = offset;
 
+  if (proof_before (d, granule_floor (d, offset), granule_ceil (d, end), NULL,
+                    offset, end)
+      == -1)
+    return errno;
   while (at < end) {
     uint64_t start, stop;
 
@@ -345,7 +350,8 @@ zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
   }
   if (full && store_preallocate (d->store, end - offset, offset) == -1)
     return errno;
-  if (map_mark (d->map, granule_floor (d, offset), granule_ceil (d, end), how)
+  if (proof_after (d, granule_floor (d, offset), granule_ceil (d, end), how,
+                   NULL, offset, end)
       == -1)
     return errno;
   return 0;
@@ -422,16 +428,16 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
         return err;
     }
     else {
-      err = store_pwrite (d->store, f->buf + (start - f->offset), stop - start,
-                          start)
-                    == -1
-                ? errno
-                : 0;
+      const char *buf = f->buf + (start - f->offset);
+
+      if (proof_before (d, g, n, buf, start, stop) == -1)
+        return errno;
+      err = store_pwrite (d->store, buf, stop - start, start) == -1 ? errno : 0;
       /* An earlier fetch of it may have failed half way, and be listed. */
       writeback_changed (d, start, stop);
       if (err)
         return err;
-      if (map_mark (d->map, g, n, MAP_COPIED) == -1)
+      if (proof_after (d, g, n, MAP_COPIED, buf, start, stop) == -1)
         return errno;
       count (&d->copied, stop - start);
       *wrote = true;

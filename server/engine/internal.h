@@ -174,6 +174,10 @@ struct disk {
   bool detached;   /* atomic */
   uid_t owner;     /* atomic: the store's, by the housekeeper's last look */
 
+  /* atomic: a change has failed, and what W's sums of it are is not known */
+  bool sums_unsure;
+  bool count_behind; /* atomic: it could not be raised */
+
   /* Since the last checkpoint. */
   uint64_t copied; /* atomic, bytes */
 

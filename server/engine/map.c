@@ -46,10 +46,10 @@ enum { UNLOADED, ABSENT, STABLE, HOLE, DAMAGED, FIRST_PAGE };
 
 struct page {
   uint64_t live[WORDS], stable[WORDS], guest[WORDS];
-  uint32_t gen;   /* changes when the page is taken from its sector */
-  uint32_t index; /* sector; UINT32_MAX: free */
+  uint64_t named[WORDS]; /* W has their bits */
+  uint32_t gen;          /* changes when the page is taken from its sector */
+  uint32_t index;        /* sector; UINT32_MAX: free */
   bool in_pending;
-  bool w_behind; /* W lacks bits of this page: a write to it failed */
   struct page *next_free;
 };
 
@@ -69,7 +69,7 @@ struct map {
   struct sidecar *sc;
   struct work *work;
   bool complete;
-  bool no_copies; /* atomic: none goes to W any more */
+  bool w_fails;   /* atomic: said so */
   bool has_guest; /* atomic: a commit that only flushes has something to do */
 
   uintptr_t *table; /* atomic; changed under the stripe's lock */
@@ -256,7 +256,7 @@ page_release (struct map *m, struct page *p)
   LOCK_SCOPE (&m->pool_lock);
   __atomic_add_fetch (&p->gen, 1, __ATOMIC_ACQ_REL);
   p->index = UINT32_MAX;
-  p->in_pending = p->w_behind = false;
+  p->in_pending = false;
   p->next_free = m->free_pages;
   m->free_pages = p;
 }
@@ -328,7 +328,7 @@ page_new (struct map *m, uint32_t index)
       m->pages[m->nr_pages++] = p;
     }
     p->index = index;
-    p->in_pending = p->w_behind = false;
+    p->in_pending = false;
   }
   /* A reader may still look at a reused page: it finds the generation
    * changed, but the words must be written atomically. */
@@ -337,6 +337,7 @@ page_new (struct map *m, uint32_t index)
 
     word_set (&p->live[w], past);
     word_set (&p->stable[w], past);
+    word_set (&p->named[w], 0);
     p->guest[w] = 0;
   }
   return p;
@@ -558,6 +559,47 @@ map_is_stable (struct map *m, uint64_t g, uint64_t end)
   return true;
 }
 
+/* As map_named_run, of bit a of a sector. */
+static enum map_named
+sector_named (struct map *m, uint32_t index, uint32_t a, uint32_t b,
+              uint32_t *end)
+{
+  for (;;) {
+    uintptr_t e = entry_load (m, index);
+    const struct page *p = (const struct page *)e;
+    bool stable, named;
+    uint32_t gen;
+
+    *end = b;
+    if (e < FIRST_PAGE)
+      return e == STABLE ? MAP_STABLE : MAP_NOT_NAMED;
+    if (!page_begin (m, index, e, &gen))
+      continue;
+    stable = word_get (&p->stable[a / 64]) >> (a % 64) & 1;
+    named = word_get (&p->named[a / 64]) >> (a % 64) & 1;
+    *end = run_of (p->stable, a + 1, b, stable);
+    if (!stable)
+      *end = run_of (p->named, a + 1, *end, named);
+    if (page_still (p, gen))
+      return stable ? MAP_STABLE : named ? MAP_NAMED : MAP_NOT_NAMED;
+  }
+}
+
+enum map_named
+map_named_run (struct map *m, uint64_t g, uint64_t limit, uint64_t *end)
+{
+  uint32_t a = (uint32_t)(g % BITS), stop;
+  enum map_named named;
+
+  *end = limit;
+  if (map_is_complete (m))
+    return MAP_STABLE;
+  named = sector_named (m, (uint32_t)(g / BITS), a,
+                        (uint32_t)min_u64 (BITS, limit - g + a), &stop);
+  *end = g + stop - a;
+  return named;
+}
+
 /* What is live of a sector.  False: it would have to be read first. */
 static bool
 sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b, bool load,
@@ -703,98 +745,103 @@ page_pending (struct map *m, struct page *p)
   return 0;
 }
 
-void
-map_forget_copies (struct map *m)
+/* The stripe is held.  Bits of words [first, end) that W is to show, of one
+ * plane, if more were named. */
+static void
+work_words (const struct page *p, enum work_plane plane, unsigned first,
+            unsigned end, const uint64_t *more, uint64_t *words)
 {
-  uint64_t words[WORDS];
-  bool failed = false;
+  for (unsigned w = first; w < end; w++) {
+    uint64_t named = (p->named[w] | more[w]) & ~p->stable[w];
 
-  if (!m->work || __atomic_exchange_n (&m->no_copies, true, __ATOMIC_ACQ_REL))
-    return;
-  for (uint32_t i = 0; i < m->nr_sectors; i++) {
-    LOCK_SCOPE (stripe_of (m, i));
-    struct page *p = (struct page *)entry_get (m, i);
-    bool any = false;
-
-    if ((uintptr_t)p < FIRST_PAGE)
-      continue;
-    for (unsigned w = 0; w < WORDS; w++) {
-      any |= (p->live[w] & ~p->stable[w]) != 0;
-      words[w] = p->guest[w] & ~p->stable[w];
-    }
-    if (!any)
-      continue;
-    /* It lacks nothing after this; if it fails it has more than it should,
-     * until a guest's next mark writes all of it. */
-    p->w_behind = work_write (m->work, i, 0, WORDS, words) == -1;
-    failed |= p->w_behind;
+    words[w] = plane == WORK_GUEST ? named & p->guest[w] : named & ~p->guest[w];
   }
-  if (failed)
-    log_error ("cannot write the working map %s: %m; copies that could not be "
-               "made durable may be taken for good when the volume is opened "
-               "again: check it against its source",
+}
+
+static int
+say_behind (struct map *m)
+{
+  if (!__atomic_exchange_n (&m->w_fails, true, __ATOMIC_RELAXED))
+    log_error ("cannot write the working map %s: %m; writes are made durable "
+               "one by one until it can",
                m->work->path);
+  return 1;
+}
+
+/* Bits [a, b) of a page, which are live or guest already if they are new.  The
+ * stripe is held.  0; 1: W does not name them. */
+static int
+name_bits (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
+{
+  unsigned first = a / 64, end = (b + 63) / 64;
+  uint64_t more[WORDS] = { 0 }, words[WORDS], copies = 0;
+  bool guest = (how & ~MAP_UNPROVED) == MAP_GUEST;
+  int r;
+
+  if (how == MAP_HOLE || !m->work)
+    return 0;
+  if (how & MAP_UNPROVED)
+    return guest ? say_behind (m) : 1;
+  for (unsigned w = first; w < end; w++) {
+    more[w] = mask_of (w, a, b);
+    copies |= p->named[w] & more[w];
+  }
+  work_words (p, guest ? WORK_GUEST : WORK_COPIES, first, end, more, words);
+  r = work_write (m->work, guest ? WORK_GUEST : WORK_COPIES, p->index, first,
+                  end - first, words + first);
+  /* Those that were copies and are the guest's now: in both meanwhile. */
+  if (r == 0 && guest && copies) {
+    work_words (p, WORK_COPIES, first, end, more, words);
+    (void)work_write (m->work, WORK_COPIES, p->index, first, end - first,
+                      words + first);
+  }
+  if (r == -1)
+    return guest ? say_behind (m) : 1;
+  if (guest)
+    __atomic_store_n (&m->w_fails, false, __ATOMIC_RELAXED);
+  for (unsigned w = first; w < end; w++)
+    word_set (&p->named[w], p->named[w] | (more[w] & ~p->stable[w]));
+  return 0;
 }
 
 /* Bits [a, b) of a page.  The stripe is held. */
 static int
-mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b,
-           enum map_mark how)
+mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
 {
   unsigned first = a / 64, end = (b + 63) / 64;
-  bool no_copies = __atomic_load_n (&m->no_copies, __ATOMIC_ACQUIRE);
-  uint64_t words[WORDS];
-  bool news = false;
-  int r = 0;
+  bool guest = (how & ~MAP_UNPROVED) == MAP_GUEST;
+  bool news = false, unnamed = false;
+  int r;
 
   for (unsigned w = first; w < end; w++) {
     uint64_t mask = mask_of (w, a, b);
 
-    news |= (how == MAP_GUEST ? mask & ~p->stable[w] & ~p->guest[w]
-                              : mask & ~p->live[w])
+    news |= (guest ? mask & ~p->stable[w] & ~p->guest[w] : mask & ~p->live[w])
             != 0;
+    unnamed |= (mask & ~p->stable[w] & ~p->named[w]) != 0;
   }
-  if (!news && !(how == MAP_GUEST && p->w_behind))
+  /* One that W could not be told of is tried again. */
+  if (!news && !(guest && unnamed && m->work))
     return 0;
   if (page_pending (m, p) == -1)
     return -1;
 
-  if (how != MAP_HOLE && m->work && !(how == MAP_COPIED && no_copies)) {
-    unsigned wf = p->w_behind ? 0 : first, we = p->w_behind ? WORDS : end;
-
-    for (unsigned w = wf; w < we; w++)
-      words[w] = ((no_copies ? p->guest[w] : p->live[w]) | mask_of (w, a, b))
-                 & ~p->stable[w];
-    if (work_write (m->work, p->index, wf, we - wf, words + wf) == -1) {
-      if (how == MAP_GUEST) {
-        if (!p->w_behind)
-          log_error ("cannot write the working map %s: %m; writes are made "
-                     "durable one by one until it can",
-                     m->work->path);
-        r = 1;
-      }
-      p->w_behind = true;
-    }
-    else
-      p->w_behind = false;
-  }
-  for (unsigned w = first; w < end; w++) {
-    uint64_t mask = mask_of (w, a, b);
-
-    if (how == MAP_GUEST)
-      p->guest[w] |= mask & ~p->stable[w];
-    word_set (&p->live[w], p->live[w] | mask);
-  }
+  /* guest first, as it says to which plane of W they belong. */
+  for (unsigned w = first; guest && w < end; w++)
+    p->guest[w] |= mask_of (w, a, b) & ~p->stable[w];
+  r = name_bits (m, p, a, b, how);
+  for (unsigned w = first; w < end; w++)
+    word_set (&p->live[w], p->live[w] | mask_of (w, a, b));
   /* Now that it is listed and shows the bits: a snapshot that is taken before
    * this has them, or leaves this as it is. */
-  if (how == MAP_GUEST)
+  if (guest)
     __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
-  return r;
+  return guest ? r : 0;
 }
 
 static int
 mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
-             enum map_mark how)
+             unsigned how)
 {
   LOCK_SCOPE (stripe_of (m, index));
   uintptr_t e = entry_get (m, index);
@@ -812,7 +859,7 @@ mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
   case STABLE:
     return 0;
   case HOLE:
-    if (how != MAP_GUEST)
+    if ((how & ~MAP_UNPROVED) != MAP_GUEST)
       return 0;
     p = page_new (m, index);
     if (!p)
@@ -848,7 +895,7 @@ mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
 }
 
 int
-map_mark (struct map *m, uint64_t g, uint64_t end, enum map_mark how)
+map_mark (struct map *m, uint64_t g, uint64_t end, unsigned how)
 {
   int err = 0, behind = 0;
 
@@ -913,14 +960,31 @@ recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
 }
 
 int
-map_recover (struct map *m, struct work *old)
+map_old_words (struct work *old, bool copies, uint32_t index,
+               uint64_t words[WORK_WORDS])
+{
+  uint64_t more[WORK_WORDS];
+
+  if (work_read (old, WORK_GUEST, index, words) == -1)
+    return -1;
+  if (!copies)
+    return 0;
+  if (work_read (old, WORK_COPIES, index, more) == -1)
+    return -1;
+  for (unsigned w = 0; w < WORK_WORDS; w++)
+    words[w] |= more[w];
+  return 0;
+}
+
+int
+map_recover (struct map *m, struct work *old, bool copies)
 {
   uint64_t words[WORK_WORDS];
 
   for (uint32_t i = 0; work_next (old, i, &i) && i < m->nr_sectors; i++) {
     uint32_t bits = sector_bits (m, i);
 
-    if (work_read (old, i, words) == -1)
+    if (map_old_words (old, copies, i, words) == -1)
       return -1;
     for (uint32_t a = 0; a < bits;) {
       uint32_t start = run_of (words, a, bits, false);
@@ -1148,23 +1212,71 @@ group_is_clean (struct map *m, uint32_t first)
   return true;
 }
 
+/* The stripe is held.  W names these bits no more: before anyone sees that they
+ * are stable, and changes their bytes without their sums. */
+static int
+unname_bits (struct map *m, struct page *p, const uint64_t *snap)
+{
+  static const uint64_t none[WORDS];
+  uint64_t words[WORDS];
+  bool any[WORK_PLANES] = { false };
+
+  for (unsigned w = 0; w < WORDS; w++) {
+    uint64_t named = p->named[w] & snap[w] & ~p->stable[w];
+
+    any[WORK_GUEST] |= (named & p->guest[w]) != 0;
+    any[WORK_COPIES] |= (named & ~p->guest[w]) != 0;
+  }
+  for (unsigned plane = 0; m->work && plane < WORK_PLANES; plane++) {
+    if (!any[plane])
+      continue;
+    work_words (p, (enum work_plane)plane, 0, WORDS, none, words);
+    for (unsigned w = 0; w < WORDS; w++)
+      words[w] &= ~snap[w];
+    if (work_write (m->work, (enum work_plane)plane, p->index, 0, WORDS, words)
+        == -1)
+      return -1;
+  }
+  return 0;
+}
+
+/* The stripe is held.  It waits for the next commit, with what the last one
+ * took.  Room is reserved. */
+static void
+pend_again (struct map *m, struct page *p)
+{
+  if (p->in_pending)
+    return;
+  LOCK_SCOPE (&m->pool_lock);
+  m->pending_reserve--;
+  (void)pending_add (m, p->index);
+  p->in_pending = true;
+}
+
 /* The stripe is held.  Bits that S holds now. */
 static void
-publish_bits (struct map *m, uint32_t index, const uint64_t *snap)
+publish_bits (struct map *m, const struct snap_page *sp)
 {
-  uintptr_t e = entry_get (m, index);
+  uintptr_t e = entry_get (m, sp->index);
   struct page *p = (struct page *)e;
   bool all = true;
 
   if (e < FIRST_PAGE)
     return;
+  if (unname_bits (m, p, sp->snap) == -1) {
+    pend_again (m, p);
+    if (sp->guest)
+      __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+    return;
+  }
   for (unsigned w = 0; w < WORDS; w++) {
-    p->guest[w] &= ~snap[w];
-    word_set (&p->stable[w], p->stable[w] | snap[w]);
+    p->guest[w] &= ~sp->snap[w];
+    word_set (&p->stable[w], p->stable[w] | sp->snap[w]);
+    word_set (&p->named[w], p->named[w] & ~sp->snap[w]);
     all &= p->stable[w] == ~UINT64_C (0);
   }
   if (all) {
-    entry_set (m, index, STABLE);
+    entry_set (m, sp->index, STABLE);
     page_release (m, p);
   }
 }
@@ -1177,20 +1289,12 @@ map_snapshot_publish (struct map *m, struct map_snapshot *s)
     uint32_t group = index / GROUP;
     LOCK_SCOPE (stripe_of (m, index));
 
-    publish_bits (m, index, s->page[i].snap);
+    publish_bits (m, &s->page[i]);
     /* Pages are in order: punch once, after the last of its group. */
     if (m->work
         && (i + 1 == s->nr_pages || s->page[i + 1].index / GROUP != group)
-        && group_is_clean (m, group * GROUP)) {
+        && group_is_clean (m, group * GROUP))
       work_punch (m->work, group);
-      for (uint32_t j = group * GROUP;
-           j < (group + 1) * GROUP && j < m->nr_sectors; j++) {
-        uintptr_t e = entry_get (m, j);
-
-        if (e >= FIRST_PAGE)
-          ((struct page *)e)->w_behind = false;
-      }
-    }
   }
   for (size_t r = 0; r < s->written.len; r++)
     for (uint32_t i = s->written.ptr[r].first; i < s->written.ptr[r].end; i++) {
@@ -1211,12 +1315,8 @@ map_snapshot_return (struct map *m, struct map_snapshot *s)
     LOCK_SCOPE (stripe_of (m, index));
     struct page *p = (struct page *)entry_get (m, index);
 
-    if ((uintptr_t)p < FIRST_PAGE || p->in_pending)
-      continue;
-    LOCK_SCOPE (&m->pool_lock);
-    m->pending_reserve--;
-    (void)pending_add (m, index);
-    p->in_pending = true;
+    if ((uintptr_t)p >= FIRST_PAGE)
+      pend_again (m, p);
   }
   pending_unreserve (m);
   for (size_t r = 0; r < s->holes.len; r++) {

@@ -35,6 +35,9 @@ enum map_mark {
   MAP_COPIED, /* fetched: losing the bit costs a fetch */
   MAP_HOLE,   /* zeros in the source, a hole here: not even written to W */
 };
+/* With one of them: its sums could not be written (errno), so W must not name
+ * it. */
+#define MAP_UNPROVED 8u
 
 /* sc is used as long as the map lives; work may be NULL (read-only: nothing
  * is written).  fresh: the sidecar was just made, no bit is set.  complete:
@@ -63,20 +66,28 @@ uint64_t map_live_bytes (struct map *m, uint64_t g, uint64_t end)
 bool map_try_live_bytes (struct map *m, uint64_t g, uint64_t end,
                          uint64_t *bytes) __attribute__ ((nonnull (1, 4)));
 
-/* Make [g, end) live; its data is in the store already.  0; 1 when W could
- * not be written (the bits are set: a guest's write must be committed before
- * the reply); -1 when bits could not be set: EIO, their sector of S is
- * damaged or cannot be read, or ENOMEM. */
-int map_mark (struct map *m, uint64_t g, uint64_t end, enum map_mark how)
+/* Make [g, end) live; its data is in the store already, and its sums are in W
+ * (proof.h).  0; 1 when W could not be written or must not be (the bits are
+ * set: a guest's write must be committed before the reply); -1 when bits could
+ * not be set: EIO, their sector of S is damaged or cannot be read, or ENOMEM.
+ */
+int map_mark (struct map *m, uint64_t g, uint64_t end, unsigned how)
     __attribute__ ((nonnull (1)));
 
-/* A sync failed: what copies the disk has lost may not be in the page cache any
- * more.  From now on W knows the guest's bits only, so that whoever recovers
- * from it fetches the copies again. */
-void map_forget_copies (struct map *m) __attribute__ ((nonnull (1)));
+/* Whether W names granule g, and in *end where that ends: after g, at most
+ * limit.  Who has the claim may change the sums of what it names, and must
+ * before its bytes; of what it does not name, before it is marked.  What is
+ * stable is never named again. */
+enum map_named { MAP_NOT_NAMED, MAP_NAMED, MAP_STABLE };
+enum map_named map_named_run (struct map *m, uint64_t g, uint64_t limit,
+                              uint64_t *end) __attribute__ ((nonnull (1, 4)));
 
-/* Recovery, single-threaded: all that old W holds becomes pending-guest. */
-int map_recover (struct map *m, struct work *old)
+/* What old W names of sector index: the guest's, and copies if they are
+ * believed. */
+int map_old_words (struct work *old, bool copies, uint32_t index,
+                   uint64_t words[WORK_WORDS]) __attribute__ ((nonnull (1, 4)));
+/* Recovery, single-threaded: all that becomes pending-guest. */
+int map_recover (struct map *m, struct work *old, bool copies)
     __attribute__ ((nonnull (1, 2)));
 
 /* True if every granule is live.  Cheap when asked again and again. */

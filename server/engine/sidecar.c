@@ -33,7 +33,7 @@
 #define AREA_SIZE 24u
 #define MAX_AREAS 64u
 
-enum { AREA_MAP = 1, AREA_JOB = 2 };
+enum { AREA_MAP = 1, AREA_JOB = 2, AREA_COUNT = 3 };
 /* A program that does not know the area's kind must refuse the volume. */
 #define AREA_MUST_KNOW 1u
 
@@ -47,6 +47,7 @@ enum {
   FIELD_FETCH = 7,
   FIELD_CONNECTIONS = 8,
   FIELD_STORE = 9,
+  FIELD_NONCE = 10,
 };
 
 #define JOB_MAGIC "BKJOB\r\n\0"
@@ -175,6 +176,14 @@ pack_number (struct packer *pk, uint32_t id, uint64_t n)
   return 1;
 }
 
+static bool
+has_nonce (const struct sidecar_header *h)
+{
+  static const uint8_t none[SIDECAR_NONCE_SIZE];
+
+  return memcmp (h->nonce, none, sizeof none) != 0;
+}
+
 /* buf holds SIDECAR_HEADER_SIZE bytes.  -1 with ENAMETOOLONG if the strings
  * do not fit. */
 static int
@@ -203,14 +212,19 @@ pack_header (const struct sidecar_header *h, uint8_t *buf)
   put_le32 (buf + 156, h->session_pid);
   memcpy (buf + 160, h->boot_id, SIDECAR_BOOT_ID_SIZE);
 
-  for (int kind = AREA_MAP; kind <= AREA_JOB; kind++) {
-    uint64_t offset = kind == AREA_MAP ? h->map_offset : h->job_offset;
-    uint64_t length = kind == AREA_MAP ? h->map_length : h->job_length;
+  for (int kind = AREA_MAP; kind <= AREA_COUNT; kind++) {
+    uint64_t offset = kind == AREA_MAP   ? h->map_offset
+                      : kind == AREA_JOB ? h->job_offset
+                                         : h->count_offset;
+    uint64_t length = kind == AREA_MAP   ? h->map_length
+                      : kind == AREA_JOB ? h->job_length
+                                         : h->count_length;
 
     if (length == 0)
       continue;
     put_le32 (buf + pk.len, (uint32_t)kind);
-    put_le32 (buf + pk.len + 4, AREA_MUST_KNOW);
+    /* Who does not know the count does not know the W that needs it. */
+    put_le32 (buf + pk.len + 4, kind == AREA_COUNT ? 0 : AREA_MUST_KNOW);
     put_le64 (buf + pk.len + 8, offset);
     put_le64 (buf + pk.len + 16, length);
     pk.len += AREA_SIZE;
@@ -221,6 +235,10 @@ pack_header (const struct sidecar_header *h, uint8_t *buf)
   fields += pack_string (&pk, FIELD_WORK, h->work);
   fields += pack_string (&pk, FIELD_CONTROL, h->control);
   fields += pack_string (&pk, FIELD_STORE, h->store);
+  if (has_nonce (h)) {
+    pack_field (&pk, FIELD_NONCE, h->nonce, sizeof h->nonce);
+    fields++;
+  }
   fields += pack_number (&pk, FIELD_TIMEOUT, h->timeout);
   fields += pack_number (&pk, FIELD_RETRY, h->retry);
   fields += pack_number (&pk, FIELD_FETCH, h->fetch_unit);
@@ -291,6 +309,11 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
     case FIELD_STORE:
       string = &h->store;
       break;
+    case FIELD_NONCE:
+      if (len != sizeof h->nonce)
+        return -1;
+      memcpy (h->nonce, p, sizeof h->nonce);
+      break;
     case FIELD_TIMEOUT:
     case FIELD_RETRY:
     case FIELD_FETCH:
@@ -318,21 +341,28 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
   return 0;
 }
 
+static bool
+apart (uint64_t a, uint64_t a_length, uint64_t b, uint64_t b_length)
+{
+  return a_length == 0 || b_length == 0 || a + a_length <= b
+         || b + b_length <= a;
+}
+
 /* An area takes nothing of the header, nor of another. */
 static bool
 areas_are_apart (const struct sidecar_header *h)
 {
-  uint64_t map_end = h->map_offset + h->map_length;
-  uint64_t job_end = h->job_offset + h->job_length;
+  const uint64_t head = 2 * SIDECAR_HEADER_SIZE;
 
-  if (h->map_length
-      && (h->map_offset < 2 * SIDECAR_HEADER_SIZE
-          || h->map_offset % SIDECAR_SECTOR != 0))
-    return false;
-  if (h->job_length && h->job_offset < 2 * SIDECAR_HEADER_SIZE)
-    return false;
-  return h->map_length == 0 || h->job_length == 0 || map_end <= h->job_offset
-         || job_end <= h->map_offset;
+  return (h->map_length == 0 || h->map_offset % SIDECAR_SECTOR == 0)
+         && apart (0, head, h->map_offset, h->map_length)
+         && apart (0, head, h->job_offset, h->job_length)
+         && apart (0, head, h->count_offset, h->count_length)
+         && apart (h->map_offset, h->map_length, h->job_offset, h->job_length)
+         && apart (h->map_offset, h->map_length, h->count_offset,
+                   h->count_length)
+         && apart (h->job_offset, h->job_length, h->count_offset,
+                   h->count_length);
 }
 
 /* What a whole copy says.  file_size is the sidecar's own. */
@@ -406,6 +436,10 @@ unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
       h->job_offset = offset;
       h->job_length = length;
     }
+    else if (kind == AREA_COUNT) {
+      h->count_offset = offset;
+      h->count_length = length;
+    }
     else if (flags & AREA_MUST_KNOW) {
       message_set (error,
                    "the sidecar %s has an area of kind %u, which this program "
@@ -420,6 +454,7 @@ unpack_header (const uint8_t *buf, uint64_t file_size, const char *path,
              < (granules + SIDECAR_BITS - 1) / SIDECAR_BITS)
     goto nonsense;
   if ((h->job_length != 0 && h->job_length < 2 * SIDECAR_JOB_SIZE)
+      || (h->count_length != 0 && h->count_length < SIDECAR_COUNT_SIZE)
       || !areas_are_apart (h))
     goto nonsense;
   if (unpack_fields (buf, pos, end, get_le32 (buf + 188), h) == -1)
@@ -730,7 +765,7 @@ struct sidecar *
 sidecar_create (const char *path, const struct sidecar_header *h, char **error)
 {
   struct sidecar *sc = sidecar_alloc (path, false, error);
-  static const uint8_t zeros[2 * SIDECAR_JOB_SIZE];
+  static const uint8_t zeros[2 * SIDECAR_JOB_SIZE + SIDECAR_COUNT_SIZE];
   char *temp = NULL;
   int err;
 
@@ -742,6 +777,8 @@ sidecar_create (const char *path, const struct sidecar_header *h, char **error)
   sc->h.sequence = 0;
   sc->h.job_offset = SIDECAR_JOB_OFFSET;
   sc->h.job_length = 2 * SIDECAR_JOB_SIZE;
+  sc->h.count_offset = SIDECAR_COUNT_OFFSET;
+  sc->h.count_length = SIDECAR_COUNT_SIZE;
   sc->h.map_offset = SIDECAR_MAP_OFFSET;
   sc->h.map_length = 0;
   if (!(h->state & SIDECAR_COMPLETE))
@@ -896,11 +933,64 @@ sidecar_sync_job (struct sidecar *sc)
   return store_sync_fd (sc->job_fd);
 }
 
+/* The count. */
+
+int
+sidecar_write_count (struct sidecar *sc, uint64_t count)
+{
+  uint8_t le[8];
+
+  put_le64 (le, count);
+  return store_write_fd (sc->fd, le, sizeof le, sc->h.count_offset, 0);
+}
+
+int
+sidecar_read_count (struct sidecar *sc, uint64_t *count)
+{
+  uint8_t le[8];
+
+  if (sc->h.count_length == 0) {
+    errno = ENODATA;
+    return -1;
+  }
+  if (read_all (sc->fd, le, sizeof le, sc->h.count_offset) == -1)
+    return -1;
+  *count = get_le64 (le);
+  return 0;
+}
+
+int
+sidecar_begin_count (struct sidecar *sc)
+{
+  static const uint8_t zeros[SIDECAR_COUNT_SIZE];
+
+  if (sc->h.count_length == 0) {
+    struct sidecar_header h = sc->h;
+    struct stat sb;
+
+    /* An earlier version left the place free.  Real blocks: no count ever
+     * needs room. */
+    h.count_offset = SIDECAR_COUNT_OFFSET;
+    h.count_length = SIDECAR_COUNT_SIZE;
+    if (fstat (sc->fd, &sb) == -1)
+      return -1;
+    if (!areas_are_apart (&h)
+        || (uint64_t)sb.st_size < h.count_offset + h.count_length) {
+      errno = ENOSPC;
+      return -1;
+    }
+    sc->h.count_offset = h.count_offset;
+    sc->h.count_length = h.count_length;
+  }
+  return store_write_fd (sc->fd, zeros, sizeof zeros, sc->h.count_offset, 0);
+}
+
 int
 sidecar_strip (struct sidecar *sc)
 {
   sc->h.map_length = 0;
   sc->h.job_length = 0;
+  sc->h.count_length = 0;
   if (sidecar_write_header (sc) == -1)
     return -1;
   return ftruncate (sc->fd, 2 * SIDECAR_HEADER_SIZE) == -1 ? -1

@@ -8,6 +8,7 @@
  *
  *   0       header copy A (16 KiB)     32768  job record copy 0 (4 KiB)
  *   16384   header copy B (16 KiB)     36864  job record copy 1
+ *                                      40960  count (4 KiB)
  *   65536   S: sealed sectors of 512 bytes, one per 3968 granules:
  *           496 bytes of bits, low half of the uuid, index, CRC-32C
  *
@@ -36,6 +37,8 @@
 #define SIDECAR_HEADER_SIZE 16384u
 #define SIDECAR_JOB_OFFSET 32768u
 #define SIDECAR_JOB_SIZE 4096u
+#define SIDECAR_COUNT_OFFSET 40960u
+#define SIDECAR_COUNT_SIZE 4096u
 #define SIDECAR_MAP_OFFSET 65536u
 #define SIDECAR_SECTOR 512u
 #define SIDECAR_BITS 3968u /* granules in a sector */
@@ -47,6 +50,7 @@
        ? (UINT64_C (1) << 27) * SIDECAR_BITS * (granule)                  \
        : (UINT64_C (1) << 62))
 #define SIDECAR_UUID_SIZE 16
+#define SIDECAR_NONCE_SIZE 16
 #define SIDECAR_BOOT_ID_SIZE 16
 #define SIDECAR_DIGEST_SIZE 32
 
@@ -72,12 +76,15 @@ struct sidecar_header {
   uint32_t identity_mode;
   uint64_t identity_size;
   uint8_t identity_digest[SIDECAR_DIGEST_SIZE];
-  uint64_t session; /* number of the latest */
+  uint64_t session;                  /* number of the latest */
+  uint8_t nonce[SIDECAR_NONCE_SIZE]; /* and what nobody else knows of it; all
+                                        zero: not recorded */
   bool session_open;
   uint32_t session_pid;
   uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
-  uint64_t map_offset, map_length; /* S; length 0: none */
-  uint64_t job_offset, job_length; /* job record; length 0: none */
+  uint64_t map_offset, map_length;     /* S; length 0: none */
+  uint64_t job_offset, job_length;     /* job record; length 0: none */
+  uint64_t count_offset, count_length; /* the session's count; the same */
   /* settings that a restart with only STORE takes up again; 0 = default */
   uint64_t timeout, retry;
   uint32_t fetch_unit, connections;
@@ -154,6 +161,16 @@ int sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
 int sidecar_sync_job (struct sidecar *sc) __attribute__ ((nonnull (1)));
 void sidecar_job_is_durable (struct sidecar_job *job)
     __attribute__ ((nonnull (1)));
+
+/* The session's count (proof.c).  No sync: only the process may die under it.
+ * Read: -1 with ENODATA where there is no room for one. */
+int sidecar_write_count (struct sidecar *sc, uint64_t count)
+    __attribute__ ((nonnull (1)));
+int sidecar_read_count (struct sidecar *sc, uint64_t *count)
+    __attribute__ ((nonnull (1, 2)));
+/* Make room for it, where an earlier version made the sidecar, and set it to
+ * 0: durable with the next header. */
+int sidecar_begin_count (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Drop all but the header: needs state complete, durable. */
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));

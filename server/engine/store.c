@@ -350,13 +350,25 @@ store_grow (struct store *st, uint64_t size)
   return 0;
 }
 
-int
-store_reopen_fd (int fd)
+static int
+reopen (int fd, int flags)
 {
   char self[64];
 
   snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
-  return open (self, O_RDWR | O_CLOEXEC);
+  return open (self, flags | O_CLOEXEC);
+}
+
+int
+store_reopen_fd (int fd)
+{
+  return reopen (fd, O_RDWR);
+}
+
+int
+store_reopen_read (int fd)
+{
+  return reopen (fd, O_RDONLY);
 }
 
 void

@@ -65,6 +65,7 @@ int store_link (struct store *st, char **error)
 void store_unlock (struct store *st) __attribute__ ((nonnull (1)));
 /* A further description of what fd is open on; -1 with errno. */
 int store_reopen_fd (int fd);
+int store_reopen_read (int fd);
 void store_unlock_fd (int fd);
 /* The volume's uuid as an attribute of the file, so that another volume's
  * sidecar is told apart.  get: 1 and uuid, or 0: there is none. */

@@ -11,11 +11,10 @@
  * the mark is cleared.  A power cut leaves nothing, or what the next open
  * finishes (G19).
  *
- * Does a sidecar belong to the store beside it?  On the boot of an open
- * session, device, inode and birth time must match, as W's bits are believed.
- * Otherwise the volume's uuid, an attribute of the store's file, tells; where
- * there is none either the inode or the file's name must match: a volume may
- * be copied, restored or renamed, but another volume's sidecar is refused.
+ * Does a sidecar belong to the store beside it?  The volume's uuid, an
+ * attribute of the store's file, tells; where there is none either the inode or
+ * the file's name must match: a volume may be copied, restored or renamed, but
+ * another volume's sidecar is refused.
  *
  * Locking: single-threaded but for volume_set_complete and disk_detach, which
  * take header_lock.
@@ -25,6 +24,7 @@
 #include "config.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -38,6 +38,7 @@
 #include "entry.h"
 #include "internal.h"
 #include "path.h"
+#include "proof.h"
 #include "runtime.h"
 
 #define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
@@ -433,6 +434,8 @@ adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
       errno = EINVAL;
       return -1;
     }
+    if (check_size (d, error) == -1)
+      return -1;
     if (store_sync (d->store) == -1) {
       message_set (error, "cannot sync the store %s: %m", d->store_path);
       return -1;
@@ -599,9 +602,12 @@ work_identity (struct disk *d, uint64_t session)
                               .store_dev = d->store->dev,
                               .store_ino = d->store->ino,
                               .store_btime = d->store->btime,
-                              .nr_sectors = sidecar_nr_sectors (d->sc) };
+                              .nr_sectors = sidecar_nr_sectors (d->sc),
+                              .granule = d->granule,
+                              .size = d->size };
 
   memcpy (id.uuid, d->sc->h.uuid, WORK_UUID_SIZE);
+  memcpy (id.nonce, d->sc->h.nonce, WORK_NONCE_SIZE);
   return id;
 }
 
@@ -679,7 +685,8 @@ rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
 }
 
 static int
-rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
+rewrite_pending (struct disk *d, struct work *old, bool copies,
+                 struct rewriting *rw)
 {
   CLEANUP_FREE char *buf = malloc (REWRITE_SIZE);
   uint64_t words[WORK_WORDS];
@@ -696,7 +703,7 @@ rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
       break;
     bits = (uint32_t)min_u64 (SIDECAR_BITS, nr - first);
     rw->offset = granule_offset (d, first);
-    if (work_read (old, i, words) == -1)
+    if (map_old_words (old, copies, i, words) == -1)
       return -1;
     for (uint32_t b = 0, e; b < bits; b = e) {
       bool set = words[b / 64] >> (b % 64) & 1;
@@ -714,26 +721,171 @@ rewrite_pending (struct disk *d, struct work *old, struct rewriting *rw)
   return store_sync (d->store) == 0 ? 0 : rewrite_failed (rw, 0);
 }
 
-/* In a process's directory in the runtime directory that own is in. */
-static bool
-is_in_runtime (const char *path, const char *own)
-{
-  size_t len = (size_t)(strrchr (own, '/') - own) + 1;
-  size_t prefix = strlen (ENTRY_DIR_PREFIX);
-  const char *slash;
+/* W's bits are about this store alone: its owner may say them, root and we
+ * ourselves.  And the sidecar's owner: only who may read the session record
+ * knows the nonce, and libvirt gives an image back to root after the guest's
+ * end. */
+struct owners {
+  uid_t uid[4];
+  unsigned nr;
+};
 
-  if (strncmp (path, own, len) != 0
-      || strncmp (path + len, ENTRY_DIR_PREFIX, prefix) != 0)
-    return false;
-  slash = strchr (path + len, '/');
-  return slash && strchr (slash + 1, '/') == NULL;
+static struct owners
+work_owners (const struct disk *d)
+{
+  struct owners o = { .uid = { 0, geteuid (), d->store->uid }, .nr = 3 };
+  struct stat sb;
+
+  if (fstat (d->sc->fd, &sb) == 0)
+    o.uid[o.nr++] = sb.st_uid;
+  return o;
+}
+
+static bool
+is_owner (uid_t uid, const struct owners *o)
+{
+  for (unsigned i = 0; i < o->nr; i++)
+    if (o->uid[i] == uid)
+      return true;
+  return false;
+}
+
+/* Who wrote the sidecar may have us run commands and open files. */
+static bool
+is_sidecar_trusted (const struct disk *d)
+{
+  struct stat sb;
+
+  return fstat (d->sc->fd, &sb) == 0
+         && (sb.st_uid == 0 || sb.st_uid == geteuid ());
+}
+
+static bool
+is_work_name (const char *name)
+{
+  size_t len = strlen (name);
+
+  return len > 5 && name[0] != '.' && strcmp (name + len - 5, ".work") == 0;
+}
+
+/* By its name, in the directories of processes in the runtime directory that we
+ * use: the record's path may be of another mount, or of another name of it. */
+static struct work *
+find_work (struct disk *d, struct work_identity *id,
+           const struct owners *owners, enum work_state *state)
+{
+  const char *slash = strrchr (d->sc->h.work, '/');
+  const char *name = slash ? slash + 1 : d->sc->h.work;
+  CLEANUP_FREE char *base = strdup (d->runtime_dir);
+  struct work *w = NULL;
+  int err = ENOENT;
+  DIR *dir;
+
+  if (!base || !is_work_name (name)) {
+    errno = base ? EPERM : ENOMEM;
+    return NULL;
+  }
+  dir = opendir (dirname (base));
+  for (struct dirent *e; dir && !w && (e = readdir (dir)) != NULL;) {
+    CLEANUP_FREE char *path = NULL;
+    CLEANUP_CLOSE int own = -1;
+    uid_t author;
+
+    if (strncmp (e->d_name, ENTRY_DIR_PREFIX, strlen (ENTRY_DIR_PREFIX)) != 0)
+      continue;
+    own = trust_open_dir (dirfd (dir), e->d_name, &author);
+    if (own == -1 || !is_owner (author, owners))
+      continue;
+    if (asprintf (&path, "%s/%s/%s", base, e->d_name, name) == -1) {
+      path = NULL;
+      err = ENOMEM;
+      break;
+    }
+    w = work_open (path, id, owners->uid, owners->nr, d->read_only, state);
+    if (!w && errno != ENOENT)
+      err = errno;
+  }
+  if (dir)
+    closedir (dir);
+  errno = err;
+  return w;
+}
+
+static struct work *
+find_old_work (struct disk *d, struct work_identity *id, enum work_state *state)
+{
+  struct sidecar_header *h = &d->sc->h;
+  struct owners owners = work_owners (d);
+  struct work *w;
+  int err;
+
+  /* Whoever wrote the sidecar must not have us open just anything. */
+  if (path_is_confined () || !is_sidecar_trusted (d))
+    return find_work (d, id, &owners, state);
+  w = work_open (h->work, id, owners.uid, owners.nr, d->read_only, state);
+  err = errno;
+  if (!w && (err == ENOENT || err == ENOTDIR || err == EACCES)
+      && !(w = find_work (d, id, &owners, state)))
+    errno = errno == ENOENT ? err : errno;
+  return w;
+}
+
+/* W was made for this very file, and not for one that ours is a copy of, or was
+ * before it came here. */
+static bool
+is_made_for (const struct work_identity *id, const struct disk *d)
+{
+  return id->store_dev == d->store->dev && id->store_ino == d->store->ino
+         && id->store_btime == d->store->btime;
+}
+
+/* Does it belong to these bytes? */
+static int
+prove_work (struct disk *d, struct work *old, enum work_state state,
+            bool discard, char **error)
+{
+  CLEANUP_FREE char *where = NULL;
+  uint64_t offset;
+  int r = proof_check (d, old, state == WORK_OK, &offset);
+
+  if (r == 1)
+    return 1;
+  if (r == -1) {
+    message_set (error, "cannot compare the working map %s with %s: %m",
+                 old->path, d->store_path);
+    return -1;
+  }
+  if (offset != UINT64_MAX
+      && asprintf (&where, " (at offset %llu)", (unsigned long long)offset)
+             == -1)
+    where = NULL;
+  if (discard) {
+    log_error (
+        "%s: its working map %s belongs to another state of the files%s; "
+        "writes that were not flushed then are given up, as asked",
+        d->store_path, old->path, where ? where : "");
+    return 0;
+  }
+  message_set (
+      error,
+      "%s was not closed, and its working map %s belongs to another state of "
+      "the files%s: the store or its sidecar were restored from an earlier "
+      "state, somebody else wrote to the store, or the disk has lost what was "
+      "written.  Bring back both files as the server left them, or say "
+      "discard-unflushed=yes to go on with what was flushed when they were "
+      "saved",
+      d->store_path, old->path, where ? where : "");
+  errno = EINVAL;
+  return -1;
 }
 
 /* The W of an open session of this boot, or NULL: none is needed (*error
- * NULL), or it cannot be had (*error says why). */
+ * NULL), or it cannot be had (*error says why).  *useless: one that is not to
+ * be believed, to be removed when there is a new session. */
 static struct work *
 open_old_work (struct disk *d, const struct disk_config *cfg,
-               const uint8_t *boot_id, enum work_state *state, char **error)
+               const uint8_t *boot_id, enum work_state *state,
+               struct work **useless, char **error)
 {
   struct sidecar_header *h = &d->sc->h;
   struct work_identity id = work_identity (d, h->session);
@@ -741,25 +893,26 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
 
   if (!h->session_open || !h->work)
     return NULL;
-  if (path_is_confined () && !is_in_runtime (h->work, d->runtime_dir)) {
-    /* Whoever wrote the sidecar must not have us open just anything. */
-    old = NULL;
-    errno = EPERM;
-  }
-  else
-    old = work_open (h->work, &id, d->read_only, state);
+  old = find_old_work (d, &id, state);
   if ((h->state & SIDECAR_COMPLETE)
       || memcmp (boot_id, h->boot_id, SIDECAR_BOOT_ID_SIZE) != 0) {
     /* Not needed; or the power was cut since, and a W that is still there (a
      * runtime directory on a disk) vouches for bytes that may be gone. */
-    if (old && !d->read_only)
-      work_unlink (old);
-    work_free (old);
+    *useless = old;
     return NULL;
   }
   if (old)
-    return old;
-  if (errno == EAGAIN) {
+    switch (prove_work (d, old, *state, cfg->discard_unflushed, error)) {
+    case 1:
+      return old;
+    case 0:
+      *useless = old;
+      return NULL;
+    default:
+      work_free (old);
+      return NULL;
+    }
+  if (errno == EAGAIN && is_made_for (&id, d)) {
     name_owner (d, error);
     return NULL;
   }
@@ -777,7 +930,11 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
                errno == ENOENT   ? "is gone"
                : errno == ESTALE ? "is not this volume's"
                : errno == EPERM  ? "belongs to another user or folder"
-                                 : "cannot be read");
+               : errno == EACCES ? "may not be read by this user"
+               : errno == EAGAIN
+                   ? "is in use by a process that has the files open of "
+                     "which these are a copy"
+                   : "cannot be read");
   errno = EINVAL;
   return NULL;
 }
@@ -796,6 +953,8 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
   struct rewriting rw = { .failed = state == WORK_SYNCING };
   int err;
 
+  /* Copies are believed where no sync can have lost them: they can be fetched
+   * again. */
   if (old && !d->read_only) {
     /* A sync that fails here is told of once; whoever opens the volume after
      * that must know. */
@@ -811,7 +970,7 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
     }
     /* Also where no sync is known to have failed: a copier may have died just
      * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old, &rw) == -1) {
+    if (rewrite_pending (d, old, state == WORK_OK, &rw) == -1) {
       bool broken = is_broken (&rw, errno);
 
       if (!cfg->discard_unflushed || !broken) {
@@ -834,7 +993,7 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
       old = NULL;
     }
   }
-  if (old && map_recover (d->map, old) == -1) {
+  if (old && map_recover (d->map, old, state == WORK_OK) == -1) {
     message_set (error, "cannot read the working map %s: %m", old->path);
     return -1;
   }
@@ -874,9 +1033,12 @@ new_session (struct disk *d, const struct disk_config *cfg,
   h->session_pid = (uint32_t)getpid ();
   h->state &= ~SIDECAR_CREATING;
   memcpy (h->boot_id, boot_id, SIDECAR_BOOT_ID_SIZE);
+  if (getrandom (h->nonce, sizeof h->nonce, 0) != sizeof h->nonce) {
+    message_set (error, "cannot get random bytes: %m");
+    return -1;
+  }
   if (!map_is_complete (d->map)) {
     struct work_identity id = work_identity (d, h->session);
-
     uint32_t unguessable = 0;
 
     /* Others may write to the folder: a name that they know beforehand they
@@ -896,6 +1058,15 @@ new_session (struct disk *d, const struct disk_config *cfg,
                    "cannot make the working map %s: %m; name another folder, "
                    "on a tmpfs, with runtime-dir=",
                    path);
+      return -1;
+    }
+    /* Made by root for another's store: who may open that needs it. */
+    if (geteuid () == 0 && (d->store->uid != 0 || d->store->gid != getegid ())
+        && fchown (d->work->fd, d->store->uid, d->store->gid) == -1)
+      log_error ("%s: cannot be given to the owner of %s: %m", path,
+                 d->store_path);
+    if (sidecar_begin_count (d->sc) == -1) {
+      message_set (error, "cannot write the sidecar %s: %m", d->metadata);
       return -1;
     }
   }
@@ -1096,7 +1267,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
 {
   uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
   enum work_state state = WORK_OK;
-  struct work *old;
+  struct work *old, *useless = NULL;
   bool fresh, complete;
   int r = -1;
 
@@ -1130,16 +1301,23 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
     errno = ENOMEM;
     return -1;
   }
-  old = open_old_work (d, cfg, boot_id, &state, error);
-  if (*error)
+  old = open_old_work (d, cfg, boot_id, &state, &useless, error);
+  if (*error) {
+    work_free (useless);
     return -1;
+  }
   if (recover (d, cfg, old, state, error) == 0
       && (d->read_only || new_session (d, cfg, boot_id, error) == 0)) {
     r = 0;
-    /* All it held is in the sidecar now, and the new session is recorded. */
-    if (old && !d->read_only)
-      work_unlink (old);
+    /* All it held is in the sidecar now, and the new session is recorded.  One
+     * that was made for another file may be all that that one has. */
+    if (!useless)
+      useless = old;
+    if (useless && !d->read_only && is_made_for (&useless->id, d))
+      work_unlink (useless);
   }
+  if (useless != old)
+    work_free (useless);
   work_free (old);
   return r;
 }

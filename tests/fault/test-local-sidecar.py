@@ -203,7 +203,7 @@ def test_of_another_version_it_is_refused(d):
     v = Volume(d)
     u32, u64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
     areas = struct.unpack_from("<I", v.meta, 184)[0]
-    assert areas == 2
+    assert areas == 3
     for change, words in (
             ({8: u32(2)}, ["version 2", "version 1"]),
             ({8: u32(0)}, ["version 0"]),
@@ -234,8 +234,8 @@ def test_a_header_that_makes_no_sense_is_refused(d):
     v = Volume(d)
     u32, u64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
     areas = {struct.unpack_from("<I", v.meta, 192 + 24 * i)[0]: 192 + 24 * i
-             for i in range(2)}
-    field = 192 + 48
+             for i in range(3)}
+    field = 192 + 72
     for what, change in {
             "size": {64: u64(SIZE + 512)}, "smaller": {64: u64(SIZE - 1)},
             "huge": {64: u64(1 << 63)}, "empty": {64: u64(0)},
@@ -249,6 +249,9 @@ def test_a_header_that_makes_no_sense_is_refused(d):
             "map too long": {areas[1] + 16: u64(1 << 62)},
             "job too short": {areas[2] + 16: u64(4096)},
             "job beyond": {areas[2] + 8: u64((1 << 63) - 4096)},
+            "count too short": {areas[3] + 16: u64(512)},
+            "count over the job": {areas[3] + 8: u64(36864)},
+            "count beyond": {areas[3] + 8: u64(1 << 40)},
             "many fields": {188: u32(0xffffffff)},
             "a long field": {field + 4: u32(0xffffffff)},
             "a field over the end": {field + 4: u32(16000)},

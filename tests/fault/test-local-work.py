@@ -99,13 +99,13 @@ def test_another_runtime_directory_does_not_lose_it(d):
 def test_cut_short_or_damaged_it_is_refused(d):
     v = Killed(d)
     rng = random.Random(1)
-    cut = [v.bytes[:n] for n in (0, 1, 8, 63, 64, 68, 72, 75, 76, 4095, 4096,
-                                 4100, len(v.bytes) - 1)]
-    # Magic, uuid, session, device, inode, birth time, CRC, state.
+    cut = [v.bytes[:n] for n in (0, 1, 8, 63, 64, 104, 108, 112, 115, 116, 4095,
+                                 4096, 4100, len(v.bytes) - 1)]
+    # Magic, uuid, nonce, size, granule, sectors, CRC, state.
     flips = []
-    for at in [0, 7, 8, 23, 24, 32, 40, 48, 56, 64, 67, 72, 75]:
+    for at in [0, 7, 8, 23, 24, 39, 48, 56, 60, 104, 107, 112, 115]:
         b = bytearray(v.bytes)
-        b[at] ^= 1 << rng.randrange(8) if at != 72 else 0x80
+        b[at] ^= 1 << rng.randrange(8) if at != 112 else 0x80
         flips.append(bytes(b))
     for b in [*cut, *flips, bytes(len(v.bytes)), rng.randbytes(len(v.bytes)),
               b"\xff" * len(v.bytes)]:
@@ -225,7 +225,7 @@ def test_opened_read_only_it_is_read_and_left(d):
 def test_one_that_says_syncing_is_recovered_with_nothing_lost(d):
     v = Killed(d)
     b = bytearray(v.bytes)
-    b[72] = 2
+    b[112] = 2
     rewrite(v.work, b)
     v.shows(v.want).stop()
     v.shows(v.want).stop()

@@ -2,7 +2,8 @@
  *
  * The input is the file (pieces.h).  Bits of its mode: 1 makes the header the
  * one that is looked for, so that the fuzzer gets past it; 2 lets the volume's
- * S hold some bits already.
+ * S hold some bits already; 4 looks for one of the first format.  In the other
+ * the piece at 4096 is the guest's bits, at 12288 copies.
  *
  * What must hold: only a file with the right header is believed; afterwards a
  * granule is live if it was in S or is in W, and nothing else; all that W
@@ -33,9 +34,10 @@
 #define SECTORS 10u /* of S: two pages of W; W may name more */
 #define GRANULES ((SECTORS - 1) * SIDECAR_BITS + 99)
 #define SIZE (GRANULES * UINT64_C (4096) - 1000)
-#define BODY 64u
+/* Two planes of two pages, and two sums for each granule. */
+#define LENGTH (5 * UINT64_C (4096) + GRANULES * 8)
 
-enum { SEAL = 1, SOME_IN_S = 2 };
+enum { SEAL = 1, SOME_IN_S = 2, FIRST_FORMAT = 4 };
 
 int LLVMFuzzerInitialize (int *argc, char ***argv);
 int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
@@ -47,7 +49,10 @@ static struct work_identity id = { .uuid = "fuzzed",
                                    .session = 7,
                                    .store_dev = 8,
                                    .store_ino = 9,
-                                   .store_btime = 10 };
+                                   .store_btime = 10,
+                                   .nr_sectors = SECTORS,
+                                   .granule = 4096,
+                                   .size = SIZE };
 
 static void quiet (enum log_level level, const char *fmt, va_list ap)
     __attribute__ ((format (printf, 2, 0)));
@@ -111,31 +116,52 @@ make_file (const uint8_t *data, size_t size)
 {
   static uint8_t file[MAX_FILE];
   CLEANUP_CLOSE int fd = -1;
-  uint8_t header[BODY + 8] = "BKWORK\r\n";
+  const bool first = size && (data[0] & FIRST_FORMAT);
+  const size_t body = first ? 64 : 104, state_at = first ? 72 : 112;
+  const size_t least = 4096 + SECTORS * 512;
+  uint8_t header[112] = "BKWORK2\n";
   size_t length;
 
   memset (file, 0, sizeof file);
   length = pieces_lay (data, size, file, sizeof file);
   memcpy (header + 8, id.uuid, sizeof id.uuid);
-  put_le64 (header + 24, id.session);
-  put_le64 (header + 32, id.store_dev);
-  put_le64 (header + 40, id.store_ino);
-  put_le64 (header + 48, id.store_btime);
-  put_le32 (header + BODY, crc32c (header, BODY));
+  if (first) {
+    memcpy (header, "BKWORK\r\n", 8);
+    put_le64 (header + 24, id.session);
+    put_le64 (header + 32, id.store_dev);
+    put_le64 (header + 40, id.store_ino);
+    put_le64 (header + 48, id.store_btime);
+    put_le32 (header + 56, SECTORS);
+  }
+  else {
+    header[24] = 1; /* the nonce */
+    put_le64 (header + 40, id.session);
+    put_le64 (header + 48, SIZE);
+    put_le32 (header + 56, 4096);
+    put_le32 (header + 60, SECTORS);
+    put_le64 (header + 64, id.store_dev);
+    put_le64 (header + 72, id.store_ino);
+    put_le64 (header + 80, id.store_btime);
+    /* Its sums are of no matter here, and most of it. */
+    if (length > least)
+      length = LENGTH;
+  }
+  put_le32 (header + body, crc32c (header, body));
   if (size && (data[0] & SEAL))
-    memcpy (file, header, min_u64 (sizeof header, length));
+    memcpy (file, header, min_u64 (body + 8, length));
   fd = open (work_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   CHECK (fd >= 0 && ftruncate (fd, (off_t)length) == 0);
   /* A sector of zeros is a hole, as in a real one. */
-  for (size_t at = 0; at < length; at += PIECES_SECTOR) {
-    size_t n = min_u64 (PIECES_SECTOR, length - at);
+  for (size_t at = 0; at < min_u64 (length, sizeof file); at += PIECES_SECTOR) {
+    size_t n = min_u64 (PIECES_SECTOR, min_u64 (length, sizeof file) - at);
 
     if (file[at] != 0 || memcmp (file + at, file + at + 1, n - 1) != 0)
       CHECK (pwrite (fd, file + at, n, (off_t)at) == (ssize_t)n);
   }
-  return length >= 76 && memcmp (file, header, sizeof header) == 0
-         && (get_le32 (file + 72) == WORK_OK
-             || get_le32 (file + 72) == WORK_SYNCING);
+  return length >= (first ? least : LENGTH)
+         && memcmp (file, header, body + 8) == 0
+         && (get_le32 (file + state_at) == WORK_OK
+             || get_le32 (file + state_at) == WORK_SYNCING);
 }
 
 static bool
@@ -156,7 +182,7 @@ read_all_of (struct work *w, uint64_t *in_w)
   memset (in_w, 0, SECTORS * SIDECAR_WORDS * 8);
   for (at = 0; work_next (w, at, &next) && next < SECTORS; at = next + 1) {
     CHECK (next >= at);
-    CHECK (work_read (w, next, words) == 0);
+    CHECK (map_old_words (w, true, next, words) == 0);
     memcpy (in_w + next * SIDECAR_WORDS, words, SIDECAR_WORDS * 8);
   }
 }
@@ -233,7 +259,7 @@ recover (struct work *w, bool some)
   m = map_new (SIZE, 4096, sc, false, false);
   CHECK (m);
   map_set_work (m, w);
-  CHECK (map_recover (m, w) == 0);
+  CHECK (map_recover (m, w, true) == 0);
   check_live (m, s, in_w);
   CHECK (map_has_pending (m) == any);
   commit (m, any);
@@ -255,8 +281,14 @@ int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 {
   bool good = make_file (data, size);
+  const uid_t me = geteuid ();
+  struct work_identity want = id;
   enum work_state state;
-  struct work *w = work_open (work_path, &id, false, &state);
+  struct work *w;
+
+  /* Only that has none. */
+  want.nonce[0] = !(size && (data[0] & FIRST_FORMAT));
+  w = work_open (work_path, &want, &me, 1, false, &state);
 
   CHECK (!w == !good);
   if (!w) {

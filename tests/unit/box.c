@@ -6,6 +6,8 @@
 
 #include "box.h"
 
+#include "crc32c.h"
+
 #include <glob.h>
 #include <limits.h>
 #include <errno.h>
@@ -272,6 +274,26 @@ is_local (struct disk *d, uint64_t offset, uint64_t length)
                       granule_ceil (d, offset + length));
 }
 
+int
+box_mark (struct disk *d, uint64_t g, uint64_t end, unsigned how)
+{
+  for (uint64_t at = g << d->shift; d->work && at < granule_offset (d, end);
+       at += d->work->unit) {
+    uint64_t n = min_u64 (d->work->unit, d->size - at);
+    struct work_sums sums;
+    uint8_t buf[WORK_UNIT_MAX];
+
+    if (store_pread (d->store, buf, n, at) == -1)
+      return -1;
+    sums.was = sums.will = crc32c_pieces (buf, n);
+    if (work_write_sums (d->work, at / d->work->unit, 1, &sums) == -1) {
+      how |= MAP_UNPROVED;
+      break;
+    }
+  }
+  return map_mark (d->map, g, end, how);
+}
+
 struct sidecar *
 box_peek (const struct box *b)
 {
@@ -325,7 +347,7 @@ static struct {
     enum call call;
     enum file file;
   } done[MAX_CALLS];
-  unsigned nr;
+  unsigned nr, die;
   bool hold, held;
   enum call hold_call, fail_call;
   enum file hold_file, fail_file;
@@ -376,6 +398,8 @@ before (enum call call, int fd, off_t offset, enum file *file)
   if (!calls.on)
     return 0;
   *file = file_of (fd);
+  if (*file != FILE_OTHER && calls.die && --calls.die == 0)
+    _exit (0);
   /* A full tmpfs still takes what it has a page for: W's header. */
   if (*file == FILE_WORK && offset < 4096)
     return 0;
@@ -486,6 +510,14 @@ calls_record (const struct box *b)
   calls.on = true;
   calls.box = b;
   calls.nr = 0;
+}
+
+void
+calls_die (unsigned n)
+{
+  LOCK_SCOPE (&calls.lock);
+
+  calls.die = n;
 }
 
 void

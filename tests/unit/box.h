@@ -63,6 +63,8 @@ void expect_bytes (struct disk *d, uint64_t offset, uint64_t length, int byte);
 void fill_bytes (struct disk *d, uint64_t offset, uint64_t length, int byte,
                  unsigned flags);
 bool is_local (struct disk *d, uint64_t offset, uint64_t length);
+/* As map_mark, of what the store holds there, with the sums of that in W. */
+int box_mark (struct disk *d, uint64_t g, uint64_t end, unsigned how);
 /* The header as anybody may read it. */
 struct sidecar *box_peek (const struct box *b);
 /* Whether S holds the granule's bit. */
@@ -93,6 +95,9 @@ void calls_fail (enum call call, enum file file, int err);
 /* Of the next write of more than that many bytes to that file only so many are
  * done; each write of it after that fails, until calls_fail. */
 void calls_cut (enum file file, size_t bytes, int err);
+/* The process ends before the nth such call from now on, as by SIGKILL: call it
+ * in a child. */
+void calls_die (unsigned n);
 void calls_stop (void);
 
 void wait_until (bool (*condition) (void *), void *opaque);

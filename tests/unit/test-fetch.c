@@ -360,8 +360,8 @@ the_guest_wins_while_the_copier_waits (void **state)
     read_golden (at, 4 * G);
     wait_until (waits_for_a_claim, NULL);
     assert_int_equal (store_pwrite (disk->store, buf, G, at + g * G), 0);
-    assert_int_equal (
-        map_mark (disk->map, 10 * g + g, 10 * g + g + 1, MAP_GUEST), 0);
+    assert_int_equal (box_mark (disk, 10 * g + g, 10 * g + g + 1, MAP_GUEST),
+                      0);
     claim_drop (&disk->claims, &claim);
     wait_until (table_is_empty, NULL);
     expect_bytes (disk, at + g * G, G, 9);
@@ -510,7 +510,7 @@ failed_parts_stay (void **state)
   for (uint64_t i = 0; i < G; i++)
     buf[i] = box_golden_byte (g * G + i);
   assert_int_equal (store_pwrite (disk->store, buf, G, g * G), 0);
-  assert_int_equal (map_mark (disk->map, g, g + 1, MAP_COPIED), 0);
+  assert_int_equal (box_mark (disk, g, g + 1, MAP_COPIED), 0);
   calls_record (&box);
   calls_cut (FILE_STORE, 200, ENOSPC);
   parked_apply (disk, g, g + 1);

@@ -54,6 +54,10 @@ make (struct box *b, uint64_t size)
     fail_msg ("%s", error);
   memcpy (b->id.uuid, b->sc->h.uuid, sizeof b->id.uuid);
   b->id.session = 1;
+  b->id.nonce[0] = 1;
+  b->id.granule = GRANULE;
+  b->id.size = size;
+  b->id.nr_sectors = sidecar_nr_sectors (b->sc);
   b->w = work_create (b->work, &b->id);
   assert_non_null (b->w);
   b->m = map_new (size, GRANULE, b->sc, true, false);
@@ -67,6 +71,7 @@ reopen (struct box *b, bool recover)
 {
   char *error = NULL;
   uint64_t size = b->sc->h.size;
+  const uid_t me = geteuid ();
   enum work_state state;
   struct work *old;
 
@@ -77,10 +82,10 @@ reopen (struct box *b, bool recover)
   if (!b->sc)
     fail_msg ("%s", error);
   b->m = map_new (size, GRANULE, b->sc, false, false);
-  old = work_open (b->work, &b->id, false, &state);
+  old = work_open (b->work, &b->id, &me, 1, false, &state);
   assert_non_null (old);
   if (recover)
-    assert_int_equal (map_recover (b->m, old), 0);
+    assert_int_equal (map_recover (b->m, old, true), 0);
   b->w = old;
 }
 
@@ -513,10 +518,10 @@ committed_pages_leave_w (void **state)
   (void)state;
   make (&b, UINT64_C (4) << 30);
   map_mark (b.m, 0, 10, MAP_GUEST);
-  assert_int_equal (work_read (b.w, 0, words), 0);
+  assert_int_equal (work_read (b.w, WORK_GUEST, 0, words), 0);
   assert_int_equal (words[0], 0x3ff);
   commit (&b, false);
-  assert_int_equal (work_read (b.w, 0, words), 0);
+  assert_int_equal (work_read (b.w, WORK_GUEST, 0, words), 0);
   assert_int_equal (words[0], 0);
   assert_false (work_next (b.w, 0, &next));
   drop (&b);

@@ -17,7 +17,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fetch.h"
@@ -117,8 +119,8 @@ clean_end_leaves_nothing_to_recover (void **state)
 
   (void)state;
   fill_bytes (d, 0, G, 1, 0);
-  assert_int_equal (map_mark (d->map, 5, 6, MAP_COPIED), 0);
-  assert_int_equal (map_mark (d->map, 7, 8, MAP_HOLE), 0);
+  assert_int_equal (box_mark (d, 5, 6, MAP_COPIED), 0);
+  assert_int_equal (box_mark (d, 7, 8, MAP_HOLE), 0);
   box_close (d);
   assert_int_equal (box_count (&box, ".work"), 0);
   sc = box_peek (&box);
@@ -147,7 +149,7 @@ killed_on_the_same_boot (void **state)
   fill_bytes (d, 100, 100, 3, 0);
   assert_int_equal (disk_zero (d, G, 4 * G, 0), 0);
   assert_int_equal (disk_trim (d, G, 6 * G, 0), 0);
-  assert_int_equal (map_mark (d->map, 8, 9, MAP_COPIED), 0);
+  assert_int_equal (box_mark (d, 8, 9, MAP_COPIED), 0);
   assert_false (box_in_s (&box, 2));
   old = work_path ();
   killed (d);
@@ -209,7 +211,7 @@ another_boot_believes_s_alone (void **state)
   fill_bytes (d, 0, G, 1, 0);
   assert_int_equal (disk_flush (d), 0);
   fill_bytes (d, 2 * G, G, 2, 0);
-  assert_int_equal (map_mark (d->map, 4, 5, MAP_COPIED), 0);
+  assert_int_equal (box_mark (d, 4, 5, MAP_COPIED), 0);
   old = work_path ();
   new_boot (d);
   assert_int_equal (access (old, F_OK), 0);
@@ -241,8 +243,8 @@ what_a_failed_change_has_changed_stays (void **state)
       struct disk *d = start ();
       int new = zero ? 0 : 7;
 
-      assert_int_equal (map_mark (d->map, 0, SIDECAR_BITS, MAP_HOLE), 0);
-      assert_int_equal (map_mark (d->map, copied, copied + 4, MAP_COPIED), 0);
+      assert_int_equal (box_mark (d, 0, SIDECAR_BITS, MAP_HOLE), 0);
+      assert_int_equal (box_mark (d, copied, copied + 4, MAP_COPIED), 0);
       /* Zeros have to be written. */
       d->store->no_punch = d->store->no_zero_range = true;
       calls_record (&box);
@@ -284,25 +286,256 @@ what_a_failed_change_has_changed_stays (void **state)
     }
 }
 
-/* The store was replaced by a copy, with the session open on this boot: W is
- * about the other file. */
 static void
-w_is_of_one_store (void **state)
+shell (const char *format, ...)
+{
+  char command[1000];
+  va_list ap;
+
+  va_start (ap, format);
+  vsnprintf (command, sizeof command, format, ap);
+  va_end (ap);
+  assert_int_equal (system (command), 0);
+}
+
+/* The store was replaced by a copy, with the session open on this boot: W says
+ * itself that it is of these bytes, and is left to the other file. */
+static void
+w_is_of_the_bytes (void **state)
 {
   struct disk *d = start ();
-  char command[700];
+  CLEANUP_FREE char *old = work_path ();
 
   (void)state;
   fill_bytes (d, 0, G, 1, 0);
+  assert_int_equal (disk_zero (d, G, 5 * G, 0), 0);
   killed (d);
-  snprintf (command, sizeof command, "cp -a '%s' '%s.new' && mv '%s.new' '%s'",
-            box.store, box.store, box.store, box.store);
-  assert_int_equal (system (command), 0);
-  box_refused (&box, &config, EINVAL, "working map", "discard-unflushed=yes");
-  config.discard_unflushed = true;
+  shell ("cp -a '%s' '%s.new' && mv '%s.new' '%s'", box.store, box.store,
+         box.store, box.store);
   d = start ();
-  assert_false (is_local (d, 0, G));
+  expect_bytes (d, 0, G, 1);
+  assert_true (is_local (d, 5 * G, G));
+  assert_int_equal (access (old, F_OK), 0);
   box_close (d);
+}
+
+/* One of it is not: somebody has written there, or it is of another moment. */
+static void
+w_is_of_no_other_bytes (void **state)
+{
+  static const struct {
+    uint64_t offset;
+    int byte;
+  } changes[] = { { 0, 2 }, { 3 * G - 1, 0 }, { 9 * G + 100, 1 } };
+
+  (void)state;
+  for (unsigned i = 0; i < 3; i++) {
+    struct disk *d = start ();
+    uint8_t byte = (uint8_t)changes[i].byte;
+
+    fill_bytes (d, 0, 3 * G, 1, 0);
+    assert_int_equal (disk_zero (d, 2 * G, 9 * G, 0), 0);
+    assert_int_equal (pwrite (d->store->fd, &byte, 1, (off_t)changes[i].offset),
+                      1);
+    killed (d);
+    box_refused (&box, &config, EINVAL, "another state",
+                 "discard-unflushed=yes");
+    config.discard_unflushed = true;
+    d = start ();
+    assert_false (is_local (d, 0, G));
+    box_close (d);
+    config.discard_unflushed = false;
+    unlink (box.store);
+    unlink (box.metadata);
+  }
+}
+
+/* Copies are believed where no sync can have lost them. */
+static void
+syncing_drops_copies (void **state)
+{
+  (void)state;
+  for (unsigned syncing = 0; syncing < 2; syncing++) {
+    struct disk *d = start ();
+
+    fill_bytes (d, 0, G, 1, 0);
+    assert_int_equal (box_mark (d, 2, 4, MAP_COPIED), 0);
+    assert_int_equal (box_mark (d, 4, 6, MAP_COPIED), 0);
+    fill_bytes (d, 5 * G + 100, 10, 3, 0);
+    if (syncing)
+      assert_int_equal (work_set_state (d->work, WORK_SYNCING), 0);
+    /* What it says of them is not even looked at. */
+    if (syncing)
+      assert_int_equal (pwrite (d->store->fd, "x", 1, 3 * G), 1);
+    killed (d);
+    d = start ();
+    expect_bytes (d, 0, G, 1);
+    expect_bytes (d, 5 * G + 100, 10, 3);
+    for (uint64_t g = 2; g < 5; g++)
+      assert_int_equal (is_local (d, g * G, G), !syncing);
+    box_close (d);
+    unlink (box.store);
+    unlink (box.metadata);
+  }
+}
+
+/* A guest's changes of all kinds, over each other. */
+enum kind { WRITE, ZERO, TRIM, COPY, FLUSH };
+static const struct {
+  enum kind kind;
+  uint64_t offset, length;
+  int byte;
+} steps[] = {
+  { WRITE, 0, 3 * G, 1 },          { WRITE, G, G, 2 },
+  { WRITE, 2 * G + 512, 1024, 3 }, { ZERO, G, 2 * G, 0 },
+  { WRITE, 0, 3 * G, 4 },          { ZERO, 8 * G, 2 * G, 0 },
+  { WRITE, 8 * G, G, 0 },          { WRITE, 8 * G, 4 * G, 5 },
+  { COPY, 20 * G, 4 * G, 0 },      { WRITE, 21 * G, 2 * G, 6 },
+  { WRITE, 20 * G + 512, 512, 7 }, { FLUSH, 0, 0, 0 },
+  { WRITE, G, 22 * G, 8 },         { TRIM, 2 * G, 3 * G, 0 },
+  { WRITE, 3 * G, 512, 9 },        { FLUSH, 0, 0, 0 },
+  { ZERO, 0, 30 * G, 0 },          { WRITE, 5 * G, 512, 10 },
+};
+#define NR_STEPS (sizeof steps / sizeof steps[0])
+#define SECTORS (32 * G / 512)
+
+static void
+make_step (struct disk *d, unsigned i)
+{
+  switch (steps[i].kind) {
+  case WRITE:
+    fill_bytes (d, steps[i].offset, steps[i].length, steps[i].byte, 0);
+    break;
+  case ZERO:
+    assert_int_equal (disk_zero (d, steps[i].length, steps[i].offset, 0), 0);
+    break;
+  case TRIM:
+    assert_int_equal (disk_trim (d, steps[i].length, steps[i].offset, 0), 0);
+    break;
+  case COPY:
+    assert_int_equal (box_mark (d, steps[i].offset / G,
+                                (steps[i].offset + steps[i].length) / G,
+                                MAP_COPIED),
+                      0);
+    break;
+  case FLUSH:
+    assert_int_equal (disk_flush (d), 0);
+    break;
+  }
+}
+
+static void
+note_step (unsigned i, int *sectors)
+{
+  if (steps[i].kind == FLUSH || steps[i].kind == COPY)
+    return;
+  for (uint64_t at = steps[i].offset; at < steps[i].offset + steps[i].length;
+       at += 512)
+    sectors[at / 512] = steps[i].byte;
+}
+
+/* It dies before the nth write or sync.  False: it came to its end. */
+static bool
+dies_at (unsigned n, unsigned *done)
+{
+  pid_t pid = fork ();
+  int status;
+
+  assert_true (pid >= 0);
+  if (pid == 0) {
+    struct disk *d = start ();
+
+    calls_record (&box);
+    calls_die (n);
+    for (unsigned i = 0; i < NR_STEPS; i++) {
+      make_step (d, i);
+      __atomic_store_n (done, i + 1, __ATOMIC_SEQ_CST);
+    }
+    _exit (7);
+  }
+  assert_int_equal (waitpid (pid, &status, 0), pid);
+  assert_true (WIFEXITED (status));
+  return WEXITSTATUS (status) == 0;
+}
+
+static void
+killed_at_each_step (void **state)
+{
+  unsigned *done = mmap (NULL, sizeof *done, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  bool dies = true;
+
+  (void)state;
+  assert_true (done != MAP_FAILED);
+  for (unsigned n = 1; dies; n++) {
+    int old[SECTORS] = { 0 }, new[SECTORS];
+    uint8_t bytes[512];
+    struct disk *d;
+
+    *done = 0;
+    dies = dies_at (n, done);
+    for (unsigned i = 0; i < *done; i++)
+      note_step (i, old);
+    memcpy (new, old, sizeof new);
+    if (*done < NR_STEPS)
+      note_step (*done, new);
+    d = start ();
+    for (unsigned i = 0; i < SECTORS; i++) {
+      memset (bytes, 0, sizeof bytes); /* what nobody would bring */
+      if (is_local (d, i * UINT64_C (512), 512))
+        assert_int_equal (disk_pread (d, bytes, 512, i * UINT64_C (512)), 0);
+      if (memcmp (bytes, bytes + 1, 511) != 0
+          || (bytes[0] != old[i] && bytes[0] != new[i]))
+        fail_msg ("before call %u, in step %u: sector %u is %u, not %d or %d",
+                  n, *done, i, bytes[0], old[i], new[i]);
+    }
+    box_close (d);
+    unlink (box.store);
+    unlink (box.metadata);
+  }
+  munmap (done, sizeof *done);
+}
+
+/* A disk that could never be opened again is not made, whatever it is made
+ * from. */
+static void
+too_large_is_refused (void **state)
+{
+  static const enum disk_adopt adopts[]
+      = { DISK_ADOPT_NONE, DISK_ADOPT_LOCAL, DISK_ADOPT_PLAIN,
+          DISK_ADOPT_ABSENT };
+  const uint64_t limit = SIDECAR_MAX_SIZE (512);
+  char store[64], metadata[80];
+
+  (void)state;
+  /* A tmpfs takes files of any size. */
+  snprintf (store, sizeof store, "/dev/shm/test-volume-%d", (int)getpid ());
+  snprintf (metadata, sizeof metadata, "%s.backfill", store);
+  config.store = store;
+  config.granule = 512;
+  config.has_size = false;
+  for (unsigned i = 0; i < 4; i++) {
+    CLEANUP_CLOSE int fd = -1;
+
+    config.adopt = adopts[i];
+    if (config.adopt == DISK_ADOPT_NONE) {
+      config.has_size = true;
+      config.size = limit + 1;
+    }
+    else {
+      config.has_size = false;
+      fd = open (store, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+      if (fd == -1)
+        skip ();
+      if (ftruncate (fd, (off_t)limit + 1) == -1) {
+        unlink (store);
+        skip ();
+      }
+    }
+    box_refused (&box, &config, EINVAL, "too large", "granule=512");
+    assert_int_equal (access (metadata, F_OK), -1);
+    unlink (store);
+  }
 }
 
 /* W as it was in the session before, in the place of this one's: it knows
@@ -794,7 +1027,11 @@ main (void)
     TEST (killed_again_and_again),
     TEST (another_boot_believes_s_alone),
     TEST (what_a_failed_change_has_changed_stays),
-    TEST (w_is_of_one_store),
+    TEST (too_large_is_refused),
+    TEST (w_is_of_the_bytes),
+    TEST (w_is_of_no_other_bytes),
+    TEST (syncing_drops_copies),
+    TEST (killed_at_each_step),
     TEST (w_is_of_one_session),
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
