@@ -34,6 +34,7 @@
 
 #include "bytes.h"
 #include "cleanup.h"
+#include "image.h"
 #include "plugin.h"
 #include "units.h"
 
@@ -431,6 +432,23 @@ absolute_uri (const char *uri)
   return out;
 }
 
+/* The command that serves this file, for a message: nbdkit's file plugin serves
+ * a file's bytes, which are not the disk's where it is a qcow2 image. */
+static void
+print_command_for (char *buf, size_t size, const char *path)
+{
+  const char *format = image_format_of (path), *dot = strrchr (path, '.');
+
+  /* Not there, or not to be read by us. */
+  if (format == NULL && dot != NULL && strcmp (dot, ".qcow2") == 0
+      && access (path, R_OK) == -1)
+    format = "qcow2";
+  if (format != NULL)
+    snprintf (buf, size, "[ qemu-nbd -r -t -f %s %s ]", format, path);
+  else
+    snprintf (buf, size, "[ nbdkit file %s ]", *path ? path : "PATH");
+}
+
 static int
 parse_backing (struct section *s, const char *title)
 {
@@ -449,10 +467,13 @@ parse_backing (struct section *s, const char *title)
     return -1;
   }
   if (strstr (value, ":") == NULL) {
+    char command[4096];
+
+    print_command_for (command, sizeof command, value);
     nbdkit_error ("%s: backing=%s is not an NBD URI: give one as in "
                   "nbd://host/export or nbd+unix:///?socket=PATH, or a "
-                  "command as in '[ nbdkit file %s ]'",
-                  title, value, len ? value : "PATH");
+                  "command as in '%s'",
+                  title, value, command);
     return -1;
   }
   uri = absolute_uri (value);
@@ -497,6 +518,7 @@ parse_disk (struct section *s, struct disk_config *d)
   if (value[KEY_BACKING] && parse_backing (s, title) == -1)
     return -1;
   d->backing = value[KEY_BACKING];
+  d->command_dir = config.folder;
 
   if (value[KEY_SIZE]) {
     if (parse_size (s, KEY_SIZE, &d->size) == -1)
@@ -706,6 +728,8 @@ config_complete (void)
     return NULL;
   }
   config.nr_disks = nr_sections;
+  /* If it cannot be told: /, where nbdkit will be. */
+  config.folder = get_current_dir_name ();
   for (i = 0; i < nr_sections; i++)
     if (parse_disk (&sections[i], &config.disks[i]) == -1)
       return NULL;
@@ -735,6 +759,7 @@ config_free (void)
   }
   free (sections);
   free (config.disks);
+  free (config.folder);
   sections = NULL;
   nr_sections = 0;
   memset (&process, 0, sizeof process);

@@ -18,6 +18,7 @@ struct plugin_config {
   struct disk_config *disks; /* store is set and absolute in each */
   size_t nr_disks;           /* at least 1 */
   const char *runtime_dir;   /* NULL: the default */
+  char *folder;              /* that it was started in */
   bool control_off;
   const char *control; /* NULL: a name in the runtime directory */
   bool has_control_mode, has_control_user, has_control_group;

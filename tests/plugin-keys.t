@@ -73,6 +73,14 @@ Backing stores:
 
   $ try a.img backing=golden.img
   nbdkit: error: the disk: backing=golden.img is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ nbdkit file golden.img ]'
+  $ printf 'QFI\373' > other
+  $ try a.img backing=other
+  nbdkit: error: the disk: backing=other is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ qemu-nbd -r -t -f qcow2 other ]'
+  $ try a.img backing=not-there.qcow2
+  nbdkit: error: the disk: backing=not-there.qcow2 is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ qemu-nbd -r -t -f qcow2 not-there.qcow2 ]'
+  $ try other size=1M
+  nbdkit: error: */other is a qcow2 image: only raw images can be volumes; name another store, and serve this one as its backing store, as in backing='[ qemu-nbd -r -t -f qcow2 */other ]' (glob)
+  $ rm -r other run
   $ try a.img backing=[ nbdkit file golden.img ]
   nbdkit: error: backing=[ came without its command: quote the whole, as in backing='[ nbdkit file golden.img ]'
   $ try a.img 'backing=[nbdkit file golden.img]'

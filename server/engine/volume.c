@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "entry.h"
+#include "image.h"
 #include "internal.h"
 #include "path.h"
 #include "proof.h"
@@ -195,6 +196,7 @@ source_settings (struct disk *d)
     .uri = d->argv ? NULL : d->backing,
     .argv = (const char *const *)d->argv,
     .socket_dir = d->runtime_dir,
+    .command_dir = d->command_dir,
     .connections = d->connections,
     .timeout = (unsigned)min_u64 (d->timeout, 3600000),
     .identity_mode = d->identity_mode,
@@ -266,6 +268,13 @@ probe_again (struct disk *d, char **error)
   return -1;
 }
 
+/* For the record: only a command needs it. */
+static const char *
+command_dir (const struct disk *d)
+{
+  return d->backing && d->backing[0] == '[' ? d->command_dir : NULL;
+}
+
 static void
 record_identity (struct disk *d, struct sidecar_header *h)
 {
@@ -291,6 +300,7 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   h.store_btime = st->btime;
   h.name = d->name;
   h.backing = d->backing;
+  h.command_dir = (char *)command_dir (d);
   h.store = d->store_path;
   record_identity (d, &h);
   /* The mark of a volume that it was before may outlive ours in a power cut:
@@ -389,26 +399,26 @@ finish_volume (struct disk *d, char **error)
 static bool
 is_plain (struct disk *d, char **error)
 {
-  static const char qcow2[4] = { 'Q', 'F', 'I', (char)0xfb };
   uint8_t uuid[16];
-  char magic[8] = "";
+  char head[IMAGE_HEAD] = "";
+  size_t len = min_u64 (d->store->size, sizeof head);
+  const char *format;
 
   if (store_get_uuid (d->store, uuid))
     message_set (error,
                  "the store %s is a volume's, but its sidecar is not %s: bring "
                  "that back, or open it with nbdkit and metadata=",
                  d->store_path, d->metadata);
-  else if (d->store->size >= sizeof magic
-           && store_pread (d->store, magic, sizeof magic, 0) == -1) {
+  else if (len > 0 && store_pread (d->store, head, len, 0) == -1) {
     message_set (error, "cannot read the store %s: %m", d->store_path);
     return false;
   }
-  else if (memcmp (magic, SIDECAR_MAGIC, sizeof magic) == 0)
+  else if (memcmp (head, SIDECAR_MAGIC, 8) == 0)
     message_set (error, "%s is a volume's sidecar, not its store",
                  d->store_path);
-  else if (memcmp (magic, qcow2, sizeof qcow2) == 0)
-    message_set (error, "%s is a qcow2 image: only raw images can be volumes",
-                 d->store_path);
+  else if ((format = image_format (head, len)))
+    message_set (error, "%s is a %s image: only raw images can be volumes",
+                 d->store_path, format);
   else
     return true;
   errno = EINVAL;
@@ -470,6 +480,25 @@ adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
   case DISK_ADOPT_NONE:
   case DISK_ADOPT_MOVED:
     break;
+  }
+  /* To say adopt= would make a disk of another format's bytes, or overwrite
+   * them. */
+  {
+    char head[IMAGE_HEAD];
+    size_t len = min_u64 (d->store->size, sizeof head);
+    const char *format = len > 0 && store_pread (d->store, head, len, 0) == 0
+                             ? image_format (head, len)
+                             : NULL;
+
+    if (format) {
+      message_set (error,
+                   "%s is a %s image: only raw images can be volumes; name "
+                   "another store, and serve this one as its backing store, as "
+                   "in backing='[ qemu-nbd -r -t -f %s %s ]'",
+                   d->store_path, format, format, d->store_path);
+      errno = EEXIST;
+      return -1;
+    }
   }
   message_set (error,
                "the store %s exists but has no sidecar %s: say adopt=local if "
@@ -567,8 +596,14 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
     free (d->name);
     d->name = strdup (h->name);
   }
-  if (!d->backing && h->backing)
+  if (!d->backing && h->backing) {
     d->backing = strdup (h->backing);
+    /* Its relative paths are those of the folder where it was given. */
+    if (h->command_dir && sidecar_set (&d->command_dir, h->command_dir) == -1) {
+      message_set (error, "out of memory");
+      return -1;
+    }
+  }
   if (!cfg->timeout && h->timeout)
     d->timeout = h->timeout;
   if (!cfg->fetch_unit && h->fetch_unit)
@@ -1081,7 +1116,8 @@ new_session (struct disk *d, const struct disk_config *cfg,
       || sidecar_set (&h->control, d->control) == -1
       || (!cfg->store_is_name && sidecar_set (&h->name, d->name) == -1)
       || sidecar_set (&h->store, d->store_path) == -1
-      || sidecar_set (&h->backing, d->backing) == -1)
+      || sidecar_set (&h->backing, d->backing) == -1
+      || sidecar_set (&h->command_dir, command_dir (d)) == -1)
     goto nomem;
   if (sidecar_write_header (d->sc) == -1) {
     if (errno == ENAMETOOLONG)
@@ -1122,11 +1158,13 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   d->name = strdup (cfg->name ? cfg->name : "");
   d->backing = cfg->backing ? strdup (cfg->backing) : NULL;
   d->control = cfg->control ? strdup (cfg->control) : NULL;
+  d->command_dir = cfg->command_dir ? strdup (cfg->command_dir) : NULL;
   d->runtime_dir = runtime_own_dir (cfg->runtime_dir, error);
   if (!d->runtime_dir)
     return -1;
   if (!d->metadata || !d->name || (cfg->backing && !d->backing)
-      || (cfg->control && !d->control)) {
+      || (cfg->control && !d->control)
+      || (cfg->command_dir && !d->command_dir)) {
     message_set (error, "out of memory");
     errno = ENOMEM;
     return -1;
