@@ -73,13 +73,15 @@ typedef void (*disk_event_fn) (void *opaque, const struct disk_event *ev);
 /* All strings are copied.  NULL, 0 or false mean "not given": then the
  * sidecar's value holds, else the default. */
 struct disk_config {
-  const char *name;     /* "" if NULL; no '/' */
-  bool store_is_name;   /* it is called by its store's path, and the
-                           name that the sidecar holds stays */
-  bool no_command;      /* a backing store "[ CMD ... ]" is refused */
-  const char *store;    /* absolute path */
-  const char *metadata; /* sidecar; NULL: STORE.backfill */
-  const char *backing;  /* NBD URI, or "[ CMD ARG ... ]" */
+  const char *name;        /* "" if NULL; no '/' */
+  bool store_is_name;      /* it is called by its store's path, and the
+                              name that the sidecar holds stays */
+  bool no_command;         /* a backing store "[ CMD ... ]" is refused */
+  const char *store;       /* absolute path */
+  const char *metadata;    /* sidecar; NULL: STORE.backfill */
+  const char *backing;     /* NBD URI, or "[ CMD ARG ... ]" */
+  const char *command_dir; /* absolute: where such a command runs that is
+                              given here, or whose folder is not recorded */
   bool has_size;
   uint64_t size;
   uint32_t granule;

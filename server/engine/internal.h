@@ -115,7 +115,8 @@ struct writeback {
 
 struct disk {
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
-  char **argv; /* backing's bracket form, or NULL */
+  char **argv;       /* backing's bracket form, or NULL */
+  char *command_dir; /* where that runs, or NULL */
   uint64_t size;
   uint32_t granule, shift;
   bool read_only, no_source;

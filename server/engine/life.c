@@ -152,6 +152,7 @@ disk_open (const struct disk_config *cfg, char **error)
       .uri = d->argv ? NULL : d->backing,
       .argv = (const char *const *)d->argv,
       .socket_dir = d->runtime_dir,
+      .command_dir = d->command_dir,
       .connections = d->connections,
       .timeout = (unsigned)min_u64 (d->timeout, 3600000),
       .identity_mode = d->identity_mode,
@@ -380,6 +381,7 @@ disk_free (struct disk *d)
     for (char **p = d->argv; *p; p++)
       free (*p);
   free (d->argv);
+  free (d->command_dir);
   free (d->name);
   free (d->store_path);
   free (d->metadata);

@@ -65,6 +65,10 @@ is_dir (const char *path)
   return stat (path, &sb) == 0 && S_ISDIR (sb.st_mode);
 }
 
+/* Set once, before there are threads. */
+static struct rlimit files_before;
+static bool files_raised;
+
 void
 runtime_raise_files (void)
 {
@@ -72,9 +76,17 @@ runtime_raise_files (void)
 
   if (getrlimit (RLIMIT_NOFILE, &limit) == 0
       && limit.rlim_cur < limit.rlim_max) {
+    files_before = limit;
     limit.rlim_cur = limit.rlim_max;
-    setrlimit (RLIMIT_NOFILE, &limit);
+    files_raised = setrlimit (RLIMIT_NOFILE, &limit) == 0;
   }
+}
+
+bool
+runtime_files_limit (struct rlimit *limit)
+{
+  *limit = files_before;
+  return files_raised;
 }
 
 char *

@@ -24,6 +24,10 @@
 /* A volume has a dozen descriptors, and there may be many: let this process
  * have as many as it may. */
 void runtime_raise_files (void);
+/* What it was before, for programs that we start.  False: it was not changed.
+ */
+struct rlimit;
+bool runtime_files_limit (struct rlimit *limit) __attribute__ ((nonnull (1)));
 
 /* malloc'd path, made if it was missing; NULL with errno. */
 char *runtime_default_dir (void);

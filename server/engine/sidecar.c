@@ -48,6 +48,7 @@ enum {
   FIELD_CONNECTIONS = 8,
   FIELD_STORE = 9,
   FIELD_NONCE = 10,
+  FIELD_COMMAND_DIR = 16,
 };
 
 #define JOB_MAGIC "BKJOB\r\n\0"
@@ -109,6 +110,7 @@ sidecar_header_clear (struct sidecar_header *h)
   free (h->work);
   free (h->control);
   free (h->store);
+  free (h->command_dir);
   memset (h, 0, sizeof *h);
 }
 
@@ -239,6 +241,7 @@ pack_header (const struct sidecar_header *h, uint8_t *buf)
     pack_field (&pk, FIELD_NONCE, h->nonce, sizeof h->nonce);
     fields++;
   }
+  fields += pack_string (&pk, FIELD_COMMAND_DIR, h->command_dir);
   fields += pack_number (&pk, FIELD_TIMEOUT, h->timeout);
   fields += pack_number (&pk, FIELD_RETRY, h->retry);
   fields += pack_number (&pk, FIELD_FETCH, h->fetch_unit);
@@ -313,6 +316,9 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
       if (len != sizeof h->nonce)
         return -1;
       memcpy (h->nonce, p, sizeof h->nonce);
+      break;
+    case FIELD_COMMAND_DIR:
+      string = &h->command_dir;
       break;
     case FIELD_TIMEOUT:
     case FIELD_RETRY:
@@ -752,11 +758,13 @@ copy_header (struct sidecar_header *to, const struct sidecar_header *from)
 {
   *to = *from;
   to->name = to->backing = to->work = to->control = to->store = NULL;
+  to->command_dir = NULL;
   return sidecar_set (&to->name, from->name) == -1
                  || sidecar_set (&to->backing, from->backing) == -1
                  || sidecar_set (&to->work, from->work) == -1
                  || sidecar_set (&to->control, from->control) == -1
                  || sidecar_set (&to->store, from->store) == -1
+                 || sidecar_set (&to->command_dir, from->command_dir) == -1
              ? -1
              : 0;
 }

@@ -89,7 +89,8 @@ struct sidecar_header {
   uint64_t timeout, retry;
   uint32_t fetch_unit, connections;
   char *name, *backing, *work, *control;
-  char *store; /* its path when it was last opened */
+  char *store;       /* its path when it was last opened */
+  char *command_dir; /* where backing's command runs */
 };
 
 struct sidecar {

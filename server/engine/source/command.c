@@ -3,12 +3,17 @@
  * The command gets a listening unix socket as descriptor 3, as systemd's
  * socket activation passes it, so that it may be connected to several times;
  * one that has -s or --single among its arguments speaks NBD on its stdin
- * and stdout instead.  It gets no other descriptor but stderr (as stdout,
- * too), default signals, and dies with the thread that started it: that is
- * why only the pool's first thread starts commands.
+ * and stdout instead.  It runs in the folder that it was given in, with the
+ * limit of open files that we were started with.  It gets no other descriptor
+ * but stderr (as stdout, too), default signals, and dies with the thread that
+ * started it: that is why only the pool's first thread starts commands.
+ *
+ * Its stderr is a pipe, each line of which goes to the log: our own stderr may
+ * be nobody's.  The last one is told when it fails.
  *
  * A process is only ever signalled and waited for by its own pid, and stays
- * in ended[] until it was waited for, so no pid is used after its end.
+ * in ended[] until it was waited for, so no pid is used after its end.  A timer
+ * on the thread's loop waits for what has ended.
  *
  * No locks: one thread at a time uses a struct command, but for
  * command_connect with start false, which only reads what never changes.
@@ -25,6 +30,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -32,12 +38,19 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "log.h"
+#include "runtime.h"
 #include "source/internal.h"
 
 #define NR_ENDED                          \
   (sizeof ((struct command *)NULL)->ended \
    / sizeof ((struct command *)NULL)->ended[0])
 #define GRACE 1000 /* ms from SIGTERM to SIGKILL, while we go on */
+#define LOOK 0.25  /* s, between two looks for processes that have ended */
+
+static void on_look (struct ev_loop *loop, ev_timer *w, int revents);
+static void on_says (struct ev_loop *loop, ev_io *w, int revents);
+static bool reap_ended (struct command *cmd, bool now);
 
 static void
 nap (unsigned ms)
@@ -81,8 +94,102 @@ join_words (const char *const *argv)
   return name;
 }
 
+/* What it says. */
+
+static void
+end_line (struct command *cmd)
+{
+  cmd->line[cmd->len] = '\0';
+  /* It may be anything. */
+  for (char *p = cmd->line; *p; p++)
+    if ((unsigned char)*p < ' ' || *p == 0x7f)
+      *p = *p == '\t' ? ' ' : '?';
+  if (cmd->len > 0) {
+    log_info ("%s: %s", cmd->name, cmd->line);
+    snprintf (cmd->last, sizeof cmd->last, "%.*s", (int)sizeof cmd->last - 1,
+              cmd->line);
+  }
+  cmd->len = 0;
+}
+
+/* Take what is there, but no more than a pipe holds: others wait for the
+ * thread.  False: there will be no more. */
+static bool
+read_says (struct command *cmd)
+{
+  char buf[4096];
+
+  for (unsigned i = 0; i < 16; i++) {
+    ssize_t n = read (cmd->says.fd, buf, sizeof buf);
+
+    if (n == -1 && errno == EINTR)
+      continue;
+    if (n == -1 && errno == EAGAIN)
+      return true;
+    if (n <= 0) {
+      end_line (cmd);
+      return false;
+    }
+    for (ssize_t k = 0; k < n; k++) {
+      if (buf[k] != '\n')
+        cmd->line[cmd->len++] = buf[k];
+      if (buf[k] == '\n' || cmd->len == sizeof cmd->line - 1)
+        end_line (cmd);
+    }
+  }
+  return true;
+}
+
+static void
+close_says (struct command *cmd)
+{
+  if (cmd->says.fd == -1)
+    return;
+  if (cmd->loop)
+    ev_io_stop (cmd->loop, &cmd->says);
+  close (cmd->says.fd);
+  cmd->says.fd = -1;
+}
+
+static void
+on_says (struct ev_loop *loop, ev_io *w, int revents)
+{
+  struct command *cmd = w->data;
+
+  (void)loop;
+  (void)revents;
+  if (!read_says (cmd))
+    close_says (cmd);
+}
+
+/* No process stays a zombie for long, whether there is a connection to be made
+ * or not. */
+static void
+on_look (struct ev_loop *loop, ev_timer *w, int revents)
+{
+  struct command *cmd = w->data;
+
+  (void)revents;
+  if (cmd->pid && reap (cmd->pid, &cmd->status)) {
+    cmd->pid = 0;
+    cmd->gone = true;
+  }
+  if (!reap_ended (cmd, false) && !cmd->pid)
+    ev_timer_stop (loop, w);
+}
+
+void
+command_unwatch (struct command *cmd)
+{
+  if (!cmd->loop)
+    return;
+  ev_timer_stop (cmd->loop, &cmd->look);
+  ev_io_stop (cmd->loop, &cmd->says);
+  cmd->loop = NULL;
+}
+
 struct command *
-command_new (const char *const *argv, const char *socket_dir)
+command_new (const char *const *argv, const char *socket_dir, const char *dir)
 {
   struct command *cmd = calloc (1, sizeof *cmd);
   uint64_t number;
@@ -101,7 +208,11 @@ command_new (const char *const *argv, const char *socket_dir)
       single = true;
   cmd->argv = calloc (n + 1, sizeof *cmd->argv);
   cmd->name = join_words (argv);
-  if (!cmd->argv || !cmd->name)
+  ev_init (&cmd->look, on_look);
+  ev_init (&cmd->says, on_says);
+  cmd->look.data = cmd->says.data = cmd;
+  cmd->says.fd = -1;
+  if (!cmd->argv || !cmd->name || (dir && !(cmd->dir = strdup (dir))))
     goto fail;
   for (unsigned i = 0; i < n; i++)
     if (!(cmd->argv[i] = strdup (argv[i])))
@@ -132,7 +243,10 @@ command_free (struct command *cmd)
   for (unsigned i = 0; cmd->argv && cmd->argv[i]; i++)
     free (cmd->argv[i]);
   free (cmd->argv);
+  if (cmd->says.fd >= 0)
+    close (cmd->says.fd);
   free (cmd->name);
+  free (cmd->dir);
   free (cmd->socket_path);
   free (cmd);
 }
@@ -227,8 +341,8 @@ make_environment (char *pid_entry)
 
 /* After fork: only calls that are safe there. */
 __attribute__ ((noreturn)) static void
-run_child (struct command *cmd, char **env, char *pid_entry, int fd,
-           pid_t parent)
+run_child (struct command *cmd, char **env, char *pid_entry, int fd, int says,
+           int dir, const struct rlimit *files, pid_t parent)
 {
   struct sigaction dfl = { .sa_handler = SIG_DFL };
   sigset_t none;
@@ -240,9 +354,12 @@ run_child (struct command *cmd, char **env, char *pid_entry, int fd,
     sigaction (sig, &dfl, NULL);
   sigemptyset (&none);
   sigprocmask (SIG_SETMASK, &none, NULL);
+  if (fchdir (dir) == -1 || (files && setrlimit (RLIMIT_NOFILE, files) == -1))
+    _exit (126);
   /* Out of the way of what is put into place below. */
   fd = fcntl (fd, F_DUPFD_CLOEXEC, 10);
-  if (fd == -1)
+  says = fcntl (says, F_DUPFD_CLOEXEC, 10);
+  if (fd == -1 || says == -1 || dup2 (says, 2) == -1)
     _exit (126);
   if (cmd->socket_path) {
     char digits[24], *p = pid_entry + strlen ("LISTEN_PID=");
@@ -259,9 +376,7 @@ run_child (struct command *cmd, char **env, char *pid_entry, int fd,
     if (null == -1 || dup2 (null, 0) == -1)
       _exit (126);
     /* Our own stdout may be an NBD connection. */
-    if (dup2 (2, 1) == -1 && (dup2 (null, 1) == -1 || dup2 (null, 2) == -1))
-      _exit (126);
-    if (dup2 (fd, 3) == -1)
+    if (dup2 (2, 1) == -1 || dup2 (fd, 3) == -1)
       _exit (126);
     close_range (4, ~0U, 0);
   }
@@ -317,19 +432,39 @@ reap_ended (struct command *cmd, bool now)
   return left;
 }
 
-/* Returns the parent's end for -s, 0 for socket activation, or -1. */
+/* Returns the parent's end for -s, 0 for socket activation, or -1 with errno,
+ * or with why. */
 static int
-start (struct command *cmd)
+start (struct command *cmd, struct ev_loop *loop, char *why, size_t len)
 {
   char pid_entry[sizeof "LISTEN_PID=" + 24] = "LISTEN_PID=";
   CLEANUP_FREE char **env
       = make_environment (cmd->socket_path ? pid_entry : NULL);
   CLEANUP_CLOSE int child_end = -1;
+  CLEANUP_CLOSE int says = -1;
+  CLEANUP_CLOSE int dir
+      = open (cmd->dir ? cmd->dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  struct rlimit files;
+  bool limited = runtime_files_limit (&files);
   pid_t parent = getpid (), pid;
-  int ours = 0, sv[2];
+  int ours = 0, sv[2], p[2];
 
+  if (dir == -1) {
+    snprintf (why, len, "the folder that the command runs in, %s: %s",
+              cmd->dir ? cmd->dir : "/", strerror (errno));
+    return -1;
+  }
   if (!env)
     return -1;
+  close_says (cmd);
+  cmd->len = 0;
+  cmd->last[0] = '\0';
+  cmd->gone = false;
+  if (pipe2 (p, O_CLOEXEC) == -1)
+    return -1;
+  cmd->says.fd = p[0];
+  says = p[1];
+  fcntl (p[0], F_SETFL, O_NONBLOCK);
   if (cmd->socket_path) {
     child_end = make_listener (cmd->socket_path);
     if (child_end == -1)
@@ -351,7 +486,14 @@ start (struct command *cmd)
     return -1;
   }
   if (pid == 0)
-    run_child (cmd, env, pid_entry, child_end, parent);
+    run_child (cmd, env, pid_entry, child_end, says, dir,
+               limited ? &files : NULL, parent);
+  cmd->loop = loop;
+  ev_io_set (&cmd->says, cmd->says.fd, EV_READ);
+  ev_io_start (loop, &cmd->says);
+  ev_timer_stop (loop, &cmd->look);
+  ev_timer_set (&cmd->look, LOOK, LOOK);
+  ev_timer_start (loop, &cmd->look);
   cmd->pid = pid;
   cmd->started = true;
   return ours;
@@ -360,17 +502,26 @@ start (struct command *cmd)
 bool
 command_ended (struct command *cmd, char *why, size_t len)
 {
+  const char *said = cmd->last;
   int status;
 
   /* The connection's end is seen a moment before the process's. */
-  for (unsigned n = 0; cmd->pid && !reap (cmd->pid, &status); n++) {
-    if (n == 10)
+  for (unsigned n = 0; cmd->pid; n++) {
+    if (reap (cmd->pid, &cmd->status)) {
+      cmd->pid = 0;
+      cmd->gone = true;
+    }
+    else if (n == 10)
       return false;
-    nap (1);
+    else
+      nap (1);
   }
-  if (!cmd->pid)
+  if (!cmd->gone)
     return false;
-  cmd->pid = 0;
+  cmd->gone = false;
+  status = cmd->status;
+  if (cmd->says.fd >= 0 && !read_says (cmd))
+    close_says (cmd);
   if (WIFSIGNALED (status))
     snprintf (why, len, "the command was ended by signal %d",
               WTERMSIG (status));
@@ -383,11 +534,17 @@ command_ended (struct command *cmd, char *why, size_t len)
   else
     snprintf (why, len, "the command ended with status %d",
               WEXITSTATUS (status));
+  if (*said) {
+    size_t n = strlen (why);
+
+    snprintf (why + n, len - n, ": %s", said);
+  }
   return true;
 }
 
 int
-command_connect (struct command *cmd, bool may_start, char *why, size_t len)
+command_connect (struct command *cmd, struct ev_loop *loop, bool may_start,
+                 char *why, size_t len)
 {
   struct sockaddr_un addr;
   int fd, r;
@@ -401,9 +558,11 @@ command_connect (struct command *cmd, bool may_start, char *why, size_t len)
     if (cmd->pid && !cmd->socket_path)
       command_end (cmd, false);
     if (!cmd->pid) {
-      r = start (cmd);
+      why[0] = '\0';
+      r = start (cmd, loop, why, len);
       if (r == -1) {
-        snprintf (why, len, "cannot start the command: %s", strerror (errno));
+        if (!why[0])
+          snprintf (why, len, "cannot start the command: %s", strerror (errno));
         return -1;
       }
       if (!cmd->socket_path)
@@ -447,6 +606,9 @@ command_stop (struct command *cmd)
   while (reap_ended (cmd, now_in_ms () - start_at > 400)
          && now_in_ms () - start_at < 800)
     nap (5);
+  if (cmd->says.fd >= 0)
+    read_says (cmd);
+  close_says (cmd);
   if (cmd->socket_path && cmd->started)
     unlink (cmd->socket_path);
 }

@@ -492,7 +492,7 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
       note_error (c);
   }
   drop_handle (c);
-  if (src->command && c->index == 0 && !was_up && !hangs)
+  if (src->command && c->index == 0 && !hangs)
     command_ended (src->command, c->why, sizeof c->why);
   /* A server that is slow, but alive, must not be asked for ever: what
    * passes for silence grows to the timeout, until it answers. */
@@ -568,7 +568,8 @@ conn_connect (struct source_conn *c)
     return;
   }
   if (src->command) {
-    fd = command_connect (src->command, c->index == 0, c->why, sizeof c->why);
+    fd = command_connect (src->command, c->thread->loop, c->index == 0, c->why,
+                          sizeof c->why);
     if (fd == -1) {
       conn_lost (c, false, SOURCE_LOST);
       return;
@@ -1106,6 +1107,8 @@ conn_stop (struct source_conn *c)
   }
   drop_handle (c);
   ev_timer_stop (c->thread->loop, &c->timer);
+  if (src->command && c->index == 0)
+    command_unwatch (src->command);
   {
     LOCK_SCOPE (&src->lock);
 

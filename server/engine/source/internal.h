@@ -154,7 +154,7 @@ struct source_conn {
   uint64_t next_deadline; /* no later than the first of those sent; 0 none */
   struct source_req probe;
   char *probe_buf;
-  char why[200];
+  char why[400];
 };
 
 void conn_init (struct source_conn *c, struct source *src, unsigned index);
@@ -185,9 +185,19 @@ void verify_free (struct source_conn *c);
 struct command {
   char **argv;
   char *name;        /* for messages */
+  char *dir;         /* where it runs; NULL: / */
   char *socket_path; /* NULL: over its stdin and stdout */
   pid_t pid;         /* 0: not running */
   bool started;      /* at least once */
+  bool gone;         /* it has ended by itself, and nobody was told */
+  int status;        /* then: as waitpid gave it */
+  struct ev_loop *loop;
+  ev_timer look; /* for processes that have ended */
+  /* What it says. */
+  ev_io says;
+  char line[512];
+  size_t len;
+  char last[160]; /* its last line */
   /* ended, but not yet waited for */
   struct {
     pid_t pid;
@@ -195,13 +205,17 @@ struct command {
   } ended[8];
 };
 
-struct command *command_new (const char *const *argv, const char *socket_dir);
+struct command *command_new (const char *const *argv, const char *socket_dir,
+                             const char *dir);
 /* Its process must have been stopped. */
 void command_free (struct command *cmd);
 bool command_is_single (const struct command *cmd);
 /* A connected socket, or -1 with a message in why.  start: run the command if
- * it does not run. */
-int command_connect (struct command *cmd, bool start, char *why, size_t len);
+ * it does not run, with loop, that of the thread, to look after it. */
+int command_connect (struct command *cmd, struct ev_loop *loop, bool start,
+                     char *why, size_t len);
+/* On that thread: look after it no more. */
+void command_unwatch (struct command *cmd);
 /* Did the process end just now, by itself?  Then why says how. */
 bool command_ended (struct command *cmd, char *why, size_t len);
 /* Let the running process go: it hangs, or serves nobody any more. */
@@ -240,7 +254,7 @@ struct source {
   unsigned nr_stopped, nr_ended; /* connections */
   unsigned in_cancel;            /* callbacks that source_cancel is making */
   enum source_state state;
-  char reason[400];
+  char reason[800];
   bool known; /* identity is what to expect */
   bool can_status, multi_conn;
   struct source_identity identity;

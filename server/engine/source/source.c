@@ -356,7 +356,8 @@ source_new (const struct source_config *config)
     src->ca_file = ca_file_of (config->uri);
   }
   else {
-    src->command = command_new (config->argv, config->socket_dir);
+    src->command
+        = command_new (config->argv, config->socket_dir, config->command_dir);
     src->name = src->command ? strdup (src->command->name) : NULL;
   }
   if (!src->name || (!src->uri && !src->command)) {

@@ -65,6 +65,7 @@ struct source_config {
   const char *uri;         /* NBD URI, or NULL */
   const char *const *argv; /* bracket form: command, NULL-ended; or NULL */
   const char *socket_dir;  /* where the command's socket may be made */
+  const char *command_dir; /* where it runs; NULL: / */
   unsigned connections;    /* most connections, 1..16 */
   unsigned timeout;        /* ms until a silent server counts as lost */
   unsigned refused_retry;  /* ms until a refused server is asked again; 0 is
