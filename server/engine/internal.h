@@ -160,11 +160,11 @@ struct disk {
   pthread_cond_t gate_ended;
   pthread_t gate_thread;
   bool closing, has_gate_thread;
-  uint64_t gate_ms; /* how long it may take; not changed by then */
-  bool closed;      /* its thread has done with it */
-  bool stuck;       /* a thread of the disk's did not end: it stays */
+  uint64_t gate_ms;     /* how long it may take */
+  uint64_t drain_until; /* of that, for operations and threads */
+  bool closed;          /* its thread has done with it */
+  bool stuck;           /* a thread of the disk's did not end: it stays */
   int close_error;
-  int close_result;
 
   bool source_up; /* atomic: connected, by the last change of state */
   bool source_lost;

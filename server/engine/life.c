@@ -275,7 +275,7 @@ close_thread (void *arg)
 {
   struct disk *d = arg;
   bool stuck;
-  int err = close_steps (d, now_ms () + d->gate_ms * 5 / 7, &stuck);
+  int err = close_steps (d, d->drain_until, &stuck);
   LOCK_SCOPE (&d->gate_lock);
 
   d->stuck = stuck;
@@ -318,6 +318,7 @@ disk_gate (struct disk *d)
     begin = !d->closing;
     d->closing = true;
     if (begin) {
+      d->drain_until = now_ms () + d->gate_ms * 5 / 7;
       __atomic_store_n (&d->gated, true, __ATOMIC_SEQ_CST);
       d->has_gate_thread = thread_start (&d->gate_thread, close_thread, d) == 0;
       begin = !d->has_gate_thread;
