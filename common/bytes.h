@@ -41,6 +41,16 @@ is_power_of_2 (uint64_t n)
   return n && !(n & (n - 1));
 }
 
+static inline bool
+is_all_zero (const char *p, uint64_t len)
+{
+  /* Most data says so in its first bytes. */
+  if (len < 16)
+    return len == 0 || (p[0] == 0 && memcmp (p, p + 1, len - 1) == 0);
+  return *(const uint64_t *)(const void *)p == 0
+         && memcmp (p, p + 8, len - 8) == 0;
+}
+
 static inline void
 put_le32 (uint8_t *p, uint32_t v)
 {

@@ -313,48 +313,28 @@ arrived (struct source_req *req, int error)
 
 /* Committing. */
 
-static bool
-is_zero (const char *p, uint64_t len)
-{
-  /* Most data says so in its first bytes. */
-  if (len < 16)
-    return len == 0 || (p[0] == 0 && memcmp (p, p + 1, len - 1) == 0);
-  return *(const uint64_t *)(const void *)p == 0
-         && memcmp (p, p + 8, len - 8) == 0;
-}
-
-/* Absent granules [offset, end) become zeros.  A claim covers them.  Zeroing
- * goes by what the store holds: an earlier crash may have left bytes there
- * (I6).  0 or errno. */
+/* Absent granules [offset, end) become zeros.  A claim covers them.  What the
+ * store holds there goes: an earlier crash may have left bytes (I6).  0 or
+ * errno. */
 static int
 zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
               enum map_mark how)
 {
-  uint64_t at = offset;
+  int err;
 
   if (proof_before (d, granule_floor (d, offset), granule_ceil (d, end), NULL,
                     offset, end)
       == -1)
     return errno;
-  while (at < end) {
-    uint64_t start, stop;
-
-    if (store_next_data (d->store, at, end, &start, &stop) == -1)
-      return errno;
-    if (start >= end)
-      break;
-    if (store_zero (d->store, stop - start, start, !full) == -1)
-      return errno;
-    writeback_changed (d, start, stop);
-    at = stop;
-  }
-  if (full && store_preallocate (d->store, end - offset, offset) == -1)
-    return errno;
-  if (proof_after (d, granule_floor (d, offset), granule_ceil (d, end), how,
-                   NULL, offset, end)
-      == -1)
-    return errno;
-  return 0;
+  err = store_clear (d->store, end - offset, offset, full) == -1 ? errno : 0;
+  writeback_changed (d, offset, end);
+  if (err)
+    return err;
+  return proof_after (d, granule_floor (d, offset), granule_ceil (d, end), how,
+                      NULL, offset, end)
+                 == -1
+             ? errno
+             : 0;
 }
 
 /* Call for each absent run of [offset, end), under the claim. */
@@ -413,7 +393,7 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
     /* A run of granules that are all zero, or none. */
     for (; n < end; n++) {
       const char *p = f->buf + ((n << d->shift) - f->offset);
-      bool z = is_zero (p, granule_offset (d, n + 1) - (n << d->shift));
+      bool z = is_all_zero (p, granule_offset (d, n + 1) - (n << d->shift));
 
       if (n == g)
         zero = z;

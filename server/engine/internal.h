@@ -109,7 +109,6 @@ struct writeback {
   struct writeback_piece dropping[WRITTEN_PIECES];
   unsigned nr_dropping;
   unsigned listed; /* atomic: nr_written + nr_dropping */
-  bool unsupported;
   pthread_mutex_t drop_lock;
 };
 

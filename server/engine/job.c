@@ -1006,6 +1006,28 @@ recount_skipped (struct disk *d, const struct walk *w)
   j->failed_offset = first;
 }
 
+/* What of [offset, end), under the claim, is to be allocated before the walk.
+ * 0 or -1. */
+static int
+preallocate_step (struct disk *d, uint64_t offset, uint64_t end)
+{
+  uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end), stop;
+
+  if (!store_preallocate_is_slow (d->store))
+    return store_preallocate (d->store, end - offset, offset);
+  /* What is absent is written anyway, once, when it becomes local. */
+  for (; g < last; g = stop)
+    if (map_run (d->map, g, last, &stop) == MAP_LIVE) {
+      uint64_t at = max_u64 (granule_offset (d, g), offset);
+
+      if (store_preallocate (d->store,
+                             min_u64 (granule_offset (d, stop), end) - at, at)
+          == -1)
+        return -1;
+    }
+  return 0;
+}
+
 /* The seed's default: every byte of the range has its block in the store,
  * also where it is local as a hole. */
 static void
@@ -1022,7 +1044,7 @@ preallocate (struct disk *d)
       return;
     /* Where zeros have to be written for it, no write may come between. */
     claim_take (&d->claims, &c, granule_floor (d, at), granule_ceil (d, end));
-    r = store_preallocate (d->store, end - at, at);
+    r = preallocate_step (d, at, end);
     claim_drop (&d->claims, &c);
     if (r == 0)
       at = end;

@@ -1,13 +1,16 @@
 /* store.c - the local raw image.
  *
- * Zeroing goes down a ladder: punch a hole, zero a range, punch and
- * fallocate, BLKZEROOUT, write zeros.  A rung that answers "not supported" is
- * remembered.  A block device is never assumed to read as zeros, and the
- * edges that its block size leaves over are written.
+ * Zeroing goes down a ladder of what the file system has (ability.h): a hole is
+ * punched; allocated zeros are a zeroed range, a hole that is then allocated,
+ * BLKZEROOUT, or are written.  Where holes cannot be punched, what reads as
+ * zeros is left alone, so that what is thin stays thin.  A block device is
+ * never assumed to read as zeros, and the edges that its block size leaves over
+ * are written.
  *
- * Locking: none needed; the flags of missing rungs only go from false to
- * true, and a lost update costs one more try (they are read and written
- * relaxed-atomically).
+ * SEEK_HOLE is asked only where it may be believed: elsewhere everything is
+ * data.
+ *
+ * Locking: none needed; the caller keeps others out of a range that is zeroed.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -17,7 +20,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +29,6 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
-#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -37,30 +38,15 @@
 #include "path.h"
 #include "store.h"
 
-/* Not in the kernel's headers. */
-#define ZFS_MAGIC 0x2fc12fc1ul
 /* Looked up in the page cache at a time. */
 #define CACHED_PAGES 1024u
 #define ZEROS_SIZE (1u << 20)
 
-static bool
-flag (const bool *f)
-{
-  return __atomic_load_n (f, __ATOMIC_RELAXED);
-}
-
-static void
-set_flag (bool *f)
-{
-  __atomic_store_n (f, true, __ATOMIC_RELAXED);
-}
-
-static bool
-is_unsupported (int err)
-{
-  return err == EOPNOTSUPP || err == ENOTSUP || err == ENOSYS || err == ENODEV
-         || err == ENOTTY;
-}
+/* What is zeros is told from what is not by so much. */
+#define BLOCK 4096u
+/* What is kept of a new store: at most so many bits. */
+#define TOUCHED_BITS (UINT64_C (1) << 20)
+#define TOUCHED_SHIFT 20u
 
 int
 store_lock_fd (int fd, bool read_only)
@@ -84,23 +70,20 @@ store_same_file (int fd, const char *path)
          && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/* Not one of the kernel's own file systems, as far as is known. */
-static bool
-is_remote (int fd)
+static void
+try_abilities (struct store *st)
 {
-  static const unsigned long local[] = {
-    BTRFS_SUPER_MAGIC,     EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC,
-    OVERLAYFS_SUPER_MAGIC, RAMFS_MAGIC,      TMPFS_MAGIC,
-    XFS_SUPER_MAGIC,       ZFS_MAGIC,
-  };
-  struct statfs fs;
+  char *temp;
+  struct stat a, b;
+  CLEANUP_CLOSE int fd = store_tmpfile (st->path, 0600, &temp);
 
-  if (fstatfs (fd, &fs) == -1)
-    return true;
-  for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
-    if ((unsigned long)fs.f_type == local[i])
-      return false;
-  return true;
+  if (temp)
+    path_unlink (temp);
+  free (temp);
+  /* The store itself may be mounted there, from elsewhere. */
+  if (fd >= 0 && fstat (fd, &a) == 0 && fstat (st->fd, &b) == 0
+      && a.st_dev == b.st_dev)
+    ability_try (&st->able, fd);
 }
 
 static int
@@ -123,7 +106,7 @@ describe (struct store *st, char **error)
   }
   if (st->sync_fd == -1)
     st->sync_fd = st->fd;
-  st->is_remote = st->sync_fd != st->fd && is_remote (st->fd);
+  ability_look (&st->able, st->fd);
   st->dev = sb.st_dev;
   st->ino = sb.st_ino;
   st->uid = sb.st_uid;
@@ -139,6 +122,8 @@ describe (struct store *st, char **error)
     }
     if (ioctl (st->fd, BLKSSZGET, &lbs) == 0 && lbs > 0)
       st->block_size = (uint32_t)lbs;
+    /* That was of the file system that the node is on. */
+    st->able.tells_holes = false;
     /* The number of the device is what is shared, not the node's inode. */
     st->dev = sb.st_rdev;
     st->ino = 0;
@@ -149,6 +134,8 @@ describe (struct store *st, char **error)
         && (sx.stx_mask & STATX_BTIME))
       st->btime = (uint64_t)sx.stx_btime.tv_sec * UINT64_C (1000000000)
                   + sx.stx_btime.tv_nsec;
+    if (!st->read_only)
+      try_abilities (st);
   }
   else {
     message_set (error,
@@ -245,18 +232,22 @@ int
 store_tmpfile (const char *path, mode_t mode, char **temp)
 {
   CLEANUP_CLOSE int folder = open_folder (path);
+  struct abilities able;
   uint64_t number;
   int fd;
 
   *temp = NULL;
   if (folder == -1)
     return -1;
-  fd = openat (folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
-  if (fd >= 0)
-    return fd;
-  if (!is_unsupported (errno) && errno != EISDIR && errno != EINVAL
-      && errno != ENOENT)
-    return -1;
+  /* Another's may have nameless files, and no links to give them names by. */
+  ability_look (&able, folder);
+  if (!able.is_remote) {
+    fd = openat (folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+    if (fd >= 0)
+      return fd;
+    if (!ability_is_lack (errno) && errno != EISDIR && errno != ENOENT)
+      return -1;
+  }
 
   /* Nobody else's: what is linked under this name must be what fd is. */
   if (getrandom (&number, sizeof number, 0) != sizeof number
@@ -303,6 +294,47 @@ store_link_fd (int fd, const char *path, char **temp)
   return store_sync_dir (path);
 }
 
+/* What a new store has never been written to reads as zeros. */
+
+static void
+keep_touched (struct store *st)
+{
+  uint64_t nr;
+
+  st->touched_shift = TOUCHED_SHIFT;
+  while (st->size >> st->touched_shift >= TOUCHED_BITS)
+    st->touched_shift++;
+  nr = (st->size >> st->touched_shift) + 1;
+  /* Without it there is more to read. */
+  st->touched = calloc (1, nr / 8 + 1);
+}
+
+static void
+touch (struct store *st, uint64_t count, uint64_t offset)
+{
+  if (!st->touched || count == 0)
+    return;
+  for (uint64_t i = offset >> st->touched_shift;
+       i <= (offset + count - 1) >> st->touched_shift; i++)
+    if (!(__atomic_load_n (&st->touched[i / 8], __ATOMIC_RELAXED)
+          & 1u << i % 8))
+      __atomic_fetch_or (&st->touched[i / 8], (uint8_t)(1u << i % 8),
+                         __ATOMIC_SEQ_CST);
+}
+
+/* True with *stop: nothing was ever written from offset to there. */
+static bool
+is_untouched (struct store *st, uint64_t offset, uint64_t *stop)
+{
+  uint64_t i = offset >> st->touched_shift;
+
+  if (!st->touched
+      || __atomic_load_n (&st->touched[i / 8], __ATOMIC_SEQ_CST) & 1u << i % 8)
+    return false;
+  *stop = (i + 1) << st->touched_shift;
+  return true;
+}
+
 struct store *
 store_create (const char *path, uint64_t size, char **error)
 {
@@ -318,12 +350,17 @@ store_create (const char *path, uint64_t size, char **error)
   }
   if (store_lock_fd (st->fd, false) == -1
       || ftruncate (st->fd, (off_t)size) == -1 || fsync (st->fd) == -1) {
-    message_set (error, "cannot make the store %s of %llu bytes: %m", path,
-                 (unsigned long long)size);
+    message_set (
+        error, "cannot make the store %s of %llu bytes: %m%s", path,
+        (unsigned long long)size,
+        errno == EFBIG ? "; its file system cannot hold so large a file" : "");
     goto fail;
   }
-  if (describe (st, error) == 0)
+  if (describe (st, error) == 0) {
+    if (!st->able.tells_holes && ability_is_missing (&st->able, ABILITY_PUNCH))
+      keep_touched (st);
     return st;
+  }
 
 fail:
   err = errno;
@@ -421,6 +458,7 @@ store_free (struct store *st)
   if (st->temp)
     path_unlink (st->temp);
   free (st->temp);
+  free (st->touched);
   free (st->path);
   free (st);
 }
@@ -519,6 +557,7 @@ int
 store_pwrite (struct store *st, const void *buf, uint64_t count,
               uint64_t offset)
 {
+  touch (st, count, offset);
   return store_write_fd (st->fd, buf, count, offset, 0);
 }
 
@@ -526,22 +565,17 @@ int
 store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
                     uint64_t offset)
 {
-  if (st->dsync_fd < 0 || flag (&st->no_dsync))
+  if (st->dsync_fd < 0 || ability_is_missing (&st->able, ABILITY_DSYNC))
     return 1;
   if (store_write_fd (st->dsync_fd, buf, count, offset, RWF_DSYNC) == 0) {
-    set_flag (&st->has_dsync);
+    ability_note (&st->able, ABILITY_DSYNC, 0);
     return 0;
   }
   /* It is the second write of these bytes, and may need room of its own; or an
    * earlier write had none.  Of that this description is still to be told. */
   if (errno == ENOSPC || errno == EDQUOT || errno == ENOMEM)
     return store_sync_fd (st->fd);
-  if (flag (&st->has_dsync)
-      || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM
-          && errno != EINVAL))
-    return -1;
-  set_flag (&st->no_dsync);
-  return 1;
+  return ability_note (&st->able, ABILITY_DSYNC, errno) ? 1 : -1;
 }
 
 static int
@@ -570,64 +604,101 @@ write_zeros (struct store *st, uint64_t count, uint64_t offset)
   return 0;
 }
 
+/* 0; 1: it is to be done in another way; -1. */
 static int
-try_fallocate (struct store *st, int mode, uint64_t offset, uint64_t count)
+try_fallocate (struct store *st, enum ability what, int mode, uint64_t count,
+               uint64_t offset)
 {
   int r;
 
+  if (ability_is_missing (&st->able, what))
+    return 1;
   do
-    r = fallocate (st->fd, mode, (off_t)offset, (off_t)count);
+    r = fallocate (st->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                   (off_t)count);
   while (r == -1 && errno == EINTR);
-  return r;
+  return ability_note (&st->able, what, r == -1 ? errno : 0) ? 1 : r;
 }
 
-/* The aligned middle of a range, by whatever the store can do.  Returns 1
- * when nothing but writing zeros is left. */
 static int
-zero_aligned (struct store *st, uint64_t count, uint64_t offset, bool punch)
+try_punch (struct store *st, uint64_t count, uint64_t offset)
 {
-  const int hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  return try_fallocate (st, ABILITY_PUNCH, FALLOC_FL_PUNCH_HOLE, count, offset);
+}
 
-  if (punch && !flag (&st->no_punch)) {
-    if (try_fallocate (st, hole, offset, count) == 0)
-      return 0;
-    if (!is_unsupported (errno))
-      return -1;
-    set_flag (&st->no_punch);
-  }
-  if (!flag (&st->no_zero_range)) {
-    if (try_fallocate (st, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset,
-                       count)
-        == 0)
-      return 0;
-    if (!is_unsupported (errno))
-      return -1;
-    set_flag (&st->no_zero_range);
-  }
+static int
+try_zeroout (struct store *st, uint64_t count, uint64_t offset)
+{
+  uint64_t range[2] = { offset, count };
+  int r;
+
+  if (!st->is_block || ability_is_missing (&st->able, ABILITY_ZEROOUT))
+    return 1;
+  r = ioctl (st->fd, BLKZEROOUT, range);
+  return ability_note (&st->able, ABILITY_ZEROOUT, r == -1 ? errno : 0) ? 1 : r;
+}
+
+/* Allocated zeros, aligned. */
+static int
+zero_blocks (struct store *st, uint64_t count, uint64_t offset)
+{
+  int r = try_fallocate (st, ABILITY_ZERO_RANGE, FALLOC_FL_ZERO_RANGE, count,
+                         offset);
+
   /* Plain fallocate leaves what is there as it is: only after a punch. */
-  if (!st->is_block && !flag (&st->no_punch) && !flag (&st->no_fallocate)) {
-    if (try_fallocate (st, hole, offset, count) == 0) {
-      if (try_fallocate (st, FALLOC_FL_KEEP_SIZE, offset, count) == 0)
-        return 0;
-      if (!is_unsupported (errno))
-        return -1;
-      set_flag (&st->no_fallocate);
-      return 1;
-    }
-    if (!is_unsupported (errno))
-      return -1;
-    set_flag (&st->no_punch);
+  if (r == 1 && !st->is_block
+      && !ability_is_missing (&st->able, ABILITY_ALLOCATE)) {
+    r = try_punch (st, count, offset);
+    if (r == 0)
+      r = try_fallocate (st, ABILITY_ALLOCATE, 0, count, offset);
   }
-  if (st->is_block && !flag (&st->no_blkzeroout)) {
-    uint64_t range[2] = { offset, count };
+  if (r == 1)
+    r = try_zeroout (st, count, offset);
+  return r == 1 ? write_zeros (st, count, offset) : r;
+}
 
-    if (ioctl (st->fd, BLKZEROOUT, range) == 0)
-      return 0;
-    if (!is_unsupported (errno) && errno != EINVAL)
-      return -1;
-    set_flag (&st->no_blkzeroout);
+/* Read the range, and call for each run of blocks of it that is all zeros, or
+ * for each that is not. */
+static int
+each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
+          int (*call) (struct store *st, uint64_t count, uint64_t offset))
+{
+  const uint64_t block = max_u64 (BLOCK, st->block_size);
+  CLEANUP_FREE char *buf = malloc (ZEROS_SIZE);
+  uint64_t end = offset + count, stop;
+
+  if (!buf) {
+    errno = ENOMEM;
+    return -1;
   }
-  return 1;
+  for (; offset < end; offset = stop) {
+    uint64_t run = offset, next;
+    bool readable;
+
+    stop = min_u64 (round_down (offset, ZEROS_SIZE) + ZEROS_SIZE, end);
+    if (!of_zeros && is_untouched (st, offset, &next)) {
+      stop = min_u64 (next, end);
+      continue;
+    }
+    readable = store_pread (st, buf, stop - offset, offset) == 0;
+    if (!readable && of_zeros)
+      return -1;
+    for (uint64_t at = offset; at < stop; at = next) {
+      /* What cannot be read is not zeros, and may be mended by a write. */
+      bool zeros;
+
+      next = min_u64 (round_down (at, block) + block, stop);
+      zeros = readable && is_all_zero (buf + (at - offset), next - at);
+      if (zeros == of_zeros && next < stop)
+        continue;
+      if (zeros != of_zeros && run < at && call (st, at - run, run) == -1)
+        return -1;
+      if (zeros == of_zeros && call (st, next - run, run) == -1)
+        return -1;
+      run = next;
+    }
+  }
+  return 0;
 }
 
 int
@@ -644,16 +715,35 @@ store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
     return -1;
   if (end > last && write_zeros (st, end - last, last) == -1)
     return -1;
-  r = zero_aligned (st, last - first, first, punch);
-  if (r == 1)
-    r = write_zeros (st, last - first, first);
-  return r;
+  if (!punch)
+    return zero_blocks (st, last - first, first);
+  r = try_punch (st, last - first, first);
+  return r == 1 ? each_run (st, last - first, first, false, zero_blocks) : r;
+}
+
+int
+store_clear (struct store *st, uint64_t count, uint64_t offset, bool full)
+{
+  uint64_t at = offset, end = offset + count;
+
+  if (!st->able.tells_holes)
+    return store_zero (st, count, offset, !full);
+  while (at < end) {
+    uint64_t start, stop;
+
+    if (store_next_data (st, at, end, &start, &stop) == -1)
+      return -1;
+    if (start < stop && store_zero (st, stop - start, start, !full) == -1)
+      return -1;
+    at = max_u64 (start, stop);
+  }
+  return full ? store_preallocate (st, count, offset) : 0;
 }
 
 bool
 store_zero_is_slow (struct store *st)
 {
-  return st->is_block || flag (&st->no_punch) || flag (&st->no_seek);
+  return st->is_block || ability_is_missing (&st->able, ABILITY_PUNCH);
 }
 
 bool
@@ -663,66 +753,72 @@ store_fast_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
     return false;
   if (count == 0 || offset > UINT64_MAX - count)
     return false;
-  return (punch && !flag (&st->no_punch)) || !flag (&st->no_zero_range);
+  return ability_is_there (&st->able,
+                           punch ? ABILITY_PUNCH : ABILITY_ZERO_RANGE);
+}
+
+bool
+store_preallocate_is_slow (struct store *st)
+{
+  return !st->is_block && ability_is_missing (&st->able, ABILITY_ALLOCATE);
 }
 
 int
 store_preallocate (struct store *st, uint64_t count, uint64_t offset)
 {
   uint64_t end = offset + count;
+  int r;
 
   if (st->is_block)
     return 0;
-  if (!flag (&st->no_fallocate)) {
-    if (try_fallocate (st, FALLOC_FL_KEEP_SIZE, offset, count) == 0)
-      return 0;
-    if (!is_unsupported (errno))
-      return -1;
-    set_flag (&st->no_fallocate);
-  }
-  /* A hole reads as zeros, so writing zeros there changes nothing.  The
-   * caller keeps writers out of the range. */
+  r = try_fallocate (st, ABILITY_ALLOCATE, 0, count, offset);
+  if (r != 1)
+    return r;
+  /* What reads as zeros is written as zeros, which changes nothing, be it a
+   * hole or not. */
   while (offset < end) {
-    uint64_t start, stop;
+    uint64_t start = end, stop = end;
 
-    if (store_next_data (st, offset, end, &start, &stop) == -1)
+    if (st->able.tells_holes
+        && store_next_data (st, offset, end, &start, &stop) == -1)
       return -1;
-    if (start > offset && write_zeros (st, start - offset, offset) == -1)
+    if (start > offset
+        && each_run (st, start - offset, offset, true, write_zeros) == -1)
       return -1;
-    offset = stop > start ? stop : end;
+    offset = max_u64 (start, stop);
   }
   return 0;
+}
+
+/* 0: it cannot tell, so all counts as data; or it was cut under us. */
+static int
+cannot_seek (void)
+{
+  return errno == ENXIO || ability_is_lack (errno) ? 0 : -1;
 }
 
 int
 store_next_data (struct store *st, uint64_t offset, uint64_t end,
                  uint64_t *start, uint64_t *stop)
 {
-  off_t r;
+  off_t data, hole;
 
   *start = offset;
   *stop = end;
-  if (st->is_block || offset >= end)
+  if (!st->able.tells_holes || offset >= end)
     return 0;
-  r = lseek (st->fd, (off_t)offset, SEEK_DATA);
-  if (r == -1) {
-    if (errno == ENXIO) {
-      *start = *stop = end;
-      return 0;
-    }
-    set_flag (&st->no_seek);
-    /* One that cannot tell holes: all of it counts as data. */
-    return errno == EINVAL || is_unsupported (errno) ? 0 : -1;
-  }
-  if ((uint64_t)r >= end) {
+  data = lseek (st->fd, (off_t)offset, SEEK_DATA);
+  if (data == -1 && errno != ENXIO)
+    return cannot_seek ();
+  if (data == -1 || (uint64_t)data >= end) {
     *start = *stop = end;
     return 0;
   }
-  *start = (uint64_t)r;
-  r = lseek (st->fd, r, SEEK_HOLE);
-  if (r == -1)
-    return errno == EINVAL || is_unsupported (errno) ? 0 : -1;
-  *stop = min_u64 ((uint64_t)r, end);
+  hole = lseek (st->fd, data, SEEK_HOLE);
+  if (hole == -1)
+    return cannot_seek ();
+  *start = (uint64_t)data;
+  *stop = min_u64 ((uint64_t)hole, end);
   return 0;
 }
 
@@ -738,8 +834,7 @@ store_is_zero (struct store *st)
     for (at = start; at < stop; at += sizeof buf) {
       uint64_t n = min_u64 (sizeof buf, stop - at);
 
-      if (store_pread (st, buf, n, at) == -1 || buf[0] != 0
-          || memcmp (buf, buf + 1, n - 1) != 0)
+      if (store_pread (st, buf, n, at) == -1 || !is_all_zero (buf, n))
         return false;
     }
     at = max_u64 (start, stop);
@@ -752,7 +847,8 @@ store_sync (struct store *st)
 {
   /* Some servers sync, or tell of, only what came through the same
    * description. */
-  if (st->is_remote && store_sync_fd (st->fd) == -1)
+  if (st->able.is_remote && st->sync_fd != st->fd
+      && store_sync_fd (st->fd) == -1)
     return -1;
   return store_sync_fd (st->sync_fd);
 }

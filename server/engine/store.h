@@ -2,7 +2,7 @@
  *
  * Mechanism only: bytes in, bytes out, holes, durability.  It knows nothing
  * of maps or sources.  One file is never accessed both direct and buffered:
- * all I/O is buffered.
+ * all I/O is buffered.  What its file system can do is in ability.h.
  *
  * Ownership: store_open and store_create hand out a locked store; store_free
  * unlocks it.  The lock is an open-file-description write lock on the whole
@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "ability.h"
+
 struct store {
   int fd;
   /* Another description of the same file, for what must not take a failed
@@ -35,7 +37,6 @@ struct store {
   char *temp;    /* its name until store_link, where it needs one */
   uint64_t size; /* of the file or device */
   bool is_block;
-  bool is_remote; /* it may be another machine's, or a program's */
   bool read_only;
   dev_t dev; /* of the file; of a block device its own number */
   ino_t ino;
@@ -43,9 +44,12 @@ struct store {
   gid_t gid;
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
-  /* Rungs of the ladder that were found missing are not tried again. */
-  bool no_punch, no_zero_range, no_fallocate, no_blkzeroout, no_seek;
-  bool no_dsync, has_dsync;
+  struct abilities able;
+  /* Of a store that we have just made, where holes can neither be told nor
+   * made: one bit, atomic, for 1 << touched_shift bytes, set before anything
+   * is written there.  The rest reads as zeros.  NULL: not known. */
+  uint8_t *touched;
+  unsigned touched_shift;
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
@@ -82,8 +86,10 @@ int store_lock_fd (int fd, bool read_only);
 /* True if path still names what fd is open on. */
 bool store_same_file (int fd, const char *path) __attribute__ ((nonnull (2)));
 /* Open a nameless file in path's folder, and give it path's name.  *temp is
- * set to a name to be removed where there is no O_TMPFILE.  The name is
- * durable when store_link_fd returns. */
+ * set to a name to be removed where a nameless file cannot be had, or could
+ * not get a name.  The name is durable when store_link_fd returns; a power cut
+ * in it may leave an empty file of that name, where the file system has neither
+ * hard links nor RENAME_NOREPLACE. */
 int store_tmpfile (const char *path, mode_t mode, char **temp)
     __attribute__ ((nonnull (1, 3)));
 int store_link_fd (int fd, const char *path, char **temp)
@@ -105,21 +111,31 @@ int store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
                         uint64_t offset) __attribute__ ((nonnull (1, 2)));
 
 /* Afterwards the range reads as zeros, whatever was there.  punch: as a hole
- * if that can be had; else as allocated zeros if that can be had. */
+ * if that can be had, else what is zeros already is left as it is; not punch:
+ * as allocated zeros if that can be had.  Nobody else may change the range
+ * meanwhile, as it may have to be read. */
 int store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
     __attribute__ ((nonnull (1)));
-/* Zeros may have to be written, so a long range may take long. */
+/* The same for a range that is nobody's data, but may have leftovers in it: for
+ * as little as can be.  full: all of it has its blocks then. */
+int store_clear (struct store *st, uint64_t count, uint64_t offset, bool full)
+    __attribute__ ((nonnull (1)));
+/* Zeros may have to be written, or read, so a long range may take long. */
 bool store_zero_is_slow (struct store *st) __attribute__ ((nonnull (1)));
-/* True if store_zero can be quick for this range (no zeros written). */
+/* True if store_zero is quick for this range (no zeros written). */
 bool store_fast_zero (struct store *st, uint64_t count, uint64_t offset,
                       bool punch) __attribute__ ((nonnull (1)));
 
-/* Allocate what is a hole, without changing what it reads as. */
+/* Allocate what is a hole, without changing what it reads as.  Nobody else may
+ * change the range meanwhile. */
 int store_preallocate (struct store *st, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1)));
+/* Zeros have to be written for it. */
+bool store_preallocate_is_slow (struct store *st) __attribute__ ((nonnull (1)));
 
 /* The first run of data in [offset, end): *start, *stop.  *start == end when
- * all of it is a hole.  A store that cannot tell says it is all data. */
+ * all of it is a hole, which reads as zeros and has no dirty page.  Where holes
+ * cannot be told, or not be believed, all is data. */
 int store_next_data (struct store *st, uint64_t offset, uint64_t end,
                      uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ability.h"
 #include "bytes.h"
 #include "cleanup.h"
 #include "crc32c.h"
@@ -124,6 +125,17 @@ state_at (const struct work *w)
   return w->first_format ? STATE_AT_1 : STATE_AT;
 }
 
+/* The folder may be anywhere: what is a hole only for a file system that cannot
+ * be believed has bits of acknowledged writes in it. */
+static void
+look_for_holes (struct work *w)
+{
+  struct abilities able;
+
+  ability_look (&able, w->fd);
+  w->tells_holes = able.tells_holes;
+}
+
 struct work *
 work_create (const char *path, const struct work_identity *id)
 {
@@ -143,6 +155,7 @@ work_create (const char *path, const struct work_identity *id)
       || pwrite (w->fd, buf, sizeof buf, 0) != sizeof buf
       || work_set_state (w, WORK_OK) == -1)
     goto fail_unlink;
+  look_for_holes (w);
   return w;
 
 fail_unlink:
@@ -240,6 +253,7 @@ work_open (const char *path, struct work_identity *id, const uid_t *owners,
     goto fail;
   }
   *id = w->id;
+  look_for_holes (w);
   /* State and count are its owner's as long as there is one. */
   if (store_lock_fd (w->fd, read_only) == 0 && is_named (w, state))
     return w;
@@ -391,11 +405,13 @@ static bool
 next_in_plane (struct work *w, unsigned plane, uint32_t index, uint32_t *next)
 {
   uint64_t start = sector_at (w, plane, 0), at = sector_at (w, plane, index);
-  off_t r;
+  off_t r = -1;
 
   if (index >= w->id.nr_sectors)
     return false;
-  r = lseek (w->fd, (off_t)at, SEEK_DATA);
+  errno = EINVAL;
+  if (w->tells_holes)
+    r = lseek (w->fd, (off_t)at, SEEK_DATA);
   if (r >= 0) {
     uint64_t n = (max_u64 ((uint64_t)r, at) - start) / SECTOR;
 

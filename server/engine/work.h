@@ -74,6 +74,7 @@ struct work {
   struct work_identity id;
   uint32_t unit;     /* bytes */
   bool first_format; /* no copies told apart, no sums */
+  bool tells_holes;  /* SEEK_DATA may be believed */
   pthread_mutex_t count_lock;
   uint64_t count;
   pthread_mutex_t lock; /* the state, and the members below */

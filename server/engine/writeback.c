@@ -45,22 +45,21 @@
 #define SYNC_BYTES (UINT64_C (32) << 20)
 #define SYNC_BYTES_EACH (UINT64_C (16) << 20)
 
-/* False: this file system cannot do it.  Only the call that waits for nothing
- * may say so, as it comes first: one that waits is told of writes that failed,
- * by whatever errno the device or the server gave (ENODATA, ENOLINK, ETIMEDOUT,
- * ESTALE ...), and is told once. */
+/* False: this file system cannot do it.  Only the first call of a file may say
+ * so, which is one that waits for nothing: one that waits is told of writes
+ * that failed, by whatever errno the device or the server gave (EINVAL,
+ * ENODATA, ENOLINK, ETIMEDOUT, ESTALE ...), and is told once. */
 static bool
 sync_range (struct disk *d, int fd, const struct writeback_piece *p,
             unsigned flags)
 {
-  if (sync_file_range (fd, (off_t)p->offset, (off_t)(p->end - p->offset), flags)
-      == 0)
-    return true;
-  if (flags == SYNC_FILE_RANGE_WRITE
-      && (errno == EINVAL || errno == ESPIPE || errno == ENOSYS
-          || errno == EOPNOTSUPP))
+  int r = sync_file_range (fd, (off_t)p->offset, (off_t)(p->end - p->offset),
+                           flags);
+
+  if (ability_note (&d->store->able, ABILITY_SYNC_RANGE, r == -1 ? errno : 0))
     return false;
-  commit_set_failed (d, errno);
+  if (r == -1)
+    commit_set_failed (d, errno);
   return true;
 }
 
@@ -202,12 +201,9 @@ writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep)
 
   /* What syncs is to be told of failures itself. */
   if (d->store->is_block || d->store->aux_fd == d->store->fd
-      || __atomic_load_n (&wb->unsupported, __ATOMIC_RELAXED))
+      || ability_is_missing (&d->store->able, ABILITY_SYNC_RANGE)
+      || !sync_range (d, d->store->aux_fd, &piece, SYNC_FILE_RANGE_WRITE))
     return;
-  if (!sync_range (d, d->store->aux_fd, &piece, SYNC_FILE_RANGE_WRITE)) {
-    __atomic_store_n (&wb->unsupported, true, __ATOMIC_RELAXED);
-    return;
-  }
   if (!push (wb, &piece, &old))
     return;
   /* Without the claim: nobody should wait for this. */

@@ -484,7 +484,8 @@ class Dir:
         subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL)
         self.mounts.remove(path)
 
-    def close(self):
+    def end(self):
+        """Nothing of the test runs, or is mounted, any more."""
         for p in reversed(self.processes):
             try:
                 Process.kill(p)
@@ -492,6 +493,9 @@ class Dir:
                 traceback.print_exc()
         for m in reversed(self.mounts[:]):
             self.umount(m)
+
+    def close(self):
+        self.end()
         # A file that a test made immutable and did not come to free.
         subprocess.run(["chattr", "-R", "-i", self.path],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

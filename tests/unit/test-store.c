@@ -78,6 +78,12 @@ fill (struct store *st, uint64_t offset, uint64_t count)
   free (buf);
 }
 
+static void
+lacks (struct store *st, enum ability what, bool is_missing)
+{
+  st->able.state[what] = is_missing ? ABILITY_MISSING : ABILITY_UNKNOWN;
+}
+
 /* Whatever rungs of the ladder are missing, zeros are zeros and neighbours
  * stay. */
 static void
@@ -89,9 +95,9 @@ zero_works_on_every_rung (void **state)
   for (int rungs = 0; rungs < 8; rungs++)
     for (int punch = 0; punch < 2; punch++) {
       fill (st, 0, 8 * MIB);
-      st->no_punch = rungs & 1;
-      st->no_zero_range = rungs & 2;
-      st->no_fallocate = rungs & 4;
+      lacks (st, ABILITY_PUNCH, rungs & 1);
+      lacks (st, ABILITY_ZERO_RANGE, rungs & 2);
+      lacks (st, ABILITY_ALLOCATE, rungs & 4);
       assert_int_equal (store_zero (st, 3 * MIB + 7, 513, punch), 0);
       expect (st, 0, 513, 'x');
       expect (st, 513, 3 * MIB + 7, 0);
@@ -121,6 +127,92 @@ punch_frees_and_zero_keeps (void **state)
   store_free (st);
 }
 
+static uint64_t
+blocks_of (struct store *st)
+{
+  struct stat sb;
+
+  assert_int_equal (store_sync (st), 0);
+  assert_int_equal (fstat (st->fd, &sb), 0);
+  return (uint64_t)sb.st_blocks * 512;
+}
+
+/* What a crash has left goes, whatever can be told and made of holes, and what
+ * is thin stays thin. */
+static void
+leftovers_go_and_thin_stays_thin (void **state)
+{
+  struct store *st = make (8 * MIB);
+  bool tells = st->able.tells_holes;
+  uint64_t start, stop;
+
+  (void)state;
+  for (int lack = 0; lack < 8; lack++)
+    for (int full = 0; full < 2; full++) {
+      lacks (st, ABILITY_PUNCH, false);
+      assert_int_equal (store_zero (st, 8 * MIB, 0, true), 0);
+      st->able.tells_holes = tells && !(lack & 1);
+      lacks (st, ABILITY_PUNCH, lack & 2);
+      lacks (st, ABILITY_ALLOCATE, lack & 4);
+      lacks (st, ABILITY_ZERO_RANGE, lack & 4);
+      fill (st, 4000, 200);
+      fill (st, MIB - 1, 4098);
+      fill (st, 5 * MIB, MIB);
+      fill (st, 8 * MIB - 512, 512);
+      assert_int_equal (store_clear (st, 8 * MIB - 512, 0, full), 0);
+      expect (st, 0, 8 * MIB - 512, 0);
+      expect (st, 8 * MIB - 512, 512, 'x');
+      if (full)
+        assert_true (blocks_of (st) >= 8 * MIB - 4096);
+      else
+        assert_true (blocks_of (st) <= 2 * MIB);
+    }
+  /* Not believed, all is data. */
+  st->able.tells_holes = false;
+  assert_int_equal (store_next_data (st, 4096, 8 * MIB, &start, &stop), 0);
+  assert_int_equal (start, 4096);
+  assert_int_equal (stop, 8 * MIB);
+  store_free (st);
+}
+
+/* Only what never worked may be said to be missing by an errno that could mean
+ * that this one call was wrong; and no sync that has worked. */
+static void
+lack_is_learnt (void **state)
+{
+  static const struct {
+    enum ability what;
+    enum ability_state before;
+    int err;
+    bool missing;
+  } cases[] = {
+    { ABILITY_PUNCH, ABILITY_UNKNOWN, EOPNOTSUPP, true },
+    { ABILITY_PUNCH, ABILITY_UNKNOWN, EINVAL, true },
+    { ABILITY_PUNCH, ABILITY_TRIED, EINVAL, true },
+    { ABILITY_PUNCH, ABILITY_SEEN, EINVAL, false },
+    { ABILITY_PUNCH, ABILITY_SEEN, EOPNOTSUPP, true },
+    { ABILITY_PUNCH, ABILITY_UNKNOWN, EIO, false },
+    { ABILITY_PUNCH, ABILITY_UNKNOWN, ENOSPC, false },
+    { ABILITY_ZEROOUT, ABILITY_UNKNOWN, ENOTTY, true },
+    { ABILITY_DSYNC, ABILITY_UNKNOWN, EINVAL, true },
+    { ABILITY_DSYNC, ABILITY_SEEN, EOPNOTSUPP, false },
+    { ABILITY_SYNC_RANGE, ABILITY_UNKNOWN, ESPIPE, true },
+    { ABILITY_SYNC_RANGE, ABILITY_SEEN, EOPNOTSUPP, false },
+  };
+
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    struct abilities a = { 0 };
+
+    a.state[cases[i].what] = (uint8_t)cases[i].before;
+    assert_int_equal (ability_note (&a, cases[i].what, cases[i].err),
+                      cases[i].missing);
+    assert_int_equal (ability_is_missing (&a, cases[i].what), cases[i].missing);
+    assert_false (ability_note (&a, cases[i].what, 0));
+    assert_true (ability_is_there (&a, cases[i].what));
+  }
+}
+
 static void
 preallocate_changes_no_byte (void **state)
 {
@@ -131,7 +223,7 @@ preallocate_changes_no_byte (void **state)
   for (int slow = 0; slow < 2; slow++) {
     store_zero (st, 8 * MIB, 0, true);
     fill (st, MIB, MIB);
-    st->no_fallocate = slow;
+    lacks (st, ABILITY_ALLOCATE, slow);
     assert_int_equal (store_preallocate (st, 8 * MIB, 0), 0);
     store_sync (st);
     assert_int_equal (fstat (st->fd, &sb), 0);
@@ -280,6 +372,8 @@ main (void)
   const struct CMUnitTest tests[] = {
     TEST (zero_works_on_every_rung),
     TEST (punch_frees_and_zero_keeps),
+    TEST (leftovers_go_and_thin_stays_thin),
+    TEST (lack_is_learnt),
     TEST (preallocate_changes_no_byte),
     TEST (next_data_walks_holes),
     TEST (second_opener_is_refused),

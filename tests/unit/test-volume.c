@@ -246,7 +246,8 @@ what_a_failed_change_has_changed_stays (void **state)
       assert_int_equal (box_mark (d, 0, SIDECAR_BITS, MAP_HOLE), 0);
       assert_int_equal (box_mark (d, copied, copied + 4, MAP_COPIED), 0);
       /* Zeros have to be written. */
-      d->store->no_punch = d->store->no_zero_range = true;
+      d->store->able.state[ABILITY_PUNCH] = ABILITY_MISSING;
+      d->store->able.state[ABILITY_ZERO_RANGE] = ABILITY_MISSING;
       calls_record (&box);
       for (unsigned i = 0; i < 3; i++) {
         uint64_t at = place[i];

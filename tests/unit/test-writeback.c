@@ -82,7 +82,8 @@ changed_pieces_stay (void **state)
   pthread_join (thread, &failed);
   assert_null (failed);
   assert_int_equal (statfs (box.store, &fs), 0);
-  if (disk->writeback.unsupported || fs.f_type == TMPFS_MAGIC)
+  if (ability_is_missing (&disk->store->able, ABILITY_SYNC_RANGE)
+      || fs.f_type == TMPFS_MAGIC)
     skip ();
   assert_false (is_cached (0, PIECE));
   assert_true (is_cached (PIECE, PIECE));
@@ -124,7 +125,7 @@ pieces_at_work_stay (void **state)
   claim_drop (&disk->claims, &claim);
   pthread_join (thread, &failed);
   assert_null (failed);
-  if (disk->writeback.unsupported)
+  if (ability_is_missing (&disk->store->able, ABILITY_SYNC_RANGE))
     skip ();
   assert_false (is_cached (0, PIECE));
   assert_true (is_cached (PIECE, PIECE));

@@ -1,0 +1,179 @@
+/* ability.c - what the file system under a file can do.  See ability.h.
+ *
+ * File systems say "I cannot do that" in many ways.  EINVAL is one of them
+ * (fuse2fs), and so is EPERM (a seccomp filter), though both may also mean that
+ * this one call was wrong: so these count only until the call has worked once.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "ability.h"
+#include "bytes.h"
+
+/* Not in the kernel's headers. */
+#define ZFS_MAGIC 0x2fc12fc1ul
+
+/* No cluster of a file system is larger. */
+#define PIECE 65536u
+#define NR_PIECES 3u
+
+static const struct {
+  unsigned long magic;
+  bool tells_holes;
+} own[] = {
+  /* These look at the page cache, too, when they are asked for a hole. */
+  { BTRFS_SUPER_MAGIC, true },
+  { EXT4_SUPER_MAGIC, true },
+  { TMPFS_MAGIC, true },
+  { XFS_SUPER_MAGIC, true },
+  /* Has called dirty data a hole. */
+  { ZFS_MAGIC, false },
+  /* Answers for whatever is below it. */
+  { OVERLAYFS_SUPER_MAGIC, false },
+  { F2FS_SUPER_MAGIC, false },
+  { RAMFS_MAGIC, false },
+};
+
+void
+ability_look (struct abilities *a, int fd)
+{
+  struct statfs fs;
+
+  a->tells_holes = false;
+  a->is_remote = true;
+  if (fstatfs (fd, &fs) == -1)
+    return;
+  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+    if ((unsigned long)fs.f_type == own[i].magic) {
+      a->is_remote = false;
+      a->tells_holes = own[i].tells_holes;
+    }
+}
+
+static enum ability_state
+get (const struct abilities *a, enum ability what)
+{
+  return (enum ability_state)__atomic_load_n (&a->state[what],
+                                              __ATOMIC_RELAXED);
+}
+
+static void
+set (struct abilities *a, enum ability what, enum ability_state state)
+{
+  __atomic_store_n (&a->state[what], (uint8_t)state, __ATOMIC_RELAXED);
+}
+
+bool
+ability_is_missing (const struct abilities *a, enum ability what)
+{
+  return get (a, what) == ABILITY_MISSING;
+}
+
+bool
+ability_is_there (const struct abilities *a, enum ability what)
+{
+  enum ability_state state = get (a, what);
+
+  return state == ABILITY_TRIED || state == ABILITY_SEEN;
+}
+
+static bool
+is_unsupported (int err)
+{
+  return err == EOPNOTSUPP || err == ENOTSUP || err == ENOSYS || err == ENOTTY
+         || err == ENODEV || err == ESPIPE;
+}
+
+bool
+ability_is_lack (int err)
+{
+  return is_unsupported (err) || err == EINVAL || err == EPERM;
+}
+
+bool
+ability_note (struct abilities *a, enum ability what, int err)
+{
+  /* A device may lose an ability: then there is another way.  Not for a sync
+   * that has worked: whatever it says now is a failure. */
+  bool is_sync = what == ABILITY_DSYNC || what == ABILITY_SYNC_RANGE;
+  bool seen = get (a, what) == ABILITY_SEEN;
+
+  if (err == 0) {
+    if (!seen)
+      set (a, what, ABILITY_SEEN);
+    return false;
+  }
+  if (seen ? is_sync || !is_unsupported (err) : !ability_is_lack (err))
+    return false;
+  set (a, what, ABILITY_MISSING);
+  return true;
+}
+
+/* Piece i of the scratch file is all that byte. */
+static bool
+holds (int fd, unsigned i, char byte)
+{
+  char buf[4096];
+
+  for (unsigned at = 0; at < PIECE; at += sizeof buf)
+    if (pread (fd, buf, sizeof buf, (off_t)i * PIECE + at)
+            != (ssize_t)sizeof buf
+        || buf[0] != byte || memcmp (buf, buf + 1, sizeof buf - 1) != 0)
+      return false;
+  return true;
+}
+
+static bool
+fill (int fd, unsigned i)
+{
+  char buf[4096];
+
+  memset (buf, 'x', sizeof buf);
+  for (unsigned at = 0; at < PIECE; at += sizeof buf)
+    if (pwrite (fd, buf, sizeof buf, (off_t)i * PIECE + at)
+        != (ssize_t)sizeof buf)
+      return false;
+  return true;
+}
+
+/* The middle piece becomes, or stays, zeros, and its neighbours stay. */
+static void
+try_mode (struct abilities *a, enum ability what, int fd, int mode)
+{
+  int r;
+
+  do
+    r = fallocate (fd, mode | FALLOC_FL_KEEP_SIZE, PIECE, PIECE);
+  while (r == -1 && errno == EINTR);
+  if (r == 0)
+    /* One that says that it did, and did not, is not used either. */
+    set (a, what,
+         holds (fd, 0, 'x') && holds (fd, 1, 0) && holds (fd, 2, 'x')
+             ? ABILITY_TRIED
+             : ABILITY_MISSING);
+  else if (ability_is_lack (errno))
+    set (a, what, ABILITY_MISSING);
+  /* No room, or worse: it is not known. */
+}
+
+void
+ability_try (struct abilities *a, int fd)
+{
+  if (ftruncate (fd, NR_PIECES * PIECE) == -1 || !fill (fd, 0) || !fill (fd, 2))
+    return;
+  try_mode (a, ABILITY_ALLOCATE, fd, 0);
+  if (!fill (fd, 1))
+    return;
+  try_mode (a, ABILITY_PUNCH, fd, FALLOC_FL_PUNCH_HOLE);
+  if (fill (fd, 1))
+    try_mode (a, ABILITY_ZERO_RANGE, fd, FALLOC_FL_ZERO_RANGE);
+}
