@@ -605,6 +605,16 @@ open_file (const char *path, bool read_only, bool lock, char **error)
       goto fail;
     }
     if (!lock || store_same_file (sc->fd, path)) {
+      struct stat sb;
+
+      if (fstat (sc->fd, &sb) == 0 && S_ISREG (sb.st_mode) && sb.st_size == 0) {
+        message_set (error,
+                     "the sidecar %s is empty: its making was cut short, or it "
+                     "was damaged; remove it if it may be made anew",
+                     path);
+        errno = EINVAL;
+        goto fail;
+      }
       if (load_header (sc, lock && !read_only, error) == -1)
         goto fail;
       return sc;
@@ -919,7 +929,7 @@ sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
   uint64_t next = job->sequence + 1;
 
   if (sc->h.job_length == 0) {
-    errno = ENODATA;
+    errno = EINVAL;
     return -1;
   }
   pack_job (job, next, buf);

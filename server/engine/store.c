@@ -266,6 +266,73 @@ store_tmpfile (const char *path, mode_t mode, char **temp)
   return fd;
 }
 
+/* Is it what fd is open on, empty, and locked by us? */
+static bool
+is_empty_own (int fd, int folder, const char *name)
+{
+  struct stat a, b;
+
+  return store_lock_fd (fd, false) == 0 && fstat (fd, &a) == 0
+         && fstatat (folder, name, &b, AT_SYMLINK_NOFOLLOW) == 0
+         && a.st_dev == b.st_dev && a.st_ino == b.st_ino && S_ISREG (b.st_mode)
+         && b.st_size == 0;
+}
+
+/* Neither links nor RENAME_NOREPLACE: an empty file of our own takes the name
+ * first, so that nobody else's is replaced. */
+static int
+rename_over_own (int folder, const char *temp_name, const char *name)
+{
+  CLEANUP_CLOSE int fd = openat (
+      folder, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+  int err;
+
+  if (fd == -1)
+    return -1;
+  if (!is_empty_own (fd, folder, name)) {
+    /* Somebody took it for what a power cut has left. */
+    errno = EEXIST;
+    return -1;
+  }
+  if (renameat (folder, temp_name, folder, name) == 0)
+    return 0;
+  err = errno;
+  unlinkat (folder, name, 0);
+  errno = err;
+  return -1;
+}
+
+static int
+name_by_temp (int folder, const char *temp_name, const char *name)
+{
+  if (linkat (folder, temp_name, folder, name, 0) == 0) {
+    unlinkat (folder, temp_name, 0);
+    return 0;
+  }
+  if (!ability_is_lack (errno) && errno != EMLINK)
+    return -1;
+  if (renameat2 (folder, temp_name, folder, name, RENAME_NOREPLACE) == 0)
+    return 0;
+  return ability_is_lack (errno) ? rename_over_own (folder, temp_name, name)
+                                 : -1;
+}
+
+int
+store_remove_empty (const char *path)
+{
+  const char *name;
+  CLEANUP_CLOSE int folder = path_folder (path, &name);
+  CLEANUP_CLOSE int fd = path_open (path, O_RDWR | O_NONBLOCK | O_NOFOLLOW, 0);
+
+  if (folder == -1 || fd == -1)
+    return -1;
+  if (!is_empty_own (fd, folder, name)) {
+    errno = EEXIST;
+    return -1;
+  }
+  return unlinkat (folder, name, 0) == -1 ? -1 : store_sync_dir (path);
+}
+
 int
 store_link_fd (int fd, const char *path, char **temp)
 {
@@ -278,9 +345,8 @@ store_link_fd (int fd, const char *path, char **temp)
     const char *temp_name = strrchr (*temp, '/');
 
     temp_name = temp_name ? temp_name + 1 : *temp;
-    if (linkat (folder, temp_name, folder, name, 0) == -1)
+    if (name_by_temp (folder, temp_name, name) == -1)
       return -1;
-    unlinkat (folder, temp_name, 0);
     free (*temp);
     *temp = NULL;
   }

@@ -94,6 +94,9 @@ int store_tmpfile (const char *path, mode_t mode, char **temp)
     __attribute__ ((nonnull (1, 3)));
 int store_link_fd (int fd, const char *path, char **temp)
     __attribute__ ((nonnull (2, 3)));
+/* Remove the empty file that a store_link_fd has left under path when it was
+ * cut short.  EEXIST: it is not empty, or somebody has it. */
+int store_remove_empty (const char *path) __attribute__ ((nonnull (1)));
 int store_sync_dir (const char *path) __attribute__ ((nonnull (1)));
 
 int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)

@@ -1234,6 +1234,14 @@ check_sidecar_owner (const struct disk *d, char **error)
   return -1;
 }
 
+/* All that the making of the volume has come to of the store is its name. */
+static bool
+is_cut_short (const struct disk *d)
+{
+  return (d->sc->h.state & SIDECAR_CREATING) && !d->read_only
+         && !d->store->is_block && d->store->size == 0 && d->sc->h.size > 0;
+}
+
 static int
 open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
             char **error)
@@ -1272,6 +1280,10 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     d->sc = sidecar_open (d->metadata, true, error);
   }
   err = errno;
+  /* With neither a store nor a byte in the sidecar there is nothing to lose. */
+  if (!d->sc && err == EINVAL && !d->store && !d->read_only
+      && store_remove_empty (d->metadata) == 0)
+    err = ENOENT;
   if (!d->sc && err == EAGAIN) {
     name_owner (d, error);
     return -1;
@@ -1288,6 +1300,14 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
   if (d->sc) {
     if (check_sidecar_owner (d, error) == -1)
       return -1;
+    if (d->store && is_cut_short (d)) {
+      store_free (d->store);
+      d->store = NULL;
+      if (store_remove_empty (d->store_path) == -1) {
+        message_set (error, "cannot make the store %s anew: %m", d->store_path);
+        return -1;
+      }
+    }
     if (!d->store && finish_volume (d, error) == -1)
       return -1;
     if (match_store (d, cfg, error) == -1)

@@ -294,6 +294,14 @@ def test_fuse_that_says_it_did_and_did_not(d):
     on(d, odd(d, "n"), full=False)
 
 
+def test_fuse_without_links(d):
+    on(d, odd(d, "l"))
+
+
+def test_fuse_without_links_and_renames_with_flags(d):
+    on(d, odd(d, "wlrf"))
+
+
 def with_dirty_pages(d, options):
     """A server that has found its store, its guest; the disk is absent, and
     reads as zeros."""
@@ -346,6 +354,30 @@ def test_fuse2fs(d):
     on(d, d("mnt", "disk"))
 
 
+def test_vfat(d):
+    """Files without holes."""
+    i = image(d, 200 * MIB, "mkfs.vfat", "-F", "32")
+    on(d, d.mount("mnt", "-t", "vfat", "-o", "loop", i) + "/disk",
+       sparse=False)
+
+
+def test_exfat(d):
+    i = image(d, 200 * MIB, "mkfs.exfat")
+    on(d, d.mount("mnt", "-t", "exfat", "-o", "loop", i) + "/disk",
+       sparse=False)
+
+
+def test_exfat_in_a_program(d):
+    i = image(d, 200 * MIB, "mkfs.exfat")
+    dev = loop(i)
+    try:
+        program(d, tool("mount.exfat-fuse"), "-d", dev, d.make("mnt"))
+        on(d, d("mnt", "disk"), sparse=False)
+    finally:
+        d.end()
+        subprocess.run(["losetup", "-d", dev])
+
+
 # --- block devices -----------------------------------------------------------
 
 def device(d, path):
@@ -375,6 +407,36 @@ def test_device(d):
 
 def test_device_without_discard(d):
     on_a_device(d, odd(d, "f"))
+
+
+# --- making ------------------------------------------------------------------
+
+def test_making_that_was_cut_short_is_finished(d):
+    """Without links and renames with flags an empty file takes the name first:
+    what a power cut leaves of that is no obstacle."""
+    path = odd(d, "lr")
+    with open(path + ".backfill", "w"):
+        pass
+    s = Server(d, path, "size=1M")
+    h = s.nbd()
+    h.pwrite(b"x" * 4096, 0)
+    s.stop()
+    # A store that is there is not taken for one that is to be made.
+    os.truncate(path + ".backfill", 0)
+    refused(d, path, "size=1M", words=("is empty", path + ".backfill"),
+            files=(path, path + ".backfill"))
+
+
+def test_a_file_that_is_too_large(d):
+    """FAT's limit, here by rlimit."""
+    path = d("disk")
+    try:
+        Server(d, path, "size=64M", wrap=("prlimit", "--fsize=%d" % MIB))
+    except Refused as e:
+        assert "cannot hold so large a file" in e.text, e.text
+    else:
+        raise AssertionError("it was made")
+    assert not os.path.exists(path) and not os.path.exists(path + ".backfill")
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ damage_is_refused (void **state)
   assert_int_equal (truncate (path, 100), 0);
   refused (path, "cut short");
   assert_int_equal (truncate (path, 0), 0);
-  refused (path, "not a sidecar");
+  refused (path, "is empty");
   unlink (path);
 
   sc = make (1 << 20, 0);

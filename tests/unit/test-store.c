@@ -25,6 +25,32 @@
 
 static char dir[64], path[128];
 
+/* What the file system lacks. */
+static bool no_links, no_rename_flags;
+
+int __real_linkat (int, const char *, int, const char *, int);
+int __wrap_linkat (int, const char *, int, const char *, int);
+int __real_renameat2 (int, const char *, int, const char *, unsigned);
+int __wrap_renameat2 (int, const char *, int, const char *, unsigned);
+
+int
+__wrap_linkat (int from_dir, const char *from, int to_dir, const char *to,
+               int flags)
+{
+  errno = EPERM;
+  return no_links ? -1 : __real_linkat (from_dir, from, to_dir, to, flags);
+}
+
+int
+__wrap_renameat2 (int from_dir, const char *from, int to_dir, const char *to,
+                  unsigned flags)
+{
+  errno = EINVAL;
+  return no_rename_flags && flags
+             ? -1
+             : __real_renameat2 (from_dir, from, to_dir, to, flags);
+}
+
 static int
 setup (void **state)
 {
@@ -332,6 +358,84 @@ nameless_until_linked (void **state)
 }
 
 static void
+put_file (const char *name, const char *text)
+{
+  int fd = open (name, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+
+  assert_true (fd >= 0);
+  assert_int_equal (write (fd, text, strlen (text)), strlen (text));
+  close (fd);
+}
+
+static void
+expect_file (const char *text)
+{
+  char buf[16] = "";
+  int fd = open (path, O_RDONLY);
+
+  assert_true (fd >= 0);
+  assert_true (read (fd, buf, sizeof buf - 1) >= 0);
+  close (fd);
+  assert_string_equal (buf, text);
+}
+
+/* Whichever way a name is given, nobody's file is replaced. */
+static void
+named_in_every_way (void **state)
+{
+  (void)state;
+  for (int lack = 0; lack < 3; lack++)
+    for (int there = 0; there < 2; there++) {
+      char *temp = NULL;
+      int fd;
+
+      assert_true (asprintf (&temp, "%s.new", path) > 0);
+      put_file (temp, "ours");
+      fd = open (temp, O_RDWR);
+      if (there)
+        put_file (path, "theirs");
+      no_links = lack > 0;
+      no_rename_flags = lack > 1;
+      errno = 0;
+      if (there) {
+        assert_int_equal (store_link_fd (fd, path, &temp), -1);
+        assert_int_equal (errno, EEXIST);
+        expect_file ("theirs");
+        unlink (temp);
+        free (temp);
+      }
+      else {
+        assert_int_equal (store_link_fd (fd, path, &temp), 0);
+        assert_null (temp);
+        expect_file ("ours");
+      }
+      no_links = no_rename_flags = false;
+      close (fd);
+      unlink (path);
+    }
+}
+
+/* What was cut short is removed, and nothing else is. */
+static void
+only_an_empty_file_is_removed (void **state)
+{
+  int fd;
+
+  (void)state;
+  put_file (path, "x");
+  assert_int_equal (store_remove_empty (path), -1);
+  assert_int_equal (errno, EEXIST);
+  put_file (path, "");
+  fd = open (path, O_RDWR);
+  assert_int_equal (store_lock_fd (fd, false), 0);
+  assert_int_equal (store_remove_empty (path), -1);
+  close (fd);
+  assert_int_equal (access (path, F_OK), 0);
+  assert_int_equal (store_remove_empty (path), 0);
+  assert_int_equal (access (path, F_OK), -1);
+}
+
+static void
 odd_files_are_refused (void **state)
 {
   char *error = NULL;
@@ -379,6 +483,8 @@ main (void)
     TEST (second_opener_is_refused),
     TEST (uuid_is_of_the_file),
     TEST (nameless_until_linked),
+    TEST (named_in_every_way),
+    TEST (only_an_empty_file_is_removed),
     TEST (odd_files_are_refused),
     TEST (a_cut_store_is_an_error_not_zeros),
   };
