@@ -18,9 +18,11 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "map.h"
@@ -283,6 +285,24 @@ recovery_distrusts_s (void **state)
   map_snapshot_publish (b.m, s);
   assert_true (map_is_stable (b.m, 0, SIDECAR_BITS));
   assert_true (stable (&b, 5000));
+  drop (&b);
+}
+
+/* Each commit writes what is new in a sector, and what S has of it. */
+static void
+commits_add_up (void **state)
+{
+  struct box b;
+
+  (void)state;
+  make (&b, 1u << 30);
+  for (uint64_t g = 3; g < 300; g += 60) {
+    map_mark (b.m, g, g + 2, MAP_GUEST);
+    commit (&b, false);
+  }
+  reopen (&b, false);
+  for (uint64_t g = 0; g < 400; g++)
+    assert_int_equal (live (&b, g), g < 300 && g % 60 >= 3 && g % 60 < 5);
   drop (&b);
 }
 
@@ -695,59 +715,82 @@ readers_never_see_a_bit_go_down (void **state)
   drop (&b);
 }
 
-/* A page that goes from one sector to the next while readers are in it: they
- * are more than there are processors, so that each is stopped there often. */
+/* A page that goes from one sector to the next while a reader is in it.  The
+ * reader is stopped wherever it is, by a signal, until that has happened. */
+
+static bool stopped, goes_on; /* atomic */
+
+static void
+stop_here (int sig)
+{
+  const struct timespec ts = { .tv_nsec = 10000 };
+
+  (void)sig;
+  __atomic_store_n (&stopped, true, __ATOMIC_RELEASE);
+  while (!__atomic_load_n (&goes_on, __ATOMIC_ACQUIRE))
+    nanosleep (&ts, NULL);
+  __atomic_store_n (&stopped, false, __ATOMIC_RELEASE);
+}
+
 static void *
 page_reader (void *arg)
 {
   struct race *r = arg;
+  const char *why = NULL;
 
   while (!__atomic_load_n (&r->stop, __ATOMIC_ACQUIRE)) {
     uint64_t g = __atomic_load_n (&r->marked, __ATOMIC_ACQUIRE);
 
     if (!map_is_live (r->b->m, g, g + SIDECAR_BITS - 1))
-      return (void *)"another sector's bits were taken for this one's";
+      why = "another sector's bits were taken for this one's";
   }
-  return NULL;
+  return (void *)why;
+}
+
+static void
+wait_stopped (bool is)
+{
+  while (__atomic_load_n (&stopped, __ATOMIC_ACQUIRE) != is)
+    sched_yield ();
 }
 
 static void
 a_page_is_of_one_sector (void **state)
 {
-  enum { READERS = 8 };
+  struct sigaction sa = { .sa_handler = stop_here };
+  const uint64_t rounds = 1000;
   struct box b;
   struct race r = { .b = &b };
-  pthread_t t[READERS];
-  void *why, *first = NULL;
-  uint64_t g = 0;
+  pthread_t reader;
+  void *why;
 
   (void)state;
-  make (&b, 15000 * SIDECAR_BITS * GRANULE);
+  sigaction (SIGUSR1, &sa, NULL);
+  make (&b, (rounds + 1) * SIDECAR_BITS * GRANULE);
   map_mark (b.m, 0, SIDECAR_BITS - 1, MAP_COPIED);
-  for (int i = 0; i < READERS; i++)
-    pthread_create (&t[i], NULL, page_reader, &r);
-  for (; g + 2 * SIDECAR_BITS < map_nr (b.m); g += SIDECAR_BITS) {
-    const uint64_t next = g + SIDECAR_BITS;
-    struct map_snapshot *s;
+  pthread_create (&reader, NULL, page_reader, &r);
+  for (uint64_t i = 1; i < rounds; i++) {
+    const uint64_t g = i * SIDECAR_BITS;
 
+    __atomic_store_n (&goes_on, false, __ATOMIC_RELEASE);
+    pthread_kill (reader, SIGUSR1);
+    wait_stopped (true);
     /* All of the sector is stable: its page is free. */
-    map_mark (b.m, next - 1, next, MAP_COPIED);
-    s = map_snapshot (b.m, false);
-    map_snapshot_publish (b.m, s);
+    map_mark (b.m, g - 1, g, MAP_COPIED);
+    map_snapshot_publish (b.m, map_snapshot (b.m, false));
     /* And taken again. */
-    map_mark (b.m, next + SIDECAR_BITS - 2, next + SIDECAR_BITS - 1,
-              MAP_COPIED);
-    sched_yield ();
-    map_mark (b.m, next, next + SIDECAR_BITS - 1, MAP_COPIED);
-    __atomic_store_n (&r.marked, next, __ATOMIC_RELEASE);
+    map_mark (b.m, g + SIDECAR_BITS - 2, g + SIDECAR_BITS - 1, MAP_COPIED);
+    __atomic_store_n (&goes_on, true, __ATOMIC_RELEASE);
+    wait_stopped (false);
+    for (int n = (int)(i % 7); n > 0; n--)
+      sched_yield ();
+    map_mark (b.m, g, g + SIDECAR_BITS - 1, MAP_COPIED);
+    __atomic_store_n (&r.marked, g, __ATOMIC_RELEASE);
   }
   __atomic_store_n (&r.stop, true, __ATOMIC_RELEASE);
-  for (int i = 0; i < READERS; i++) {
-    pthread_join (t[i], &why);
-    first = first ? first : why;
-  }
-  if (first)
-    fail_msg ("%s", (const char *)first);
+  pthread_join (reader, &why);
+  if (why)
+    fail_msg ("%s", (const char *)why);
   drop (&b);
 }
 
@@ -861,6 +904,7 @@ main (void)
     cmocka_unit_test (commit_is_two_phase),
     cmocka_unit_test (sigkill_keeps_all_marks),
     cmocka_unit_test (recovery_distrusts_s),
+    cmocka_unit_test (commits_add_up),
     cmocka_unit_test (overwritten_copy_is_the_guests),
     cmocka_unit_test (returning_a_snapshot_cannot_fail),
     cmocka_unit_test (pending_pages_stay),
