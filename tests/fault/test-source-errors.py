@@ -288,7 +288,8 @@ def test_job_reports_the_first_failed_offset(t):
     end = ctl.wait_event("BLOCK_JOB_COMPLETED")
     check("Input/output error" in end["error"], "the error", end)
     errors = [e["data"] for e in ctl.events if e["event"] == "BLOCK_JOB_ERROR"]
-    check(errors == [{"device": "", "operation": "read", "action": "report"}],
+    check(errors == [{"device": "", "operation": "read", "action": "report",
+                      "number": 1}],
           "events", errors)
 
     def is_right(job):

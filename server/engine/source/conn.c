@@ -482,7 +482,6 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   struct source *src = c->src;
   uint64_t now = now_in_ms ();
   bool was_up = c->state == CONN_UP;
-  bool stale = c->adopted && !was_up;
 
   take_answers (c, now);
   if (c->h && !c->why[0]) {
@@ -527,11 +526,6 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   verify_free (c);
   if (c->index > 0)
     return;
-  if (stale && state != SOURCE_REFUSED) {
-    /* Nothing was lost that was there: connect as if nothing had been kept. */
-    c->retry_at = now;
-    return;
-  }
   if (src->command && hangs)
     command_end (src->command, true);
   if (state == SOURCE_REFUSED)
@@ -586,6 +580,33 @@ fail:
   conn_lost (c, false, SOURCE_LOST);
 }
 
+/* Take the kept handle over, which has negotiated long ago.  False: there is
+ * none, or the server has closed it meanwhile. */
+static bool
+adopt (struct source_conn *c, uint64_t now)
+{
+  struct source *src = c->src;
+  struct nbd_handle *h = src->kept;
+  ssize_t n;
+  char byte;
+
+  src->kept = NULL;
+  if (!h)
+    return false;
+  /* Nothing was asked, so nothing is answered; TLS may have something to say.
+   */
+  n = recv (nbd_aio_get_fd (h), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n == 0 || (n == -1 && errno != EAGAIN)) {
+    nbd_close (h);
+    return false;
+  }
+  c->h = h;
+  c->adopted = true;
+  set_conn_state (c, CONN_CONNECTING);
+  c->give_up_at = now + c->attempt_time;
+  return true;
+}
+
 static void
 conn_open (struct source_conn *c, uint64_t now)
 {
@@ -596,15 +617,8 @@ conn_open (struct source_conn *c, uint64_t now)
     c->want_open = false;
     c->state = CONN_RESOLVING;
   }
-  if (c->index == 0 && c->src->kept) {
-    /* Negotiated long ago. */
-    c->h = c->src->kept;
-    c->src->kept = NULL;
-    c->adopted = true;
-    set_conn_state (c, CONN_CONNECTING);
-    c->give_up_at = now + c->attempt_time;
+  if (c->index == 0 && adopt (c, now))
     return;
-  }
   if (c->src->uri)
     c->resolve = resolve_begin (c->src->uri);
   if (!c->resolve)
@@ -727,7 +741,10 @@ conn_negotiated (struct source_conn *c, uint64_t now)
     conn_lost (c, false, SOURCE_REFUSED);
     return;
   }
-  if (src->identity_mode == SOURCE_IDENTITY_SIZE) {
+  /* Of a connection that was kept the samples were compared when they were
+   * read. */
+  if (src->identity_mode == SOURCE_IDENTITY_SIZE
+      || (c->adopted && src->known)) {
     conn_up (c);
     return;
   }
