@@ -192,6 +192,49 @@ in_order_of_arrival (void **state)
   end (&d);
 }
 
+/* Whatever is between them in the table. */
+static void
+not_only_the_one_before_counts (void **state)
+{
+  struct claimant a, b, c, d;
+
+  (void)state;
+  start (&a, 0, 10);
+  start (&b, 20, 30);
+  start (&c, 40, 50);
+  wait_for (&c);
+  start (&d, 5, 15);
+  settle (1);
+  assert_false (get (&d.has));
+  end (&c);
+  end (&b);
+  settle (1);
+  assert_false (get (&d.has));
+  end (&a);
+  wait_for (&d);
+  end (&d);
+}
+
+/* All that can go on goes on when one ends. */
+static void
+all_that_waited_go_on (void **state)
+{
+  struct claimant a, b[4];
+
+  (void)state;
+  start (&a, 0, 10);
+  wait_for (&a);
+  for (unsigned i = 0; i < 4; i++) {
+    start (&b[i], 2 * i, 2 * i + 1);
+    settle (i + 1);
+  }
+  end (&a);
+  for (unsigned i = 0; i < 4; i++)
+    wait_for (&b[i]);
+  for (unsigned i = 0; i < 4; i++)
+    end (&b[i]);
+}
+
 /* Many at once: no granule ever has two owners. */
 
 #define GRANULES 16u
@@ -241,10 +284,9 @@ main (void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
   const struct CMUnitTest tests[] = {
-    TEST (others_do_not_wait),
-    TEST (overlapping_waits),
-    TEST (in_order_of_arrival),
-    TEST (one_owner_at_a_time),
+    TEST (others_do_not_wait),    TEST (overlapping_waits),
+    TEST (in_order_of_arrival),   TEST (not_only_the_one_before_counts),
+    TEST (all_that_waited_go_on), TEST (one_owner_at_a_time),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

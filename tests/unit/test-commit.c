@@ -798,6 +798,64 @@ errors_reach_the_guest (void **state)
   }
 }
 
+/* nbdkit checks ranges; the engine does so again, however large they are. */
+static void
+nothing_past_the_end (void **state)
+{
+  const uint64_t size = disk_size (disk);
+  const struct {
+    uint64_t offset, length;
+  } past[] = {
+    { size, 1 },
+    { size - 1, 2 },
+    { size + 1, 0 },
+    { UINT64_MAX, 1 },
+    { UINT64_MAX - 4095, 4096 },
+    { 4096, UINT64_MAX - 4095 },
+    { UINT64_MAX - 99, 200 },
+  };
+  char buf[8192] = { 0 };
+
+  (void)state;
+  for (size_t i = 0; i < sizeof past / sizeof past[0]; i++) {
+    const uint64_t offset = past[i].offset, length = past[i].length;
+
+    assert_int_equal (disk_pread (disk, buf, length, offset), -1);
+    assert_int_equal (errno, EINVAL);
+    assert_int_equal (disk_pwrite (disk, buf, length, offset, 0), -1);
+    assert_int_equal (errno, ENOSPC);
+    assert_int_equal (disk_zero (disk, length, offset, 0), -1);
+    assert_int_equal (errno, EINVAL);
+    assert_int_equal (disk_trim (disk, length, offset, 0), -1);
+    assert_int_equal (disk_cache (disk, length, offset), -1);
+  }
+  assert_int_equal (disk_pread (disk, buf, 0, size), 0);
+  assert_int_equal (calls_count (CALL_WRITE, FILE_STORE), 0);
+}
+
+/* Where zeros would have to be written, fast ones are not to be had. */
+static void
+fast_zeros_are_not_written (void **state)
+{
+  struct abilities *able = &disk->store->able;
+
+  (void)state;
+  fill_bytes (disk, 0, 4 * G, 1, 0);
+  able->state[ABILITY_PUNCH] = able->state[ABILITY_ZERO_RANGE]
+      = ABILITY_MISSING;
+  free (calls_take ());
+  for (unsigned trim = 0; trim < 2; trim++) {
+    const unsigned flags = trim ? DISK_MAY_TRIM : 0;
+
+    assert_int_equal (disk_zero (disk, G, G, DISK_FAST_ZERO | flags), -1);
+    assert_int_equal (errno, ENOTSUP);
+  }
+  assert_int_equal (calls_count (CALL_WRITE, FILE_STORE), 0);
+  expect_bytes (disk, 0, 4 * G, 1);
+  assert_int_equal (disk_zero (disk, G, G, 0), 0);
+  expect_bytes (disk, G, G, 0);
+}
+
 /* A job's record may be on the same disk as the store. */
 static void
 failed_sync_of_the_record_counts (void **state)
@@ -969,6 +1027,8 @@ main (void)
     TEST (syncs_wait_for_those_beside),
     TEST (full_is_not_failed),
     TEST (errors_reach_the_guest),
+    TEST (nothing_past_the_end),
+    TEST (fast_zeros_are_not_written),
     TEST (failed_sync_of_the_record_counts),
     TEST (fua_without_dsync_is_a_commit),
     TEST (unsupported_afterwards_is_a_failure),

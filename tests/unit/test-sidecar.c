@@ -219,6 +219,36 @@ both_copies_are_new (void **state)
   }
 }
 
+/* The power is cut between the two: both are whole, and one is older. */
+static void
+the_newer_copy_counts (void **state)
+{
+  static uint8_t old[2][SIDECAR_HEADER_SIZE];
+  struct sidecar *sc = make (1 << 20, 0);
+
+  (void)state;
+  for (unsigned i = 0; i < 2; i++) {
+    const off_t at = i * SIDECAR_HEADER_SIZE;
+
+    assert_int_equal (pread (sc->fd, old[i], sizeof old[i], at), sizeof old[i]);
+    sc->h.session++;
+    assert_int_equal (sidecar_write_header (sc), 0);
+    sidecar_free (sc);
+    write_at (at, old[i], sizeof old[i]);
+    sc = reopen ();
+    assert_int_equal (sc->h.session, i + 1);
+    sidecar_free (sc);
+    /* It is brought up to the other. */
+    sc = reopen ();
+    assert_int_equal (pread (sc->fd, old[0], sizeof old[0], 0), sizeof old[0]);
+    assert_int_equal (
+        pread (sc->fd, old[1], sizeof old[1], SIDECAR_HEADER_SIZE),
+        sizeof old[1]);
+    assert_memory_equal (old[0], old[1], sizeof old[0]);
+  }
+  sidecar_free (sc);
+}
+
 /* Linked with --wrap: what is written of the header, and each sync. */
 static char order[32];
 
@@ -568,6 +598,7 @@ main (void)
     TEST (has_real_blocks),
     TEST (one_bad_header_copy_is_mended),
     TEST (both_copies_are_new),
+    TEST (the_newer_copy_counts),
     TEST (one_copy_is_always_whole),
     TEST (damage_is_refused),
     TEST (other_versions_are_refused),
