@@ -73,10 +73,15 @@ typedef void (*disk_event_fn) (void *opaque, const struct disk_event *ev);
 /* All strings are copied.  NULL, 0 or false mean "not given": then the
  * sidecar's value holds, else the default. */
 struct disk_config {
-  const char *name;        /* "" if NULL; no '/' */
-  bool store_is_name;      /* it is called by its store's path, and the
-                              name that the sidecar holds stays */
-  bool no_command;         /* a backing store "[ CMD ... ]" is refused */
+  const char *name;   /* "" if NULL; no '/' */
+  bool store_is_name; /* it is called by its store's path, and the
+                         name that the sidecar holds stays */
+  bool no_command;    /* a backing store "[ CMD ... ]" is refused */
+  bool has_owner;     /* the store must be this user's, else EPERM: found
+                         out by its descriptor before anything is done */
+  uid_t owner;
+  bool has_file; /* so must it be that file, else ESTALE */
+  struct file_id file;
   const char *store;       /* absolute path */
   const char *metadata;    /* sidecar; NULL: STORE.backfill */
   const char *backing;     /* NBD URI, or "[ CMD ARG ... ]" */
@@ -189,6 +194,23 @@ struct disk_info {
 /* May read the whole sidecar the first time: not on an event loop. */
 int disk_get_info (struct disk *disk, struct disk_info *info)
     __attribute__ ((nonnull (1, 2)));
+
+/* A volume that is not open here, as its files show it, for who only wants
+ * to know.  Nothing is locked; see peek.c. */
+struct disk_peek {
+  struct disk_info info; /* if it has a sidecar; without counters */
+  bool has_sidecar;
+  bool in_use;                      /* another process has it open */
+  uid_t owner;                      /* of the store */
+  struct file_id file;              /* which file it is */
+  char *store, *metadata, *backing; /* what info's strings are */
+  char *error; /* why no more is known; set by whoever has asked */
+};
+/* map: count how much is local, which reads the whole sidecar.  -1 with errno
+ * and *error. */
+int disk_peek (const char *store, bool map, struct disk_peek *peek,
+               char **error) __attribute__ ((nonnull (1, 3, 4)));
+void disk_peek_clear (struct disk_peek *peek) __attribute__ ((nonnull (1)));
 
 const char *disk_name (struct disk *disk) __attribute__ ((nonnull (1)));
 const char *disk_store_path (struct disk *disk) __attribute__ ((nonnull (1)));

@@ -586,8 +586,32 @@ sidecar_alloc (const char *path, bool read_only, char **error)
   return NULL;
 }
 
+/* It says what the store shall read as, and which job goes on.  In a folder
+ * that many may write to, anyone could lay one beside another's store. */
+static int
+check_owner (const struct sidecar *sc, const uid_t *owner, char **error)
+{
+  struct stat sb;
+
+  if (!owner)
+    return 0;
+  if (fstat (sc->fd, &sb) == -1) {
+    message_set (error, "%s: %m", sc->path);
+    return -1;
+  }
+  if (sb.st_uid == 0 || sb.st_uid == geteuid () || sb.st_uid == *owner)
+    return 0;
+  message_set (error,
+               "the sidecar %s belongs to user %lu, not to the owner of the "
+               "store: give it to that one, if you trust what it says",
+               sc->path, (unsigned long)sb.st_uid);
+  errno = EPERM;
+  return -1;
+}
+
 static struct sidecar *
-open_file (const char *path, bool read_only, bool lock, char **error)
+open_file (const char *path, bool read_only, bool lock, const uid_t *owner,
+           char **error)
 {
   struct sidecar *sc = sidecar_alloc (path, read_only, error);
   int err;
@@ -600,6 +624,8 @@ open_file (const char *path, bool read_only, bool lock, char **error)
       message_set (error, "cannot open the sidecar %s: %m", path);
       goto fail;
     }
+    if (check_owner (sc, owner, error) == -1)
+      goto fail;
     if (lock && store_lock_fd (sc->fd, read_only) == -1) {
       message_set (error, "cannot lock the sidecar %s: %m", path);
       goto fail;
@@ -636,13 +662,20 @@ fail:
 struct sidecar *
 sidecar_open (const char *path, bool read_only, char **error)
 {
-  return open_file (path, read_only, true, error);
+  return open_file (path, read_only, true, NULL, error);
+}
+
+struct sidecar *
+sidecar_open_of (const char *path, bool read_only, const uid_t *owner,
+                 char **error)
+{
+  return open_file (path, read_only, true, owner, error);
 }
 
 struct sidecar *
 sidecar_peek (const char *path, char **error)
 {
-  return open_file (path, true, false, error);
+  return open_file (path, true, false, NULL, error);
 }
 
 int

@@ -120,6 +120,11 @@ struct sidecar_job {
  * another process has it, EINVAL: not usable (the message says why). */
 struct sidecar *sidecar_open (const char *path, bool read_only, char **error)
     __attribute__ ((nonnull (1, 3)));
+/* The same, if it belongs to that user (NULL: to anybody), to root or to us,
+ * by its descriptor and before it is locked; else EPERM. */
+struct sidecar *sidecar_open_of (const char *path, bool read_only,
+                                 const uid_t *owner, char **error)
+    __attribute__ ((nonnull (1, 4)));
 /* The same without a lock, for those who only want to say whose it is, and
  * for check.  Never repairs. */
 struct sidecar *sidecar_peek (const char *path, char **error)

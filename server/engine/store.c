@@ -166,8 +166,43 @@ store_alloc (const char *path, bool read_only, char **error)
   return NULL;
 }
 
+/* What is at the path is whose it is when it is opened: a name says nothing,
+ * as whoever may write to its folder exchanges what it leads to. */
+static int
+check_file (const struct store *st, const uid_t *owner,
+            const struct file_id *file, char **error)
+{
+  struct stat sb;
+
+  if (!owner && !file)
+    return 0;
+  if (fstat (st->fd, &sb) == -1) {
+    message_set (error, "%s: %m", st->path);
+    return -1;
+  }
+  if (owner && sb.st_uid != *owner) {
+    message_set (error, "'%s' belongs to another user", st->path);
+    errno = EPERM;
+    return -1;
+  }
+  if (file && !file_id_equal (*file, file_id (&sb))) {
+    message_set (error, "'%s' is another file than the one that is meant",
+                 st->path);
+    errno = ESTALE;
+    return -1;
+  }
+  return 0;
+}
+
 struct store *
 store_open (const char *path, bool read_only, char **error)
+{
+  return store_open_of (path, read_only, NULL, NULL, error);
+}
+
+struct store *
+store_open_of (const char *path, bool read_only, const uid_t *owner,
+               const struct file_id *file, char **error)
 {
   struct store *st = store_alloc (path, read_only, error);
   int err;
@@ -181,6 +216,8 @@ store_open (const char *path, bool read_only, char **error)
       message_set (error, "cannot open the store %s: %m", path);
       goto fail;
     }
+    if (check_file (st, owner, file, error) == -1)
+      goto fail;
     if (store_lock_fd (st->fd, read_only) == -1) {
       message_set (error, "cannot lock the store %s: %m", path);
       goto fail;

@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #include "ability.h"
+#include "trust.h"
 
 struct store {
   int fd;
@@ -56,6 +57,11 @@ struct store {
  * process has it. */
 struct store *store_open (const char *path, bool read_only, char **error)
     __attribute__ ((nonnull (1, 3)));
+/* The same, if it is that user's (NULL: anybody's; else EPERM), and that file
+ * (NULL: any; else ESTALE), by its descriptor and before it is locked. */
+struct store *store_open_of (const char *path, bool read_only,
+                             const uid_t *owner, const struct file_id *file,
+                             char **error) __attribute__ ((nonnull (1, 5)));
 
 /* Make a sparse file of size bytes, locked and durable, that has no name
  * yet; store_link gives it one (EEXIST if something is there by now). */

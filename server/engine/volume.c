@@ -88,11 +88,16 @@ file_name (const char *path)
 static char *
 resolve (const char *path)
 {
-  char *real = realpath (path, NULL);
   CLEANUP_FREE char *copy = NULL;
   CLEANUP_FREE char *dir = NULL;
   CLEANUP_FREE char *name = NULL;
+  char *real;
 
+  /* Such a path is resolved already, and has no links when it is opened: to
+   * follow one that is there by now would lead elsewhere. */
+  if (path_is_confined ())
+    return strdup (path);
+  real = realpath (path, NULL);
   if (real || errno != ENOENT)
     return real;
   copy = strdup (path);
@@ -172,7 +177,7 @@ name_owner (struct disk *d, char **error)
     pid = (long)sc->h.session_pid;
     control = sc->h.control ? strdup (sc->h.control) : NULL;
   }
-  else if (stat (d->store_path, &sb) == 0)
+  else if (path_stat (d->store_path, &sb) == 0)
     runtime_lookup (d->runtime_dir, &sb, &pid, &control);
   if (pid > 0)
     message_set (error,
@@ -1185,11 +1190,13 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
-/* A file that may be read but not written: a read-only export (G25). */
+/* A file that may be read but not written: a read-only export (G25).  (EPERM
+ * where volumes are opened for others: it is not theirs at all.) */
 static bool
 cannot_write (int err)
 {
-  return err == EACCES || err == EROFS || err == EPERM;
+  return err == EACCES || err == EROFS
+         || (err == EPERM && !path_is_confined ());
 }
 
 /* A command that the sidecar or the caller names, as argv. */
@@ -1208,32 +1215,6 @@ take_command (struct disk *d, const struct disk_config *cfg, char **error)
   return -1;
 }
 
-/* The sidecar says what the store shall read as, and which job goes on: where
- * volumes are opened for others it is believed only if it belongs to the
- * store's owner, to root or to us.  In a folder that many may write to, anyone
- * could lay one beside another's store. */
-static int
-check_sidecar_owner (const struct disk *d, char **error)
-{
-  struct stat sb;
-
-  if (!path_is_confined ())
-    return 0;
-  if (fstat (d->sc->fd, &sb) == -1) {
-    message_set (error, "%s: %m", d->metadata);
-    return -1;
-  }
-  if (sb.st_uid == 0 || sb.st_uid == geteuid ()
-      || (d->store && sb.st_uid == d->store->uid))
-    return 0;
-  message_set (error,
-               "the sidecar %s belongs to user %lu, not to the owner of the "
-               "store: give it to that one, if you trust what it says",
-               d->metadata, (unsigned long)sb.st_uid);
-  errno = EPERM;
-  return -1;
-}
-
 /* All that the making of the volume has come to of the store is its name. */
 static bool
 is_cut_short (const struct disk *d)
@@ -1246,20 +1227,23 @@ static int
 open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
             char **error)
 {
+  const uid_t *owner = cfg->has_owner ? &cfg->owner : NULL;
+  const struct file_id *file = cfg->has_file ? &cfg->file : NULL;
+  uid_t sidecar_owner;
   int err;
 
   *fresh = false;
-  d->store = store_open (d->store_path, d->read_only, error);
+  d->store = store_open_of (d->store_path, d->read_only, owner, file, error);
   if (!d->store && !d->read_only && cannot_write (errno)) {
     log_error ("%s; going on read-only", *error);
     d->read_only = true;
-    d->store = store_open (d->store_path, true, error);
+    d->store = store_open_of (d->store_path, true, owner, file, error);
   }
   if (!d->store && errno == EAGAIN) {
     name_owner (d, error);
     return -1;
   }
-  if (!d->store && errno != ENOENT)
+  if (!d->store && (errno != ENOENT || owner || file))
     return -1;
   if (d->store && d->store->is_block && !cfg->metadata) {
     message_set (error,
@@ -1269,15 +1253,20 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     errno = EINVAL;
     return -1;
   }
-  d->sc = sidecar_open (d->metadata, d->read_only, error);
+  /* Where volumes are opened for others, whose sidecar it is counts. */
+  sidecar_owner = d->store ? d->store->uid : 0;
+  owner = path_is_confined () ? &sidecar_owner : NULL;
+  d->sc = sidecar_open_of (d->metadata, d->read_only, owner, error);
   if (!d->sc && !d->read_only && d->store && cannot_write (errno)) {
     log_error ("%s; going on read-only", *error);
     d->read_only = true;
     store_free (d->store);
-    d->store = store_open (d->store_path, true, error);
+    d->store = store_open_of (d->store_path, true,
+                              cfg->has_owner ? &cfg->owner : NULL, file, error);
     if (!d->store)
       return -1;
-    d->sc = sidecar_open (d->metadata, true, error);
+    sidecar_owner = d->store->uid;
+    d->sc = sidecar_open_of (d->metadata, true, owner, error);
   }
   err = errno;
   /* With neither a store nor a byte in the sidecar there is nothing to lose. */
@@ -1298,9 +1287,7 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     return -1;
   }
   if (d->sc) {
-    if (check_sidecar_owner (d, error) == -1)
-      return -1;
-    if (d->store && is_cut_short (d)) {
+    if (d->store && !cfg->has_owner && is_cut_short (d)) {
       store_free (d->store);
       d->store = NULL;
       if (store_remove_empty (d->store_path) == -1) {
