@@ -82,6 +82,14 @@ on_event (void *opaque, const struct disk_event *event)
 }
 
 static void
+on_kick (void *opaque)
+{
+  (void)opaque;
+  if (control)
+    control_kick (control);
+}
+
+static void
 on_quit (void *opaque)
 {
   (void)opaque;
@@ -406,13 +414,14 @@ start (struct daemon *d, const struct options *o)
     .control = d->socket,
     .state_dir = d->state_dir,
     .max_open = o->max_volumes,
+    .speed = o->speed,
     .idle = o->idle,
     .grace = o->grace,
     .commands = o->commands,
     .event = on_event,
+    .kick = on_kick,
   };
 
-  disk_set_total_speed (o->speed);
   disk_set_max_jobs (o->max_jobs);
   d->volumes = volumes_new (&vc, &error);
   if (!d->volumes) {
@@ -442,12 +451,16 @@ start (struct daemon *d, const struct options *o)
 static int
 end (struct daemon *d)
 {
-  /* Commands first: none may be running when the volumes are closed. */
-  if (control && control_stop (control) == -1)
-    return -1;
+  int busy = 0;
+
+  /* Commands first.  If one hangs, all but its volume are closed. */
+  if (control)
+    busy = control_stop (control);
+  if (d->volumes && volumes_stop (d->volumes) == -1)
+    busy = -1;
   /* A disk that was left behind, as its store does not answer, may still use
    * all that there is. */
-  if (d->volumes && volumes_stop (d->volumes) == -1)
+  if (busy == -1)
     return -1;
   if (d->pools)
     disk_pools_stop ();

@@ -18,6 +18,7 @@
 #include "message.h"
 
 #define FILE_NAME "jobs.json"
+#define LOCK_NAME "lock"
 #define LEDGER_VERSION 1
 
 static void
@@ -27,43 +28,273 @@ cleanup_decref (json_t **json)
 }
 #define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
 
-static int
+/* --- the list --------------------------------------------------------- */
+
+static void
+entry_free (struct ledger_entry *e)
+{
+  if (e)
+    free (e->path);
+  free (e);
+}
+
+static struct ledger_entry *
 append (struct ledger *l, const char *path)
 {
-  char **ptr = reallocarray (l->path, l->nr + 1, sizeof *ptr);
+  struct ledger_entry **ptr
+      = reallocarray (l->entry, l->nr + 1, sizeof (struct ledger_entry *));
+  struct ledger_entry *e;
 
   if (!ptr)
+    return NULL;
+  l->entry = ptr;
+  e = calloc (1, sizeof *e);
+  if (!e || !(e->path = strdup (path))) {
+    entry_free (e);
+    return NULL;
+  }
+  ptr[l->nr++] = e;
+  return e;
+}
+
+/* The order is that of age. */
+static void
+remove_at (struct ledger *l, size_t i)
+{
+  entry_free (l->entry[i]);
+  memmove (&l->entry[i], &l->entry[i + 1],
+           (l->nr - i - 1) * sizeof (struct ledger_entry *));
+  l->nr--;
+  l->version++;
+}
+
+static size_t
+index_of (const struct ledger *l, const char *path)
+{
+  size_t i;
+
+  for (i = 0; i < l->nr; i++)
+    if (strcmp (l->entry[i]->path, path) == 0)
+      break;
+  return i;
+}
+
+struct ledger_entry *
+ledger_find (const struct ledger *l, const char *path)
+{
+  size_t i = index_of (l, path);
+
+  return i < l->nr ? l->entry[i] : NULL;
+}
+
+bool
+ledger_has (const struct ledger *l, const char *path)
+{
+  const struct ledger_entry *e = ledger_find (l, path);
+
+  return e && !e->ended;
+}
+
+/* Drop the oldest ended one of this user.  False if he has none. */
+static bool
+drop_ended (struct ledger *l, uid_t uid, const struct ledger_entry *but)
+{
+  for (size_t i = 0; i < l->nr; i++)
+    if (l->entry[i]->ended && l->entry[i]->uid == uid && l->entry[i] != but) {
+      remove_at (l, i);
+      return true;
+    }
+  return false;
+}
+
+/* May this user have one more? */
+static bool
+has_room (const struct ledger *l, uid_t uid)
+{
+  unsigned his = 0, others = 0;
+
+  if (uid == 0)
+    return true;
+  for (size_t i = 0; i < l->nr; i++)
+    if (l->entry[i]->uid != 0) {
+      others++;
+      his += l->entry[i]->uid == uid;
+    }
+  return his < LEDGER_USER_MAX && others < LEDGER_OTHERS_MAX;
+}
+
+struct ledger_entry *
+ledger_add (struct ledger *l, const char *path, uid_t uid)
+{
+  struct ledger_entry *e = ledger_find (l, path);
+
+  if (e && !e->ended)
+    return e;
+  if (!e) {
+    while (!has_room (l, uid))
+      if (!drop_ended (l, uid, NULL)) {
+        errno = EDQUOT;
+        return NULL;
+      }
+    e = append (l, path);
+    if (!e) {
+      errno = ENOMEM;
+      return NULL;
+    }
+    e->uid = uid;
+  }
+  e->ended = false;
+  e->missing = 0;
+  e->version = ++l->version;
+  return e;
+}
+
+void
+ledger_end (struct ledger *l, const char *path)
+{
+  size_t i = index_of (l, path);
+  struct ledger_entry *e;
+  unsigned nr = 0;
+
+  if (i == l->nr)
+    return;
+  e = l->entry[i];
+  if (e->ended)
+    return;
+  e->ended = true;
+  e->version = ++l->version;
+  /* To the end: the first is the one that ended first. */
+  memmove (&l->entry[i], &l->entry[i + 1],
+           (l->nr - i - 1) * sizeof (struct ledger_entry *));
+  l->entry[l->nr - 1] = e;
+  for (size_t k = 0; k < l->nr; k++)
+    nr += l->entry[k]->ended && l->entry[k]->uid == e->uid;
+  if (nr > LEDGER_ENDED_MAX)
+    drop_ended (l, e->uid, e);
+}
+
+void
+ledger_remove (struct ledger *l, const char *path)
+{
+  size_t i = index_of (l, path);
+
+  if (i < l->nr)
+    remove_at (l, i);
+}
+
+void
+ledger_set_missing (struct ledger *l, struct ledger_entry *e, int64_t since)
+{
+  e->missing = since;
+  l->version++;
+}
+
+void
+ledger_set_speed (struct ledger *l, uint64_t speed, uint64_t option)
+{
+  if (l->has_speed && l->total_speed == speed && l->speed_option == option)
+    return;
+  l->has_speed = true;
+  l->total_speed = speed;
+  l->speed_option = option;
+  l->speed_version = ++l->version;
+}
+
+/* --- the files -------------------------------------------------------- */
+
+/* Held as long as the process lives.  Who has it has his number in it. */
+static int
+lock_dir (struct ledger *l, char **error)
+{
+  struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+  CLEANUP_FREE char *file = NULL;
+  char text[32] = "";
+  int n;
+
+  if (asprintf (&file, "%s/" LOCK_NAME, l->dir) == -1) {
+    file = NULL;
+    message_set (error, "out of memory");
     return -1;
-  l->path = ptr;
-  ptr[l->nr] = strdup (path);
-  if (!ptr[l->nr])
+  }
+  l->lock_fd = open (
+      file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+  if (l->lock_fd == -1) {
+    message_set (error, "cannot open %s: %m", file);
     return -1;
-  l->nr++;
+  }
+  if (fcntl (l->lock_fd, F_OFD_SETLK, &fl) == -1) {
+    if (errno != EAGAIN && errno != EACCES) {
+      message_set (error, "cannot lock %s: %m", file);
+      return -1;
+    }
+    if (pread (l->lock_fd, text, sizeof text - 1, 0) == -1)
+      text[0] = '\0';
+    text[strspn (text, "0123456789")] = '\0';
+    message_set (
+        error,
+        "the state directory %s is being served by process %s: end that, "
+        "or name another with --state-dir",
+        l->dir, *text ? text : "of another host");
+    return -1;
+  }
+  n = snprintf (text, sizeof text, "%ld\n", (long)getpid ());
+  if (ftruncate (l->lock_fd, 0) == -1
+      || pwrite (l->lock_fd, text, (size_t)n, 0) != n) {
+    message_set (error, "cannot write %s: %m", file);
+    return -1;
+  }
   return 0;
 }
 
-struct ledger *
-ledger_open (const char *dir, char **error)
+static int
+take_list (struct ledger *l, const json_t *list, bool ended)
 {
-  struct ledger *l = calloc (1, sizeof *l);
+  json_t *v;
+  size_t i;
+
+  json_array_foreach (list, i, v) {
+    struct ledger_entry *e;
+
+    if (!json_is_string (v) || ledger_find (l, json_string_value (v)))
+      continue;
+    e = append (l, json_string_value (v));
+    if (!e)
+      return -1;
+    e->ended = ended;
+  }
+  return 0;
+}
+
+static void
+take_numbers (struct ledger *l, json_t *users, json_t *missing)
+{
+  for (size_t i = 0; i < l->nr; i++) {
+    struct ledger_entry *e = l->entry[i];
+
+    e->uid = (uid_t)json_integer_value (json_object_get (users, e->path));
+    e->missing = json_integer_value (json_object_get (missing, e->path));
+  }
+}
+
+static int
+read_file (struct ledger *l, char **error)
+{
   CLEANUP_FREE char *file = NULL;
   CLEANUP_DECREF json_t *root = NULL;
   CLEANUP_CLOSE int fd = -1;
+  json_t *list, *speed;
   json_error_t err;
-  json_t *list, *v;
-  size_t i;
 
-  if (!l || !(l->dir = strdup (dir))
-      || asprintf (&file, "%s/" FILE_NAME, dir) == -1) {
+  if (asprintf (&file, "%s/" FILE_NAME, l->dir) == -1) {
     file = NULL;
     goto nomem;
   }
   fd = open (file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
   if (fd == -1 && errno == ENOENT)
-    return l;
+    return 0;
   if (fd == -1) {
     message_set (error, "cannot read %s: %m", file);
-    goto fail;
+    return -1;
   }
   root = json_loadfd (fd, JSON_REJECT_DUPLICATES, &err);
   if (!root) {
@@ -71,7 +302,7 @@ ledger_open (const char *dir, char **error)
                  "%s: %s: mend it, or remove it to forget which jobs "
                  "were in progress (they stay in their volumes)",
                  file, err.text);
-    goto fail;
+    return -1;
   }
   list = json_object_get (root, "volumes");
   if (json_integer_value (json_object_get (root, "version")) != LEDGER_VERSION
@@ -80,16 +311,40 @@ ledger_open (const char *dir, char **error)
                  "%s is not of version %d: remove it, or use the "
                  "backfilld that wrote it",
                  file, LEDGER_VERSION);
-    goto fail;
+    return -1;
   }
-  json_array_foreach (list, i, v)
-    if (json_is_string (v) && append (l, json_string_value (v)) == -1)
-      goto nomem;
-  return l;
+  if (take_list (l, list, false) == -1
+      || take_list (l, json_object_get (root, "ended"), true) == -1)
+    goto nomem;
+  take_numbers (l, json_object_get (root, "users"),
+                json_object_get (root, "missing"));
+  speed = json_object_get (root, "total-speed");
+  if (json_is_integer (speed) && json_integer_value (speed) >= 0) {
+    l->has_speed = true;
+    l->total_speed = (uint64_t)json_integer_value (speed);
+    l->speed_option
+        = (uint64_t)json_integer_value (json_object_get (root, "speed-option"));
+  }
+  return 0;
 
 nomem:
   message_set (error, "out of memory");
-fail:
+  return -1;
+}
+
+struct ledger *
+ledger_open (const char *dir, char **error)
+{
+  struct ledger *l = calloc (1, sizeof *l);
+
+  if (!l || !(l->dir = strdup (dir))) {
+    free (l);
+    message_set (error, "out of memory");
+    return NULL;
+  }
+  l->lock_fd = -1;
+  if (lock_dir (l, error) == 0 && read_file (l, error) == 0)
+    return l;
   ledger_free (l);
   return NULL;
 }
@@ -100,96 +355,70 @@ ledger_free (struct ledger *l)
   if (!l)
     return;
   for (size_t i = 0; i < l->nr; i++)
-    free (l->path[i]);
-  free (l->path);
+    entry_free (l->entry[i]);
+  free (l->entry);
+  if (l->lock_fd >= 0)
+    close (l->lock_fd);
   free (l->dir);
   free (l);
 }
 
-bool
-ledger_has (const struct ledger *l, const char *path)
+char *
+ledger_text (const struct ledger *l)
 {
-  for (size_t i = 0; i < l->nr; i++)
-    if (strcmp (l->path[i], path) == 0)
-      return true;
-  return false;
+  CLEANUP_DECREF json_t *root = json_object ();
+  json_t *volumes = json_array (), *ended = json_array ();
+  json_t *users = json_object (), *missing = json_object ();
+  int r = 0;
+
+  /* (Paths came as JSON, so they are UTF-8.) */
+  for (size_t i = 0; i < l->nr; i++) {
+    const struct ledger_entry *e = l->entry[i];
+
+    r |= json_array_append_new (e->ended ? ended : volumes,
+                                json_string (e->path));
+    if (e->uid)
+      r |= json_object_set_new (users, e->path, json_integer (e->uid));
+    if (e->missing)
+      r |= json_object_set_new (missing, e->path, json_integer (e->missing));
+  }
+  r |= json_object_set_new (root, "version", json_integer (LEDGER_VERSION));
+  r |= json_object_set_new (root, "volumes", volumes);
+  r |= json_object_set_new (root, "ended", ended);
+  r |= json_object_set_new (root, "users", users);
+  r |= json_object_set_new (root, "missing", missing);
+  if (l->has_speed) {
+    r |= json_object_set_new (root, "total-speed",
+                              json_integer ((json_int_t)l->total_speed));
+    r |= json_object_set_new (root, "speed-option",
+                              json_integer ((json_int_t)l->speed_option));
+  }
+  return r == 0 ? json_dumps (root, JSON_INDENT (1)) : NULL;
 }
 
-static int
-write_file (const struct ledger *l)
+int
+ledger_write (const char *path, const char *text)
 {
-  CLEANUP_DECREF json_t *list = json_array ();
-  CLEANUP_DECREF json_t *root = NULL;
-  CLEANUP_CLOSE int dir = open (l->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  CLEANUP_CLOSE int dir = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   CLEANUP_CLOSE int fd = -1;
+  size_t len = strlen (text);
+  ssize_t n;
 
   if (dir == -1)
     return -1;
-  for (size_t i = 0; i < l->nr; i++)
-    if (json_array_append_new (list, json_string (l->path[i])) == -1)
-      goto invalid;
-  root = json_pack ("{s:i, s:O}", "version", LEDGER_VERSION, "volumes", list);
-  if (!root)
-    goto invalid;
   fd = openat (dir, FILE_NAME ".new",
                O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd == -1)
     return -1;
-  errno = 0;
-  if (json_dumpfd (root, fd, JSON_INDENT (1)) == -1) {
-    if (errno == 0)
-      errno = EIO;
-    return -1;
+  for (; len > 0; text += n, len -= (size_t)n) {
+    n = write (fd, text, len);
+    if (n == -1 && errno == EINTR)
+      n = 0;
+    if (n == -1)
+      return -1;
   }
   if (fsync (fd) == -1 || renameat (dir, FILE_NAME ".new", dir, FILE_NAME) == -1
       || fsync (dir) == -1)
     return -1;
   return 0;
-
-invalid:
-  /* JSON holds no other text than UTF-8. */
-  errno = list ? EILSEQ : ENOMEM;
-  return -1;
-}
-
-int
-ledger_add (struct ledger *l, const char *path)
-{
-  int err;
-
-  if (ledger_has (l, path))
-    return 0;
-  if (append (l, path) == -1)
-    return -1;
-  if (write_file (l) == 0)
-    return 0;
-  err = errno;
-  free (l->path[--l->nr]);
-  errno = err;
-  return -1;
-}
-
-int
-ledger_remove (struct ledger *l, const char *path)
-{
-  char *removed = NULL;
-  size_t i;
-  int err;
-
-  for (i = 0; i < l->nr; i++)
-    if (strcmp (l->path[i], path) == 0)
-      break;
-  if (i == l->nr)
-    return 0;
-  removed = l->path[i];
-  l->path[i] = l->path[--l->nr];
-  if (write_file (l) == 0) {
-    free (removed);
-    return 0;
-  }
-  err = errno;
-  l->path[l->nr++] = l->path[i];
-  l->path[i] = removed;
-  errno = err;
-  return -1;
 }

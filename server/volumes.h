@@ -5,7 +5,8 @@
  * one of the folders that the process is confined to (path.h).
  *
  * Who may: root and this process's user all, others what they own the store
- * of; volumes are made for the former only.
+ * of; volumes are made for the former only.  Of the volumes that may be open
+ * another user has a quarter, and all of them together three.
  *
  * Life: volumes_new, control with volumes_commands (), volumes_start,
  * volumes_stop, volumes_free.  The process-wide pools of the engine must run
@@ -27,12 +28,17 @@ struct volumes_config {
   const char *control;     /* our socket, for the record and the registry */
   const char *state_dir;   /* of the ledger */
   unsigned max_open;       /* volumes open at once */
+  uint64_t speed;          /* --speed, of all jobs: what holds until another
+                              is set */
   uint64_t idle;           /* ms without use, after which one is closed */
   uint64_t grace;          /* ms that nobody must have had a lent one open,
                               before it is taken back */
   bool commands;           /* "[ CMD ... ]" as a backing store is run */
   disk_event_fn event;
   void *event_opaque;
+  /* Something has changed that commands wait for.  Under the lock. */
+  void (*kick) (void *opaque);
+  void *kick_opaque;
 };
 
 struct volumes;
@@ -48,8 +54,9 @@ const struct control_volumes *volumes_commands (struct volumes *volumes)
 /* Start the thread that closes, and goes on with the ledger's jobs. */
 int volumes_start (struct volumes *volumes) __attribute__ ((nonnull (1)));
 
-/* Close all, at once; what is in the ledger stays there.  No command may be
- * running.  Returns 0, or -1 if one could not be made durable. */
+/* Close all, at once; what is in the ledger stays there.  10 s at most,
+ * whatever hangs.  Returns 0, or -1 if one could not be made durable, or is
+ * still in use: then nothing may be freed. */
 int volumes_stop (struct volumes *volumes) __attribute__ ((nonnull (1)));
 
 /* NULL is fine. */

@@ -20,6 +20,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bytes.h"
 #include "cleanup.h"
@@ -202,6 +203,10 @@ fail_volume (struct call *call, char *error)
 {
   int err = errno;
 
+  if (err == EINPROGRESS && error == NULL) {
+    call->wait = true;
+    return;
+  }
   FAIL (call,
         err == ENOENT   ? "DeviceNotFound"
         : err == ESTALE ? "FileMismatch"
@@ -349,6 +354,21 @@ fail_job (struct call *call, char *error)
   free (error);
 }
 
+/* With volumes there may be clients of several users, and what is of the
+ * process is not theirs. */
+static bool
+may_rule (struct call *call)
+{
+  uid_t uid = call->peer.uid;
+
+  if (call->volumes == NULL || uid == 0 || uid == geteuid ())
+    return true;
+  FAIL (call, "GenericError", EPERM,
+        "The command %s is for root and backfilld's own user",
+        call->command->name);
+  return false;
+}
+
 static json_t *
 done (struct call *call)
 {
@@ -439,40 +459,6 @@ list_of (const struct disks *disks, json_t *(*of) (struct disk *disk))
 }
 
 static json_t *
-list_volumes (struct call *call, json_t *(*of) (struct disk *disk))
-{
-  const struct control_volumes *v = call->volumes;
-  struct disks disks = { 0 };
-  json_t *list;
-
-  if (v->list (v->opaque, &call->peer, &disks) == -1)
-    return NULL;
-  list = list_of (&disks, of);
-  for (size_t i = 0; i < disks.len; i++)
-    v->put (v->opaque, disks.ptr[i]);
-  free (disks.ptr);
-  return list;
-}
-
-static json_t *
-list_disks (struct call *call, json_t *(*of) (struct disk *disk))
-{
-  struct disk *disk;
-
-  if (json_object_get (call->args, "device") == NULL
-      && json_object_get (call->args, "file") == NULL)
-    return call->volumes ? list_volumes (call, of) : list_of (call->disks, of);
-  disk = call_disk (call);
-  return disk ? list_of (&(struct disks){ .ptr = &disk, .len = 1 }, of) : NULL;
-}
-
-static json_t *
-run_disks (struct call *call)
-{
-  return list_disks (call, object_disk);
-}
-
-static json_t *
 job_of_disk (struct disk *disk)
 {
   struct job_info info;
@@ -481,17 +467,146 @@ job_of_disk (struct disk *disk)
   return object_job (disk_name (disk), &info);
 }
 
+static void
+drop_json (void *json)
+{
+  json_decref (json);
+}
+
+static void *
+ask_disk (struct disk *disk)
+{
+  return object_disk (disk);
+}
+
+static void *
+ask_job (struct disk *disk)
+{
+  return job_of_disk (disk);
+}
+
+/* Those that do not answer are there too, without what only they know. */
+static json_t *
+survey (struct call *call, const struct disks *disks, bool jobs)
+{
+  const struct control_volumes *v = call->volumes;
+  json_t *list = json_array ();
+  void **results = NULL;
+  int r;
+
+  r = v->survey (v->opaque, disks, jobs ? ask_job : ask_disk, drop_json,
+                 &results);
+  for (size_t i = 0; r == 0 && i < disks->len; i++) {
+    json_t *o = results[i];
+
+    if (o == NULL && !jobs)
+      o = object_silent (disks->ptr[i]);
+    if (o && !json_is_null (o))
+      r = json_array_append_new (list, o);
+    else
+      json_decref (o);
+  }
+  free (results);
+  if (r == 0)
+    return list;
+  json_decref (list);
+  return NULL;
+}
+
+static json_t *
+object_closed (const struct disk_peek *peek, bool jobs)
+{
+  return jobs ? object_job (peek->info.name, &peek->info.job)
+              : object_peek (peek);
+}
+
+static json_t *
+list_volumes (struct call *call, bool jobs)
+{
+  const struct control_volumes *v = call->volumes;
+  bool all = !jobs && arg_value (call, "all");
+  struct disk_peek *closed = NULL;
+  struct disks disks = { 0 };
+  size_t nr = 0;
+  json_t *list;
+
+  if (v->list (v->opaque, &call->peer, &disks, all ? &closed : NULL, &nr)
+      == -1) {
+    fail_volume (call, NULL);
+    return NULL;
+  }
+  list = survey (call, &disks, jobs);
+  for (size_t i = 0; i < nr; i++) {
+    if (list
+        && json_array_append_new (list, object_closed (&closed[i], jobs))
+               == -1) {
+      json_decref (list);
+      list = NULL;
+    }
+    disk_peek_clear (&closed[i]);
+  }
+  free (closed);
+  for (size_t i = 0; i < disks.len; i++)
+    v->put (v->opaque, disks.ptr[i]);
+  free (disks.ptr);
+  return list;
+}
+
+/* The volume that `device` names waits for an owner: 1 and its object. */
+static int
+peek_volume (struct call *call, bool jobs, json_t **list)
+{
+  const struct control_volumes *v = call->volumes;
+  const char *path = arg_text (call, "device");
+  struct file_id meant;
+  const struct file_id *file = arg_file (call, &meant);
+  struct disk_peek peek;
+  char *error = NULL;
+  json_t *o;
+  int r;
+
+  if (call->error)
+    return -1;
+  r = v->peek (v->opaque, &call->peer, path, file, &peek, &error);
+  if (r == -1)
+    fail_volume (call, error);
+  if (r != 1)
+    return r;
+  *list = json_array ();
+  o = object_closed (&peek, jobs);
+  disk_peek_clear (&peek);
+  if (json_is_null (o))
+    json_decref (o);
+  else if (json_array_append_new (*list, o) == -1) {
+    json_decref (*list);
+    *list = NULL;
+  }
+  return 1;
+}
+
 /* One job of one disk, by its number: in progress, or ended of late. */
 static json_t *
 one_job (struct call *call)
 {
-  struct disk *disk = call_disk (call);
+  uint64_t number = arg_size (call, "number");
+  struct disk *disk;
   struct job_info info;
   char *error = NULL;
+  json_t *list = NULL;
 
+  if (call->volumes && arg_text (call, "device")
+      && peek_volume (call, true, &list) != 0) {
+    if (list == NULL
+        || (uint64_t)json_integer_value (
+               json_object_get (json_array_get (list, 0), "number"))
+               == number)
+      return list;
+    json_decref (list);
+  }
+  disk = call_disk (call);
   if (disk == NULL)
     return NULL;
-  if (job_find (disk, arg_size (call, "number"), &info, &error) == -1) {
+  if (job_find (disk, number, &info, &error) == -1) {
     fail_job (call, error);
     return NULL;
   }
@@ -499,10 +614,34 @@ one_job (struct call *call)
 }
 
 static json_t *
+list_disks (struct call *call, bool jobs)
+{
+  json_t *(*of) (struct disk * disk) = jobs ? job_of_disk : object_disk;
+  json_t *list = NULL;
+  struct disk *disk;
+
+  if (json_object_get (call->args, "device") == NULL
+      && json_object_get (call->args, "file") == NULL)
+    return call->volumes ? list_volumes (call, jobs)
+                         : list_of (call->disks, of);
+  if (call->volumes && arg_text (call, "device")
+      && peek_volume (call, jobs, &list) != 0)
+    return list;
+  disk = call_disk (call);
+  return disk ? list_of (&(struct disks){ .ptr = &disk, .len = 1 }, of) : NULL;
+}
+
+static json_t *
+run_disks (struct call *call)
+{
+  return list_disks (call, false);
+}
+
+static json_t *
 run_jobs (struct call *call)
 {
   return arg_size (call, "number") > 0 ? one_job (call)
-                                       : list_disks (call, job_of_disk);
+                                       : list_disks (call, true);
 }
 
 static json_t *
@@ -628,6 +767,17 @@ run_cancel (struct call *call)
 static json_t *
 run_dismiss (struct call *call)
 {
+  const struct control_volumes *v = call->volumes;
+  char *error = NULL;
+  int r;
+
+  if (v && arg_text (call, "device")) {
+    r = v->forget (v->opaque, &call->peer, arg_text (call, "device"), &error);
+    if (r == -1)
+      fail_volume (call, error);
+    if (r != 0)
+      return call->wait ? NULL : done (call);
+  }
   return run_verb (call, job_dismiss);
 }
 
@@ -723,13 +873,23 @@ run_total_speed (struct call *call)
 static json_t *
 run_set_total_speed (struct call *call)
 {
-  disk_set_total_speed (arg_size (call, "speed"));
-  return done (call);
+  const struct control_volumes *v = call->volumes;
+  uint64_t speed = arg_size (call, "speed");
+  char *error = NULL;
+
+  if (!may_rule (call))
+    return NULL;
+  disk_set_total_speed (speed);
+  if (v && v->set_total_speed (v->opaque, &call->peer, speed, &error) == -1)
+    fail_volume (call, error);
+  return call->wait ? NULL : done (call);
 }
 
 static json_t *
 run_quit (struct call *call)
 {
+  if (!may_rule (call))
+    return NULL;
   if (call->can_quit)
     call->quit = true;
   else
@@ -965,7 +1125,8 @@ const struct command command_table[] = {
     run_dismiss,
     NULL,
     NOTHING,
-    "Forget the disk's job, which must have ended.",
+    "Forget the disk's job, which must have ended.  Backfilld also forgets "
+    "one in progress if the volume's store is gone.",
     { DEVICE, NUMBER } },
   { "block-job-pause",
     RUN_VERB,
@@ -1097,7 +1258,10 @@ const struct command command_table[] = {
     NULL,
     "a list of disk objects",
     "The disks of this process and their jobs.",
-    { DEVICE_OR_ALL } },
+    { DEVICE_OR_ALL,
+      { ARG_BOOLEAN, true, "all",
+        .help = "those too that backfilld has not open, but whose job is in "
+                "progress, or has ended and was not dismissed" } } },
   { "query-total-speed",
     RUN_LOOP,
     run_total_speed,
@@ -1118,14 +1282,16 @@ const struct command command_table[] = {
     run_quit,
     NULL,
     NOTHING,
-    "Shut the process down, after this was answered.",
+    "Shut the process down, after this was answered.  Backfilld does it for "
+    "root and its own user.",
     { { .type = ARG_END } } },
   { "set-total-speed",
-    RUN_LOOP,
+    RUN_VERB,
     run_set_total_speed,
     NULL,
     NOTHING,
-    "Limit all jobs of this process together.",
+    "Limit all jobs of this process together.  Backfilld does it for root and "
+    "its own user, and remembers it over a restart.",
     { SPEED ("limit in bytes per second, 0 for none") } },
   { .name = NULL },
 };
@@ -1260,8 +1426,14 @@ call_run (struct call *call, size_t *len)
 {
   json_t *result = NULL;
 
+  call->wait = false;
   if (call->error == NULL && call->command != NULL) {
     result = call->command->run (call);
+    if (call->wait) {
+      json_decref (result);
+      put_volume (call);
+      return NULL;
+    }
     if (result == NULL)
       FAIL (call, "GenericError", ENOMEM, "out of memory");
   }

@@ -58,6 +58,7 @@ struct call {
   bool negotiated;   /* set by the caller, and by qmp_capabilities */
   bool can_quit;
   bool quit; /* set by quit */
+  bool wait; /* set by call_run: to be run again later */
   json_t *message;
   const struct command *command;
   json_t *id, *args; /* borrowed from message; may be NULL */
@@ -88,7 +89,8 @@ const struct command *call_begin (struct call *call, json_t *message,
     __attribute__ ((nonnull (1)));
 
 /* Do it, free what the call holds, and return the answer as a line (malloc'd,
- * CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM. */
+ * CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM.  Or NULL with the
+ * call's `wait` set: nothing was done for good, run it again. */
 char *call_run (struct call *call, size_t *len)
     __attribute__ ((nonnull (1, 2)));
 
@@ -122,6 +124,11 @@ int object_set (json_t *object, const char *key, json_t *value)
 json_t *object_error (const char *class, int errnum, const char *fmt, ...)
     __attribute__ ((format (printf, 3, 4), nonnull (1, 3)));
 json_t *object_disk (struct disk *disk) __attribute__ ((nonnull (1)));
+/* One that does not answer: what is known without asking it. */
+json_t *object_silent (struct disk *disk) __attribute__ ((nonnull (1)));
+/* One that is not open. */
+json_t *object_peek (const struct disk_peek *peek)
+    __attribute__ ((nonnull (1)));
 /* JSON null if there is no job. */
 json_t *object_job (const char *name, const struct job_info *info)
     __attribute__ ((nonnull (1, 2)));

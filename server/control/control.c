@@ -25,9 +25,6 @@
 #include "message.h"
 #include "private.h"
 
-/* With volumes that a command may have to open first, each takes longer. */
-#define OPENING 4
-
 static const unsigned pool_threads[NR_POOLS] = {
   [RUN_LOOP] = 1, /* long messages */
   [RUN_QUERY] = 2,
@@ -177,9 +174,10 @@ start_threads (struct control *c)
   pthread_attr_t attr;
   int r;
 
+  /* With volumes one that hangs is one of many. */
   for (int i = 0; i < NR_POOLS; i++)
-    if (pool_start (&c->pools[i], c,
-                    pool_threads[i] * (c->config.volumes ? OPENING : 1))
+    if (pool_start (&c->pools[i], c, pool_threads[i],
+                    c->config.volumes ? MAX_THREADS : pool_threads[i])
         == -1)
       return -1;
   pthread_attr_init (&attr);
@@ -241,6 +239,13 @@ control_start (struct control *c, char **error)
 }
 
 void
+control_kick (struct control *c)
+{
+  for (int i = 0; i < NR_POOLS; i++)
+    pool_kick (&c->pools[i]);
+}
+
+void
 control_unlisten (struct control *c)
 {
   listener_unlink (c);
@@ -284,6 +289,12 @@ control_free (struct control *c)
   for (int i = 0; i < NR_POOLS; i++) {
     pthread_mutex_destroy (&c->pools[i].lock);
     pthread_cond_destroy (&c->pools[i].cond);
+  }
+  while (c->users) {
+    struct user *user = c->users;
+
+    c->users = user->next;
+    free (user);
   }
   pthread_mutex_destroy (&c->lock);
   pthread_mutex_destroy (&c->stop_lock);

@@ -13,15 +13,18 @@
 #define BACKFILL_CONTROL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "disk.h"
 
-/* Who asks, as the kernel tells (SO_PEERCRED). */
+/* Who asks, as the kernel tells (SO_PEERCRED), and which command it is. */
 struct control_peer {
   uid_t uid;
   gid_t gid;
   pid_t pid;
+  uint64_t since;  /* CLOCK_MONOTONIC ms, when the command came */
+  uint64_t serial; /* of the command, never 0 */
 };
 
 enum control_use {
@@ -30,22 +33,37 @@ enum control_use {
 };
 
 /* For a program whose disks come and go, and are called by their stores'
- * paths.  All are called from the threads that run commands, may block, and
- * on failure return NULL or -1 with errno and *error set (malloc'd).
+ * paths.  All are called from the threads that run commands, and on failure
+ * return NULL or -1 with errno and *error set (malloc'd).
  *
  * file: what the client means by the path, or NULL if it did not say.  If that
  * is another file by now it fails with ESTALE, before anything is done to it.
- */
+ *
+ * EINPROGRESS, without a message, is no failure: what the command needs is on
+ * its way, and it is called again, with the same peer, after control_kick.  So
+ * none of them waits for a path, an open or a sync. */
 struct control_volumes {
   /* The disk of that path, open until it is put. */
   struct disk *(*get) (void *opaque, const struct control_peer *peer,
                        const char *path, const struct file_id *file,
                        enum control_use use, char **error);
   void (*put) (void *opaque, struct disk *disk);
+  /* 1 and *peek, which the caller clears: the volume waits for an owner who
+   * may come back, and is not opened now.  0: get it. */
+  int (*peek) (void *opaque, const struct control_peer *peer, const char *path,
+               const struct file_id *file, struct disk_peek *peek,
+               char **error);
   /* Those that are open now and that the peer may see, each to be put;
-   * disks->ptr is malloc'd. */
+   * disks->ptr is malloc'd.  With closed also those whose job is on record
+   * and that are not open: *closed is malloc'd, each to be cleared. */
   int (*list) (void *opaque, const struct control_peer *peer,
-               struct disks *disks);
+               struct disks *disks, struct disk_peek **closed, size_t *nr);
+  /* Call ask for each disk of the list, in order, until it is through; those
+   * that do not answer in a second are passed over, now and as long as they
+   * do not.  result: where ask's go, NULL for those; malloc'd, as many. */
+  int (*survey) (void *opaque, const struct disks *disks,
+                 void *(*ask) (struct disk *disk), void (*drop) (void *result),
+                 void ***results);
   /* Make a new volume. */
   int (*create) (void *opaque, const struct control_peer *peer,
                  const struct disk_config *config, char **error);
@@ -55,6 +73,13 @@ struct control_volumes {
   /* Go on with its job once its present owner has gone. */
   int (*take) (void *opaque, const struct control_peer *peer, const char *path,
                const struct file_id *file, char **error);
+  /* Forget a volume whose store is gone.  1: done; 0: it is not known, or
+   * not gone. */
+  int (*forget) (void *opaque, const struct control_peer *peer,
+                 const char *path, char **error);
+  /* Keep the limit of all jobs over a restart. */
+  int (*set_total_speed) (void *opaque, const struct control_peer *peer,
+                          uint64_t speed, char **error);
   void *opaque;
 };
 
@@ -102,6 +127,10 @@ int control_start (struct control *control, char **error)
  * the engine but disk_name and the like. */
 void control_event (struct control *control, const struct disk_event *event)
     __attribute__ ((nonnull (1, 2)));
+
+/* Something has changed that commands may wait for (EINPROGRESS).  From any
+ * thread, between start and free; takes the pools' locks, and nothing else. */
+void control_kick (struct control *control) __attribute__ ((nonnull (1)));
 
 /* Take the socket's file away (if it is still ours) and accept no more
  * clients; those that are there are served.  For a program that lets its

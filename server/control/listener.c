@@ -319,17 +319,19 @@ listener_unlink (struct control *c)
 /* --- accepting -------------------------------------------------------- */
 
 static bool
-may_connect (const struct control *c, int fd)
+may_connect (struct control *c, int fd)
 {
   const struct control_config *config = &c->config;
   struct ucred cred;
   socklen_t len = sizeof cred;
 
+  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1)
+    return false;
+  if (!session_has_room (c, cred.uid))
+    return false;
   /* The kernel has checked the file's permissions. */
   if (config->has_mode || config->has_group || config->has_socket)
     return true;
-  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1)
-    return false;
   return cred.uid == 0 || cred.uid == geteuid ()
          || (config->has_user && cred.uid == config->user);
 }

@@ -68,12 +68,18 @@ object_error (const char *class, int errnum, const char *fmt, ...)
   return NULL;
 }
 
-static json_t *
-errno_text (int errnum)
+static const char *
+error_name (int errnum)
 {
   const char *text = strerrordesc_np (errnum);
 
-  return object_text (text ? text : "unknown error");
+  return text ? text : "unknown error";
+}
+
+static json_t *
+errno_text (int errnum)
+{
+  return object_text (error_name (errnum));
 }
 
 static const char *
@@ -211,13 +217,55 @@ stats (const struct disk_info *info)
       object_number (info->flushes), "commits", object_number (info->commits));
 }
 
+/* error: text, or NULL. */
+static json_t *
+object_info (const struct disk_info *info, struct file_id file,
+             const char *error)
+{
+  char text[FILE_ID_MAX];
+  json_t *o = json_object ();
+  int r;
+
+  r = object_set (o, "name", object_text (info->name))
+      | object_set (o, "store", object_text (info->store))
+      | object_set (o, "file", json_string (file_id_text (file, text)))
+      | object_set (o, "metadata",
+                    object_text (info->metadata ? info->metadata : ""))
+      | object_set (o, "backing",
+                    info->backing ? object_text (info->backing) : json_null ())
+      | object_set (o, "size", object_number (info->size))
+      | object_set (o, "granule", object_number (info->granule))
+      | object_set (o, "local", object_number (info->local))
+      | object_set (o, "absent", object_number (info->absent))
+      | object_set (o, "source", json_string (source_word (info->source)))
+      | object_set (o, "complete", json_boolean (info->complete))
+      | object_set (o, "detached", json_boolean (info->detached))
+      | object_set (o, "read-only", json_boolean (info->read_only))
+      | object_set (o, "stats", stats (info))
+      | object_set (o, "job", object_job (info->name, &info->job));
+  if (*source_reason (info) != '\0')
+    r |= object_set (o, "source-reason", object_text (source_reason (info)));
+  if (info->nr_damaged)
+    r |= object_set (o, "damaged",
+                     json_pack ("{s:o*,s:o*,s:o*}", "sectors",
+                                object_number (info->nr_damaged), "offset",
+                                object_number (info->damaged_offset), "length",
+                                object_number (info->damaged_length)));
+  if (info->sync_error)
+    r |= object_set (o, "sync-error", errno_text (info->sync_error));
+  if (error)
+    r |= object_set (o, "error", object_text (error));
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}
+
 json_t *
 object_disk (struct disk *disk)
 {
   struct disk_info info;
-  char file[FILE_ID_MAX];
-  json_t *o;
-  int r, err = 0;
+  int err = 0;
 
   /* A failure leaves what could be had; the answer is given all the same. */
   memset (&info, 0, sizeof info);
@@ -233,39 +281,29 @@ object_disk (struct disk *disk)
     info.granule = disk_granule (disk);
     info.absent = info.size - info.local;
   }
+  return object_info (&info, disk_file (disk), err ? error_name (err) : NULL);
+}
 
-  o = json_object ();
-  r = object_set (o, "name", object_text (info.name))
-      | object_set (o, "store", object_text (info.store))
-      | object_set (o, "file",
-                    json_string (file_id_text (disk_file (disk), file)))
-      | object_set (o, "metadata",
-                    object_text (info.metadata ? info.metadata : ""))
-      | object_set (o, "backing",
-                    info.backing ? object_text (info.backing) : json_null ())
-      | object_set (o, "size", object_number (info.size))
-      | object_set (o, "granule", object_number (info.granule))
-      | object_set (o, "local", object_number (info.local))
-      | object_set (o, "absent", object_number (info.absent))
-      | object_set (o, "source", json_string (source_word (info.source)))
-      | object_set (o, "complete", json_boolean (info.complete))
-      | object_set (o, "detached", json_boolean (info.detached))
-      | object_set (o, "read-only", json_boolean (info.read_only))
-      | object_set (o, "stats", stats (&info))
-      | object_set (o, "job", object_job (info.name, &info.job));
-  if (*source_reason (&info) != '\0')
-    r |= object_set (o, "source-reason", object_text (source_reason (&info)));
-  if (info.nr_damaged)
-    r |= object_set (o, "damaged",
-                     json_pack ("{s:o*,s:o*,s:o*}", "sectors",
-                                object_number (info.nr_damaged), "offset",
-                                object_number (info.damaged_offset), "length",
-                                object_number (info.damaged_length)));
-  if (info.sync_error)
-    r |= object_set (o, "sync-error", errno_text (info.sync_error));
-  if (err)
-    r |= object_set (o, "error", errno_text (err));
-  if (r == 0)
+json_t *
+object_silent (struct disk *disk)
+{
+  const struct disk_info info = {
+    .name = disk_name (disk),
+    .store = disk_store_path (disk),
+    .size = disk_size (disk),
+    .granule = disk_granule (disk),
+    .absent = disk_size (disk),
+  };
+
+  return object_info (&info, disk_file (disk), "its store does not answer");
+}
+
+json_t *
+object_peek (const struct disk_peek *peek)
+{
+  json_t *o = object_info (&peek->info, peek->file, peek->error);
+
+  if (o && object_set (o, "open", json_false ()) == 0)
     return o;
   json_decref (o);
   return NULL;

@@ -9,8 +9,8 @@
  *
  * One thread, the loop's, owns all sessions: nothing about them is locked.
  * Other threads only put items in the inbox (answers, events) and take
- * requests from a pool.  Locks: `lock` and each pool's; neither is held while
- * anything else is locked or called.
+ * requests from a pool.  Locks: `lock` and each pool's, which comes first;
+ * neither is held while anything else is locked or called.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -35,12 +35,17 @@
 #define MAX_BATCH 16             /* commands at once, then others' turn */
 #define MAX_HELD (256u << 20)    /* bytes held for all clients together */
 #define MAX_HELD_ONE (64u << 10) /* for one, when that is reached */
-#define TRIM_BYTES (16u << 20)   /* given back to the system when freed */
-#define MAX_INLINE (16u << 10)   /* longer messages are not parsed here */
-#define HALF_TIMEOUT 30.0        /* s, if not configured: half a message */
-#define GRACE 0.25               /* s: to negotiate, when there are too many */
-#define OUTPUT_TIMEOUT 30.0      /* s, if not configured: nothing is read */
-#define STOP_TIMEOUT 5           /* s: for the commands that run */
+#define MAX_THREADS 64u          /* of a pool */
+/* Of sessions, memory and threads: what another user than root and our own
+ * may have, and what all of those together. */
+#define SHARE_ONE(all) ((all) >= 4 ? (all) / 4 : 1)
+#define SHARE_OTHERS(all) ((all) >= 4 ? (all) / 4 * 3 : 1)
+#define TRIM_BYTES (16u << 20) /* given back to the system when freed */
+#define MAX_INLINE (16u << 10) /* longer messages are not parsed here */
+#define HALF_TIMEOUT 30.0      /* s, if not configured: half a message */
+#define GRACE 0.25             /* s: to negotiate, when there are too many */
+#define OUTPUT_TIMEOUT 30.0    /* s, if not configured: nothing is read */
+#define STOP_TIMEOUT 5         /* s: for the commands that run */
 
 struct session;
 struct request;
@@ -69,12 +74,23 @@ struct request {
 
 struct pool {
   struct control *control;
-  pthread_mutex_t lock; /* guards first, tail, stop */
+  pthread_mutex_t lock; /* guards from here */
   pthread_cond_t cond;
   struct request *first, **tail;
+  struct request *waiting; /* EINPROGRESS: until a kick */
+  struct request *running; /* by the threads */
+  uint64_t kicks;
   bool stop;
-  unsigned nr_threads;
-  pthread_t threads[16];
+  unsigned nr_queued, nr_threads, nr_idle, nr_new, max_threads;
+  pthread_t threads[MAX_THREADS];
+};
+
+/* A user who has sessions. */
+struct user {
+  struct user *next;
+  uid_t uid;
+  unsigned nr_sessions; /* those that wait for their command's end, too */
+  size_t held;
 };
 
 struct control {
@@ -114,6 +130,8 @@ struct control {
   struct session *gone; /* closed, but a pool has their request */
   struct session *dead; /* to be freed when nothing is on the stack */
   unsigned nr_sessions, max_sessions;
+  struct user *users;
+  uint64_t serial;
   size_t held; /* bytes in all sessions */
   size_t peak; /* of held, since memory was last given back */
 };
@@ -131,15 +149,23 @@ bool inbox_put (struct control *c, struct item *item);
 bool inbox_is_empty (struct control *c);
 
 /* pool.c */
-int pool_start (struct pool *pool, struct control *c, unsigned nr_threads);
+/* nr_threads at once, and more when all are busy, up to max_threads. */
+int pool_start (struct pool *pool, struct control *c, unsigned nr_threads,
+                unsigned max_threads);
 /* False: it is being stopped, and the request is the caller's. */
 bool pool_put (struct pool *pool, struct request *request);
+/* What waits is to be run again. */
+void pool_kick (struct pool *pool);
 /* Tell the threads to end after what they do now, and forget the rest. */
 void pool_stop (struct pool *pool);
 
 /* session.c: on the loop. */
 void sessions_init (struct control *c);
 void session_new (struct control *c, int fd);
+/* May this user have one more?  If not, one of his own that is idle is closed
+ * for it. */
+bool session_has_room (struct control *c, uid_t uid);
+bool control_is_ours (uid_t uid);
 void session_close (struct session *s, const char *why);
 /* A pool has done with the request of this session. */
 void session_done (struct request *request);

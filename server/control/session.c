@@ -7,7 +7,8 @@
  *
  * What a client can hold of our memory is bounded: half a message (1 MiB, for
  * 30 s), answers (64 KiB and one more), events (1 MiB, then it is closed),
- * and all clients together (MAX_HELD, beyond which the large ones go).
+ * and all clients together (MAX_HELD, beyond which the large ones go).  Of
+ * connections and memory another user than root and our own has a share.
  *
  * A client that is gone while its command runs: the command ends as if it
  * were there, and the session outlives its socket until then.  A client that
@@ -55,6 +56,7 @@ struct session {
   ev_timer kick; /* more messages wait in the buffer */
 
   struct control_peer peer;
+  struct user *user;
   struct wire_in in;
   bool negotiated;
   bool busy;   /* a request is in a pool */
@@ -149,6 +151,48 @@ list_remove (struct session *s)
     s->next->link = s->link;
 }
 
+static struct user *
+find_user (const struct control *c, uid_t uid)
+{
+  struct user *user;
+
+  for (user = c->users; user; user = user->next)
+    if (user->uid == uid)
+      break;
+  return user;
+}
+
+/* NULL on ENOMEM. */
+static struct user *
+user_get (struct control *c, uid_t uid)
+{
+  struct user *user = find_user (c, uid);
+
+  if (user == NULL) {
+    user = calloc (1, sizeof *user);
+    if (user == NULL)
+      return NULL;
+    user->uid = uid;
+    user->next = c->users;
+    c->users = user;
+  }
+  user->nr_sessions++;
+  return user;
+}
+
+static void
+user_put (struct control *c, struct user *user)
+{
+  struct user **p = &c->users;
+
+  if (--user->nr_sessions > 0)
+    return;
+  while (*p != user)
+    p = &(*p)->next;
+  *p = user->next;
+  free (user);
+}
+
 static void
 bury (struct ev_loop *loop, ev_prepare *prepare, int revents)
 {
@@ -160,6 +204,7 @@ bury (struct ev_loop *loop, ev_prepare *prepare, int revents)
     struct session *s = c->dead;
 
     list_remove (s);
+    user_put (c, s->user);
     free (s);
   }
 }
@@ -197,6 +242,7 @@ session_close (struct session *s, const char *why)
   list_remove (s);
   c->nr_sessions--;
   c->held -= s->held;
+  s->user->held -= s->held;
   if (s->negotiated) {
     LOCK_SCOPE (&c->lock);
     c->nr_negotiated--;
@@ -295,7 +341,13 @@ update (struct session *s)
   }
   held = s->in.cap + s->event_bytes + s->reply_bytes;
   c->held = c->held - s->held + held;
+  s->user->held = s->user->held - s->held + held;
   s->held = held;
+  if (held > MAX_HELD_ONE && !control_is_ours (s->peer.uid)
+      && s->user->held > SHARE_ONE (MAX_HELD)) {
+    session_close (s, "its user's clients together hold too much memory");
+    return;
+  }
   if (c->held > MAX_HELD && held > MAX_HELD_ONE) {
     session_close (s, "all clients together hold too much memory");
     return;
@@ -409,6 +461,8 @@ take_message (struct session *s, const char *text, size_t len, const char *why)
   request->call.disks = &c->config.disks;
   request->call.volumes = c->config.volumes;
   request->call.peer = s->peer;
+  request->call.peer.since = (uint64_t)(now () * 1000);
+  request->call.peer.serial = ++c->serial;
   request->call.negotiated = s->negotiated;
   request->call.can_quit = c->config.quit != NULL;
 
@@ -548,7 +602,17 @@ session_new (struct control *c, int fd)
   }
   /* Nobody, if it fails. */
   getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len);
-  s->peer = (struct control_peer){ cred.uid, cred.gid, cred.pid };
+  s->peer = (struct control_peer){
+    .uid = cred.uid,
+    .gid = cred.gid,
+    .pid = cred.pid,
+  };
+  s->user = user_get (c, cred.uid);
+  if (s->user == NULL) {
+    free (s);
+    close (fd);
+    return;
+  }
   s->control = c;
   s->fd = fd;
   s->tail = &s->first;
@@ -626,14 +690,15 @@ is_idle (const struct session *s, double at)
          && at - s->last_command >= 1.0;
 }
 
-bool
-session_evict (struct control *c, bool negotiated)
+/* Of this user alone; NULL: of all. */
+static bool
+evict (struct control *c, bool negotiated, const struct user *user)
 {
   struct session *s, *found = NULL;
   double at = now ();
 
   for (s = c->sessions; s; s = s->next) {
-    if (s->negotiated != negotiated)
+    if (s->negotiated != negotiated || (user && s->user != user))
       continue;
     if (!negotiated) {
       /* Not one that is just about to: the next newcomer would take the place
@@ -648,6 +713,28 @@ session_evict (struct control *c, bool negotiated)
   if (found)
     session_close (found, "there are too many");
   return found != NULL;
+}
+
+bool
+session_evict (struct control *c, bool negotiated)
+{
+  return evict (c, negotiated, NULL);
+}
+
+bool
+session_has_room (struct control *c, uid_t uid)
+{
+  const struct user *user = find_user (c, uid);
+  unsigned others = 0;
+
+  if (control_is_ours (uid))
+    return true;
+  if (user && user->nr_sessions >= SHARE_ONE (c->max_sessions))
+    return evict (c, false, user) || evict (c, true, user);
+  for (const struct user *u = c->users; u; u = u->next)
+    if (!control_is_ours (u->uid))
+      others += u->nr_sessions;
+  return others < SHARE_OTHERS (c->max_sessions);
 }
 
 void
