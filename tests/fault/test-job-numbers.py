@@ -164,6 +164,23 @@ def test_time_left_after_a_pause(t):
     ctl("block-job-cancel", device="")
 
 
+def test_time_left_under_a_tiny_limit(t):
+    """A request every five seconds is not a standstill between two."""
+    t.image("golden.img", M)
+    golden = t.serve("golden", "file", t.path("golden.img"))
+    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri, "granule=512")
+    ctl = disk.control()
+    ctl("block-allocate", device="", speed=100)
+    end = time.monotonic() + 7
+    while time.monotonic() < end:
+        j = ctl.job()
+        ms, true = j["time-remaining"], j["remaining"] / 100 * 1000
+        check(ms == 0 or true / 3 < ms < true * 3, "about right, or not known",
+              (ms, true))
+        time.sleep(0.1)
+    ctl("block-job-cancel", device="")
+
+
 def test_what_the_log_says(t):
     """Each start, pause and end of a job is one line, and each outage."""
     t.image("golden.img", 4 * M)

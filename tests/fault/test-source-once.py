@@ -106,6 +106,31 @@ def test_with_a_command_of_nbdkits(t):
     once.wait()
 
 
+def test_with_backfilld(t):
+    """A volume that is made, and filled in, without a guest."""
+    golden, data = t.image("golden.img", 2 * M)
+    once = Once(t, "exitlast", golden)
+    for folder in ("vols", "state"):
+        os.mkdir(t.path(folder))
+    s, store = t.path("d.control"), t.path("vols/a.img")
+    d = Process("backfilld", ["backfilld", "--socket=" + s,
+                              "--runtime-dir=" + t.path("run"),
+                              "--state-dir=" + t.path("state"), t.path("vols")],
+                t.path("backfilld.log"))
+    d.start()
+    wait_for(lambda: can_connect(s), "backfilld listens")
+    for command in (["create", store, "--backing", once.uri],
+                    ["allocate", store, "--wait", "--quiet"]):
+        r = subprocess.run(["backfill", "-c", s, *command], text=True,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, timeout=60, check=False)
+        check(r.returncode == 0, command[0], r.stdout)
+    once.wait()
+    check(t.read("vols/a.img") == data, "all of it")
+    check("job 1 has completed after" in d.log(), "its log says so", d.log())
+    d.end()
+
+
 def test_commands_that_serve_once(t):
     """They are run again, as they are ours to run."""
     golden, data = t.image("golden.img", 2 * M)
