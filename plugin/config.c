@@ -86,7 +86,9 @@ enum scope { SCOPE_DISK, SCOPE_PROCESS };
   K (RUNTIME_DIR, "runtime-dir", "PATH", SCOPE_PROCESS,                      \
      "default /run/backfill or $XDG_RUNTIME_DIR/backfill")                   \
   K (TOTAL_SPEED, "total-speed", "SIZE", SCOPE_PROCESS,                      \
-     "limit of all jobs together, default 0: none")
+     "limit of all jobs together, default 0: none")                          \
+  K (COMMANDS, "commands", "on|off", SCOPE_PROCESS,                          \
+     "off: a backing store [ CMD ... ] is refused, default on")
 
 #define KEY_ID(id, name, arg, scope, help) KEY_##id,
 enum key { KEYS (KEY_ID) NR_KEYS };
@@ -704,6 +706,14 @@ parse_process (void)
   if (make_absolute (&process, KEY_RUNTIME_DIR) == -1)
     return -1;
   config.runtime_dir = value[KEY_RUNTIME_DIR];
+  if (value[KEY_COMMANDS]) {
+    int r = nbdkit_parse_bool (value[KEY_COMMANDS]);
+
+    if (r == -1)
+      return -1;
+    for (size_t i = 0; i < nr_sections; i++)
+      config.disks[i].no_command = !r;
+  }
   if (value[KEY_TOTAL_SPEED]
       && parse_speed (&process, KEY_TOTAL_SPEED, &config.total_speed) == -1)
     return -1;
