@@ -774,7 +774,7 @@ static int
 name_bits (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
 {
   unsigned first = a / 64, end = (b + 63) / 64;
-  uint64_t more[WORDS] = { 0 }, words[WORDS], copies = 0;
+  uint64_t more[WORDS] = { 0 }, words[WORDS] = { 0 }, copies = 0;
   bool guest = (how & ~MAP_UNPROVED) == MAP_GUEST;
   int r;
 
