@@ -105,13 +105,14 @@ static void
 print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
        const json_t *list)
 {
+  CLEANUP_FREE char *path = strdup (sc->path);
   char buf[TEXT_MAX];
   size_t i;
   json_t *v;
 
-  printf ("%s: disk of %s, granule %" PRIu32 "%s%s%s\n", sc->path,
-          text_bytes (buf, sc->h.size), sc->h.granule,
-          sc->h.state & SIDECAR_COMPLETE ? ", complete" : "",
+  printf ("%s: disk of %s, granule %" PRIu32 "%s%s%s\n",
+          path != NULL ? text_clean (path) : "?", text_bytes (buf, sc->h.size),
+          sc->h.granule, sc->h.state & SIDECAR_COMPLETE ? ", complete" : "",
           sc->h.state & SIDECAR_DETACHED ? ", detached" : "",
           sc->h.session_open ? ", open or not closed" : "");
   for (i = 0; i < 2; i++)

@@ -136,6 +136,8 @@ const char *text_job_type (int type);
 const char *text_job_status (const struct backfill_job_info *job);
 const char *text_state (int state);
 
+/* JSON's text to standard output, its C1 controls escaped. */
+void text_print_json (const char *text);
 /* Print a value for --json; STATUS_OK, or STATUS_FAILED. */
 int text_json (const json_t *value);
 

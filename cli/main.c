@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <locale.h>
 
+#include "cleanup.h"
 #include "cli.h"
 
 struct cli cli;
@@ -200,17 +201,27 @@ print_long_options (const char *help)
   printf ("--control\n--domain\n--pool\n--volume\n--connect\n--json\n--help\n");
 }
 
+static void __attribute__ ((format (printf, 1, 0)))
+complain (const char *fmt, va_list ap)
+{
+  CLEANUP_FREE char *text = NULL;
+
+  if (vasprintf (&text, fmt, ap) == -1)
+    text = NULL;
+  fflush (stdout);
+  fprintf (stderr, "backfill: %s\n",
+           text != NULL ? text_clean (text) : "out of memory");
+}
+
 void
 cli_usage (const char *fmt, ...)
 {
   va_list ap;
 
-  fflush (stdout);
-  fprintf (stderr, "backfill: ");
   va_start (ap, fmt);
-  vfprintf (stderr, fmt, ap);
+  complain (fmt, ap);
   va_end (ap);
-  fprintf (stderr, "\nTry 'backfill %s%s--help'.\n",
+  fprintf (stderr, "Try 'backfill %s%s--help'.\n",
            cli.command != NULL ? cli.command : "",
            cli.command != NULL ? " " : "");
   exit (STATUS_USAGE);
@@ -221,27 +232,20 @@ cli_error (const char *fmt, ...)
 {
   va_list ap;
 
-  fflush (stdout);
-  fprintf (stderr, "backfill: ");
   va_start (ap, fmt);
-  vfprintf (stderr, fmt, ap);
+  complain (fmt, ap);
   va_end (ap);
-  fprintf (stderr, "\n");
   return STATUS_FAILED;
 }
 
 int
 cli_failed (void)
 {
-  char text[4096];
-
-  snprintf (text, sizeof text, "%s", backfill_get_error ());
-  text_clean (text);
   if (backfill_get_errno () == ENXIO && cli.socket == NULL)
     return cli_error ("%s (-c SOCKET names a control socket that is "
                       "somewhere else)",
-                      text);
-  return cli_error ("%s", text);
+                      backfill_get_error ());
+  return cli_error ("%s", backfill_get_error ());
 }
 
 struct backfill *

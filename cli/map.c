@@ -16,6 +16,9 @@
 #include "cli.h"
 #include "cleanup.h"
 
+/* ms for each answer when many are asked: one of them may never give it. */
+#define MAP_TIMEOUT 10000
+
 #define MIN_BAR 20
 
 struct totals {
@@ -299,7 +302,7 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
 {
   struct backfill_disk_info **disks;
   CLEANUP_FREE struct line *lines = NULL;
-  int status = STATUS_OK;
+  int status = STATUS_OK, bad = STATUS_OK;
   unsigned n, shown = 0;
 
   if (disk != NULL) {
@@ -314,6 +317,8 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
   }
   else if (backfill_list_disks (h, &n, &disks) == -1)
     return cli_failed ();
+  else
+    backfill_set_timeout (h, MAP_TIMEOUT);
 
   lines = calloc (n + 1, sizeof *lines);
   if (lines == NULL)
@@ -331,8 +336,12 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
     if (backfill_block_get_state_map (h, which, offset, length, &nregions,
                                       &line->regions)
         == -1) {
-      status = cli_failed ();
-      break;
+      bad = cli_failed ();
+      if (disk != NULL)
+        break;
+      /* It costs its own line. */
+      bad = STATUS_UNANSWERED;
+      continue;
     }
     text_clean (disks[i]->name);
     picture_init (&line->picture, disks[i], offset, length, line->regions,
@@ -341,9 +350,11 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
     shown++;
   }
   if (status == STATUS_OK)
-    status = print_lines (lines, shown);
-  if (status == STATUS_OK)
+    status = bad == STATUS_FAILED ? bad : print_lines (lines, shown);
+  if (status == STATUS_OK) {
     status = disks_unanswered (disks, n);
+    status = status == STATUS_OK ? bad : status;
+  }
   for (unsigned i = 0; lines != NULL && i < n; i++)
     free (lines[i].regions);
   backfill_free_disks (disks);

@@ -13,7 +13,9 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 
+#include "cleanup.h"
 #include "cli.h"
+#include "message.h"
 #include "units.h"
 
 uint64_t
@@ -108,16 +110,7 @@ text_percent (uint64_t part, uint64_t whole)
 char *
 text_clean (char *s)
 {
-  unsigned char *p = (unsigned char *)s;
-
-  for (; p != NULL && *p != '\0'; p++) {
-    if (*p < 0x20 || *p == 0x7f)
-      *p = '?';
-    /* The same as two bytes of UTF-8: U+0080 to U+009F. */
-    else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f)
-      p[0] = p[1] = '?';
-  }
-  return s;
+  return message_clean (s);
 }
 
 const char *
@@ -211,11 +204,29 @@ text_state (int state)
                                     : "zero";
 }
 
+/* jansson escapes C0 controls alone.  In a string, the only place where they
+ * can be, these mean the same. */
+void
+text_print_json (const char *text)
+{
+  for (const unsigned char *p = (const unsigned char *)text; *p; p++)
+    if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+      printf ("\\u%04X", *++p);
+    else if (*p == 0x7f)
+      printf ("\\u%04X", *p);
+    else
+      putchar (*p);
+}
+
 int
 text_json (const json_t *value)
 {
-  if (json_dumpf (value, stdout, JSON_INDENT (2) | JSON_ENCODE_ANY) == -1)
-    return cli_error ("cannot write to standard output: %m");
+  CLEANUP_FREE char *text
+      = json_dumps (value, JSON_INDENT (2) | JSON_ENCODE_ANY);
+
+  if (text == NULL)
+    return cli_error ("out of memory");
+  text_print_json (text);
   putchar ('\n');
   return STATUS_OK;
 }

@@ -90,8 +90,10 @@ cmd_watch (int argc, char **argv)
       status = cli_failed ();
       break;
     }
-    if (cli.json)
-      printf ("%s\n", ev->json);
+    if (cli.json) {
+      text_print_json (ev->json);
+      putchar ('\n');
+    }
     else
       print_event (ev);
     backfill_free_event (ev);

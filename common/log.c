@@ -7,8 +7,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "log.h"
+#include "message.h"
 
 static void to_stderr (enum log_level level, const char *fmt, va_list ap)
     __attribute__ ((format (printf, 2, 0)));
@@ -38,38 +40,63 @@ log_set_sink (log_sink new_sink)
   sink = new_sink ? new_sink : to_stderr;
 }
 
-void
-log_error (const char *fmt, ...)
+static void pass (enum log_level level, const char *fmt, ...)
+    __attribute__ ((format (printf, 2, 3)));
+
+static void
+pass (enum log_level level, const char *fmt, ...)
 {
-  int err = errno;
   va_list ap;
 
   va_start (ap, fmt);
-  sink (LOG_LEVEL_ERROR, fmt, ap);
+  sink (level, fmt, ap);
   va_end (ap);
+}
+
+static void say (enum log_level level, const char *fmt, va_list ap)
+    __attribute__ ((format (printf, 2, 0)));
+
+/* A line stays a line, whatever the names in it are. */
+static void
+say (enum log_level level, const char *fmt, va_list ap)
+{
+  int err = errno;
+  char *text = NULL;
+
+  if (vasprintf (&text, fmt, ap) == -1)
+    text = NULL;
   errno = err;
+  pass (level, "%s", text ? message_clean (text) : "out of memory");
+  free (text);
+  errno = err;
+}
+
+void
+log_error (const char *fmt, ...)
+{
+  va_list ap;
+
+  va_start (ap, fmt);
+  say (LOG_LEVEL_ERROR, fmt, ap);
+  va_end (ap);
 }
 
 void
 log_info (const char *fmt, ...)
 {
-  int err = errno;
   va_list ap;
 
   va_start (ap, fmt);
-  sink (LOG_LEVEL_INFO, fmt, ap);
+  say (LOG_LEVEL_INFO, fmt, ap);
   va_end (ap);
-  errno = err;
 }
 
 void
 log_debug (const char *fmt, ...)
 {
-  int err = errno;
   va_list ap;
 
   va_start (ap, fmt);
-  sink (LOG_LEVEL_DEBUG, fmt, ap);
+  say (LOG_LEVEL_DEBUG, fmt, ap);
   va_end (ap);
-  errno = err;
 }

@@ -19,7 +19,8 @@ typedef void (*log_sink) (enum log_level level, const char *fmt, va_list ap)
     __attribute__ ((format (printf, 2, 0)));
 void log_set_sink (log_sink sink);
 
-/* All keep errno, and take %m. */
+/* All keep errno, and take %m.  Control characters, which names and paths may
+ * have, come out as '?'. */
 void log_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
 void log_info (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
 void log_debug (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));

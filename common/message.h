@@ -11,4 +11,9 @@
 void message_set (char **error, const char *fmt, ...)
     __attribute__ ((format (printf, 2, 3), nonnull (1, 2)));
 
+/* In place: what could drive a terminal, begin a new line in a log, or is not
+ * UTF-8 becomes '?'.  Names and paths are other people's.  Returns text, which
+ * may be NULL. */
+char *message_clean (char *text);
+
 #endif

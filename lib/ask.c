@@ -271,7 +271,7 @@ ask_one (struct server *s, bool events, const char *command, int64_t deadline)
     goto error;
   }
   if (s->conn == NULL)
-    s->conn = conn_open (s->socket, events, deadline);
+    s->conn = conn_open (s->socket, &s->trust, events, deadline);
   if (s->conn == NULL || conn_check (s->conn, &s->trust) == -1)
     goto error;
   if (command == NULL)

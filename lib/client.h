@@ -33,7 +33,8 @@
 
 /* error.c */
 
-/* Remember an error for this thread, and set errno to it.  Returns -1. */
+/* Remember an error for this thread, and set errno to it.  %m is what errno was
+ * before, which may say more.  Returns -1. */
 int error_set (int errnum, const char *fmt, ...)
     __attribute__ ((format (printf, 2, 3), nonnull (2)));
 /* error_set (ENOMEM); returns NULL. */
@@ -64,17 +65,20 @@ struct conn {
   struct conn *next; /* in the handle's idle list */
 };
 
-/* Connect, read the greeting, negotiate.  events: keep them. */
-struct conn *conn_open (const char *path, bool events, int64_t deadline)
-    __attribute__ ((nonnull (1)));
+/* Connect, look who is there, read the greeting, negotiate.  events: keep
+ * them.  As conn_check fails, and before anything is waited for. */
+struct trust;
+struct conn *conn_open (const char *path, const struct trust *trust,
+                        bool events, int64_t deadline)
+    __attribute__ ((nonnull (1, 2)));
 /* The same over a socket that is connected already; fd is owned by it, also
  * when it fails. */
-struct conn *conn_adopt (int fd, const char *path, bool events,
-                         int64_t deadline) __attribute__ ((nonnull (2)));
+struct conn *conn_adopt (int fd, const char *path, const struct trust *trust,
+                         bool events, int64_t deadline)
+    __attribute__ ((nonnull (2, 3)));
 void conn_close (struct conn *conn);
 /* Is at the other end who should be?  0, or -1: EPERM, or ESRCH if another has
  * taken the place of the one that is meant, who has gone. */
-struct trust;
 int conn_check (const struct conn *conn, const struct trust *trust)
     __attribute__ ((nonnull (1, 2)));
 

@@ -271,8 +271,56 @@ write_all (struct conn *conn, const char *buf, size_t len, const char *what,
   return 0;
 }
 
+static bool
+is_trusted (const struct trust *trust, uid_t uid)
+{
+  switch (trust->whom) {
+  case TRUST_ANYBODY:
+    return true;
+  case TRUST_AUTHOR:
+    return uid == trust->uid;
+  case TRUST_OWNER:
+    return uid == trust->uid || trust_about (uid, NULL);
+  case TRUST_US:
+    break;
+  }
+  return trust_about (uid, NULL);
+}
+
+static int
+check_peer (const struct conn *conn, const struct trust *trust)
+{
+  if (is_trusted (trust, conn->peer))
+    return 0;
+  if (trust->whom == TRUST_AUTHOR)
+    return error_set (ESRCH,
+                      "control socket '%s' is now served by user %lu, who is "
+                      "not the one in the registry",
+                      conn->path, (unsigned long)conn->peer);
+  return error_set (EPERM,
+                    "control socket '%s' is served by user %lu, who is neither "
+                    "root, nor you, nor the owner of the store: name the "
+                    "socket if you trust it",
+                    conn->path, (unsigned long)conn->peer);
+}
+
+int
+conn_check (const struct conn *conn, const struct trust *trust)
+{
+  if (check_peer (conn, trust) == -1)
+    return -1;
+  if (trust->whom != TRUST_AUTHOR
+      || (conn->process != NULL && strcmp (conn->process, trust->process) == 0))
+    return 0;
+  return error_set (ESRCH,
+                    "control socket '%s' is now served by another process than "
+                    "the one in the registry",
+                    conn->path);
+}
+
 struct conn *
-conn_adopt (int fd, const char *path, bool events, int64_t deadline)
+conn_adopt (int fd, const char *path, const struct trust *trust, bool events,
+            int64_t deadline)
 {
   struct conn *conn = calloc (1, sizeof *conn);
   const char *process;
@@ -294,6 +342,9 @@ conn_adopt (int fd, const char *path, bool events, int64_t deadline)
     error_set (errno, "'%s': cannot tell whose socket it is: %m", path);
     goto error;
   }
+  /* Who need not answer to us may also never do so. */
+  if (check_peer (conn, trust) == -1)
+    goto error;
   greeting = read_message (conn, "its greeting", deadline);
   if (greeting == NULL)
     goto error;
@@ -306,6 +357,8 @@ conn_adopt (int fd, const char *path, bool events, int64_t deadline)
       json_object_get (json_object_get (greeting, "QMP"), "process"));
   conn->process = process != NULL ? strdup (process) : NULL;
   json_decref (greeting);
+  if (conn_check (conn, trust) == -1)
+    goto error;
   reply = conn_execute (conn, "qmp_capabilities", NULL, deadline);
   if (reply == NULL)
     goto error;
@@ -322,7 +375,8 @@ error:
 }
 
 struct conn *
-conn_open (const char *path, bool events, int64_t deadline)
+conn_open (const char *path, const struct trust *trust, bool events,
+           int64_t deadline)
 {
   int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -342,7 +396,7 @@ conn_open (const char *path, bool events, int64_t deadline)
     close (fd);
     return NULL;
   }
-  return conn_adopt (fd, path, events, deadline);
+  return conn_adopt (fd, path, trust, events, deadline);
 }
 
 void
@@ -359,45 +413,6 @@ conn_close (struct conn *conn)
   free (conn->process);
   free (conn);
   errno = err;
-}
-
-static bool
-is_trusted (const struct trust *trust, uid_t uid)
-{
-  switch (trust->whom) {
-  case TRUST_ANYBODY:
-    return true;
-  case TRUST_AUTHOR:
-    return uid == trust->uid;
-  case TRUST_OWNER:
-    return uid == trust->uid || trust_about (uid, NULL);
-  case TRUST_US:
-    break;
-  }
-  return trust_about (uid, NULL);
-}
-
-int
-conn_check (const struct conn *conn, const struct trust *trust)
-{
-  bool trusted = is_trusted (trust, conn->peer);
-
-  if (trust->whom != TRUST_AUTHOR) {
-    if (trusted)
-      return 0;
-    return error_set (EPERM,
-                      "control socket '%s' is served by user %lu, who is "
-                      "neither root, nor you, nor the owner of the store: "
-                      "name the socket if you trust it",
-                      conn->path, (unsigned long)conn->peer);
-  }
-  if (trusted && conn->process != NULL
-      && strcmp (conn->process, trust->process) == 0)
-    return 0;
-  return error_set (ESRCH,
-                    "control socket '%s' is now served by another %s than is "
-                    "in the registry",
-                    conn->path, trusted ? "process" : "user");
 }
 
 bool

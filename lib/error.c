@@ -26,7 +26,6 @@ error_set (int errnum, const char *fmt, ...)
   va_list ap;
 
   va_start (ap, fmt);
-  errno = errnum;
   vsnprintf (text, sizeof text, fmt, ap);
   va_end (ap);
   snprintf (last_text, sizeof last_text, "%s", text);

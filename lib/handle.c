@@ -197,7 +197,7 @@ handle_adopt (int fd, unsigned timeout)
     backfill_close (h);
     return error_nomem ();
   }
-  conn = conn_adopt (fd, h->socket, false, handle_deadline (h));
+  conn = conn_adopt (fd, h->socket, &h->trust, false, handle_deadline (h));
   if (conn == NULL) {
     backfill_close (h);
     return NULL;
@@ -273,12 +273,10 @@ handle_take (struct backfill *h, const char *socket, const struct trust *trust,
   if (!events)
     conn = handle_take_idle (h, socket);
   if (conn == NULL)
-    conn = conn_open (socket, events, deadline);
-  if (conn == NULL)
-    return NULL;
+    return conn_open (socket, trust, events, deadline);
   if (conn_check (conn, trust) == -1) {
     conn_close (conn);
-    return NULL;
+    conn = NULL;
   }
   return conn;
 }
@@ -432,10 +430,10 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
   CLEANUP_FREE char *real = resolved_path (path);
   struct trust trust = { 0 };
   struct conn *conn = NULL;
+  int64_t greeting = time_now () + GREETING_TIMEOUT;
+  char *socket, why[512] = "";
   bool there = false;
-  char *socket;
   struct stat st;
-  int err = ENXIO;
 
   if (real == NULL) {
     error_set (errno, "disk '%s': %m", path);
@@ -447,16 +445,19 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
     there = true;
   }
   for (unsigned i = 0; conn == NULL && (socket = registry_daemon (i)); i++) {
-    conn = handle_take (h, socket, &trust, events, deadline);
-    /* One that is there and does not answer is what to complain of. */
-    if (conn == NULL && !has_gone ())
-      err = backfill_get_errno ();
+    conn = handle_take (h, socket, &trust, events,
+                        greeting < deadline ? greeting : deadline);
     free (socket);
-    if (err != ENXIO)
-      return NULL;
+    if (conn != NULL || has_gone ())
+      continue;
+    /* Anybody may sit on its name. */
+    if (backfill_get_errno () == EPERM)
+      snprintf (why, sizeof why, ": %s", backfill_get_error ());
+    else
+      return NULL; /* it is there and does not answer: that is the matter */
   }
   if (conn == NULL) {
-    error_set (ENXIO, "backfilld is not running");
+    error_set (ENXIO, "backfilld is not running%s", why);
     return NULL;
   }
   if (there)

@@ -6,12 +6,36 @@
 #ifndef BACKFILL_PLUGIN_H
 #define BACKFILL_PLUGIN_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/types.h>
 
 #include "disk.h"
+#include "message.h"
+
+/* What is said goes through here, for the names and paths that are in it: they
+ * may hold anything.  The log does the same. */
+static inline void plugin_error (const char *fmt, ...)
+    __attribute__ ((format (printf, 1, 2)));
+
+static inline void
+plugin_error (const char *fmt, ...)
+{
+  char *text = NULL;
+  va_list ap;
+
+  va_start (ap, fmt);
+  if (vasprintf (&text, fmt, ap) == -1)
+    text = NULL;
+  va_end (ap);
+  nbdkit_error ("%s", text ? message_clean (text) : "out of memory");
+  free (text);
+}
+#define nbdkit_error plugin_error
 
 /* What the keys say.  Everything in it belongs to config.c. */
 struct plugin_config {

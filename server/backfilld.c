@@ -389,6 +389,7 @@ listen_control (struct daemon *d, const struct options *o)
     .quit = on_quit,
     .program = "backfilld",
     .own_dir = d->own_dir,
+    .well_known = o->socket == NULL,
   };
   int handed = handed_socket (&cc.socket);
 

@@ -96,6 +96,9 @@ struct control_config {
   const struct control_volumes *volumes; /* instead of disks; or NULL */
   int socket; /* one that listens already, if has_socket: nothing is made */
   bool has_socket;
+  /* The path is one that all users know and could take beforehand: root takes
+   * away what is not root's there. */
+  bool well_known;
   /* Called once for each quit command, from a thread that must not call
    * control_stop: it only starts the program's end.  NULL: quit is refused. */
   void (*quit) (void *opaque);

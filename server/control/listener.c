@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 #include <sys/file.h>
@@ -42,7 +43,8 @@
 
 #define ACCEPT_BATCH 64
 #define ACCEPT_PAUSE 0.1 /* s, without descriptors */
-#define LOCK_TRIES 50    /* of 100 ms */
+#define LOCK_TRIES 10    /* of 100 ms */
+#define BIND_TRIES 100
 
 /* An address for a path of any length: through its folder's descriptor. */
 static int
@@ -72,6 +74,32 @@ lock_folder (int dir)
   }
 }
 
+/* Another user sits on root's name.  It may be anything, a full folder too: it
+ * goes out of the way, under a name that says so, and then if it can. */
+static int
+take_back (const struct control *c, int dir, const char *name, uid_t uid,
+           char **error)
+{
+  char aside[64];
+  uint32_t number;
+
+  if (getrandom (&number, sizeof number, 0) != sizeof number)
+    number = (uint32_t)getpid ();
+  snprintf (aside, sizeof aside, "squatted-%08x", number);
+  if (renameat2 (dir, name, dir, aside, RENAME_NOREPLACE) == -1) {
+    message_set (error,
+                 "control socket '%s': what user %lu has put there cannot be "
+                 "moved away: %m",
+                 c->path, (unsigned long)uid);
+    return -1;
+  }
+  log_error ("control socket '%s': user %lu had taken the name: taken back",
+             c->path, (unsigned long)uid);
+  if (unlinkat (dir, aside, 0) == -1)
+    unlinkat (dir, aside, AT_REMOVEDIR);
+  return 0;
+}
+
 /* Take away what a dead process left.  -1 with *error if anything else is
  * there. */
 static int
@@ -89,6 +117,8 @@ clear_path (const struct control *c, int dir, const char *name,
     message_set (error, "control socket '%s': %m", c->path);
     return -1;
   }
+  if (c->config.well_known && geteuid () == 0 && st.st_uid != 0)
+    return take_back (c, dir, name, st.st_uid, error);
   if (!S_ISSOCK (st.st_mode)) {
     message_set (error,
                  "control socket '%s': there is a file of that name which is "
@@ -208,14 +238,21 @@ make_socket (struct control *c, char **error)
     return -1;
   }
   lock_folder (dir);
-  if (clear_path (c, dir, name, &addr, error) == -1)
-    return -1;
-
   c->fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (c->fd == -1
-      || bind (c->fd, (const struct sockaddr *)&addr, sizeof addr) == -1) {
+  if (c->fd == -1) {
     message_set (error, "control socket '%s': %m", c->path);
     return -1;
+  }
+  for (int i = 0;; i++) {
+    if (clear_path (c, dir, name, &addr, error) == -1)
+      return -1;
+    if (bind (c->fd, (const struct sockaddr *)&addr, sizeof addr) == 0)
+      break;
+    /* Somebody was faster, and may be so again. */
+    if (errno != EADDRINUSE || !c->config.well_known || i == BIND_TRIES) {
+      message_set (error, "control socket '%s': %m", c->path);
+      return -1;
+    }
   }
   if (set_access (c, dir, name) == -1) {
     message_set (error,

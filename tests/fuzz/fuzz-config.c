@@ -24,6 +24,9 @@
 #include "pieces.h"
 #include "plugin.h"
 
+/* The one of nbdkit is what we are here. */
+#undef nbdkit_error
+
 int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
 
 static unsigned errors;
