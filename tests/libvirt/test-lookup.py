@@ -346,7 +346,9 @@ def test_trust(d, vms, node):
                                ).returncode == 0)
         check("a stranger's server runs", process.poll() is None)
         st = os.stat(vms.socket)
-        process_dir = os.environ["BACKFILL_RUNTIME_DIR"] + "/p-theirs"
+        # Of the process that really is there.
+        [own] = os.listdir(theirs + "/run")
+        process_dir = os.path.join(os.environ["BACKFILL_RUNTIME_DIR"], own)
         os.mkdir(process_dir)
         os.chown(process_dir, 12345, 12345)
         mine = process_dir + "/1-1.volume"
