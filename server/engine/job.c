@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 
 #include "fetch.h"
 #include "internal.h"
@@ -1280,14 +1281,19 @@ jobs_open (struct disk *d, char **error)
   j->failed_offset = UINT64_MAX;
 
   r = sidecar_read_job (d->sc, &j->record);
-  if (r == -1)
+  if (r == -1) {
     log_error ("%s: the job record is damaged (%m): taken as no job",
                d->metadata);
+    /* A slot that could not be read may hold any sequence, and be read again
+     * when there is a newer record: that is to be the higher one. */
+    j->record.sequence = (uint64_t)time (NULL) << 20;
+  }
   /* One that older programs wrote has none; the sequence is no lower than any
    * was. */
-  j->number = j->record.number != 0 && j->record.number < INT64_MAX
-                  ? j->record.number
-                  : min_u64 (j->record.sequence, INT64_MAX - 1);
+  if (r != -1)
+    j->number = j->record.number != 0 && j->record.number < INT64_MAX
+                    ? j->record.number
+                    : min_u64 (j->record.sequence, INT64_MAX - 1);
   if (r != 1 || j->record.status > JOB_CONCLUDED
       || j->record.result > JOB_RESULT_CANCELLED
       || j->record.pause > JOB_PAUSE_NOSPACE || j->record.offset > d->size

@@ -90,6 +90,37 @@ def test_in_the_background(t):
         check(once.wait() == 0, kind + ": it ends with its client", once.log())
 
 
+def test_tls_in_the_background(t):
+    """What TLS knows of the connection crosses the fork, too."""
+    if not shutil.which("psktool"):
+        print("psktool is missing")
+        return
+    golden, data = t.image("golden.img", 2 * M)
+    psk, s = t.path("psk"), t.path("once.sock")
+    subprocess.run(["psktool", "-u", "guest", "-p", psk], check=True,
+                   stdout=subprocess.DEVNULL)
+    once = Process("once", [NBDKIT, "-f", "-r", "-U", s, "--tls=require",
+                            "--tls-psk=" + psk, "--filter=exitlast", "file",
+                            golden], t.path("once.log"))
+    once.socket = s
+    once.start()
+    wait_for(lambda: Once.listens(once), "the server is there")
+    subprocess.run([NBDKIT, "-U", t.path("d.sock"), "-P", t.path("d.pid"),
+                    PLUGIN, t.path("d.img"), OFF,
+                    "backing=nbds+unix://guest@/?socket=%s&tls-psk-file=%s"
+                    % (s, psk)], check=True, stdin=subprocess.DEVNULL,
+                   env={**os.environ, "BACKFILL_RUNTIME_DIR": t.path("run")})
+    wait_for(lambda: can_connect(t.path("d.sock"))
+             and os.path.exists(t.path("d.pid")), "it serves")
+    c = Client(t.path("d.sock"))
+    check(c.read(0, 2 * M) == data, "it is read")
+    check(once.is_alive(), "over the one connection")
+    c.close()
+    with open(t.path("d.pid")) as f:
+        os.kill(int(f.read()), signal.SIGTERM)
+    once.wait()
+
+
 def test_with_a_command_of_nbdkits(t):
     """nbdkit --run is a parent that holds the connection, too."""
     golden, data = t.image("golden.img", 2 * M)

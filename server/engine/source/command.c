@@ -145,8 +145,7 @@ close_says (struct command *cmd)
 {
   if (cmd->says.fd == -1)
     return;
-  if (cmd->loop)
-    ev_io_stop (cmd->loop, &cmd->says);
+  ev_io_stop (cmd->loop, &cmd->says);
   close (cmd->says.fd);
   cmd->says.fd = -1;
 }
@@ -184,7 +183,10 @@ command_unwatch (struct command *cmd)
   if (!cmd->loop)
     return;
   ev_timer_stop (cmd->loop, &cmd->look);
-  ev_io_stop (cmd->loop, &cmd->says);
+  if (cmd->says.fd >= 0)
+    read_says (cmd);
+  /* The loop still knows the descriptor: no other thread may close it. */
+  close_says (cmd);
   cmd->loop = NULL;
 }
 
@@ -243,8 +245,6 @@ command_free (struct command *cmd)
   for (unsigned i = 0; cmd->argv && cmd->argv[i]; i++)
     free (cmd->argv[i]);
   free (cmd->argv);
-  if (cmd->says.fd >= 0)
-    close (cmd->says.fd);
   free (cmd->name);
   free (cmd->dir);
   free (cmd->socket_path);
@@ -456,6 +456,9 @@ start (struct command *cmd, struct ev_loop *loop, char *why, size_t len)
   }
   if (!env)
     return -1;
+  cmd->loop = loop;
+  if (cmd->says.fd >= 0)
+    read_says (cmd);
   close_says (cmd);
   cmd->len = 0;
   cmd->last[0] = '\0';
@@ -488,7 +491,6 @@ start (struct command *cmd, struct ev_loop *loop, char *why, size_t len)
   if (pid == 0)
     run_child (cmd, env, pid_entry, child_end, says, dir,
                limited ? &files : NULL, parent);
-  cmd->loop = loop;
   ev_io_set (&cmd->says, cmd->says.fd, EV_READ);
   ev_io_start (loop, &cmd->says);
   ev_timer_stop (loop, &cmd->look);
@@ -606,9 +608,6 @@ command_stop (struct command *cmd)
   while (reap_ended (cmd, now_in_ms () - start_at > 400)
          && now_in_ms () - start_at < 800)
     nap (5);
-  if (cmd->says.fd >= 0)
-    read_says (cmd);
-  close_says (cmd);
   if (cmd->socket_path && cmd->started)
     unlink (cmd->socket_path);
 }
