@@ -765,6 +765,68 @@ failed_end_is_left_to_be_recovered (void **state)
   box_close (d);
 }
 
+/* What was only copied, or learnt to be zero, is not fetched again after an
+ * orderly end, though no guest has changed anything. */
+static void
+clean_end_keeps_copies (void **state)
+{
+  struct disk *d;
+
+  (void)state;
+  config.size = 40 * MIB;
+  d = start ();
+  assert_int_equal (map_mark (d->map, 5, 6, MAP_COPIED), 0);
+  assert_int_equal (map_mark (d->map, SIDECAR_BITS, 2 * SIDECAR_BITS, MAP_HOLE),
+                    0);
+  box_close (d);
+  assert_true (box_in_s (&box, 5));
+  assert_true (box_in_s (&box, SIDECAR_BITS));
+  assert_true (box_in_s (&box, 2 * SIDECAR_BITS - 1));
+}
+
+static void *
+write_whole (void *arg)
+{
+  struct disk *d = arg;
+
+  fill_bytes (d, 3 * G, G, 4, 0);
+  return NULL;
+}
+
+static void *
+let_go_later (void *arg)
+{
+  nap_ms (400);
+  calls_let_go ();
+  return arg;
+}
+
+/* A write that takes its time is part of an orderly end. */
+static void
+gate_waits_for_what_is_inside (void **state)
+{
+  struct disk *d = start ();
+  pthread_t writer, helper;
+  struct sidecar *sc;
+
+  (void)state;
+  calls_record (&box);
+  calls_hold (CALL_WRITE, FILE_STORE);
+  assert_int_equal (pthread_create (&writer, NULL, write_whole, d), 0);
+  calls_wait_held ();
+  d->gate_ms = 60000;
+  assert_int_equal (pthread_create (&helper, NULL, let_go_later, NULL), 0);
+  assert_int_equal (disk_gate (d), 0);
+  pthread_join (helper, NULL);
+  pthread_join (writer, NULL);
+  calls_stop ();
+  sc = box_peek (&box);
+  assert_false (sc->h.session_open);
+  sidecar_free (sc);
+  disk_free (d);
+  assert_true (box_in_s (&box, 3));
+}
+
 static bool
 can_be_freed (void *opaque)
 {
@@ -1042,6 +1104,8 @@ main (void)
     TEST (no_room_to_write_again),
     TEST (failed_sync_at_open_is_not_forgotten),
     TEST (failed_end_is_left_to_be_recovered),
+    TEST (clean_end_keeps_copies),
+    TEST (gate_waits_for_what_is_inside),
     TEST (gate_does_not_wait_for_ever),
     TEST (complete_needs_neither_s_nor_w),
     TEST (read_only_writes_nothing),
