@@ -539,6 +539,43 @@ too_large_is_refused (void **state)
   }
 }
 
+/* A commit that leaves a neighbour pending keeps W's page: what it has made
+ * durable is changed without a word to W from then on, so W must not speak for
+ * it any more. */
+static void *
+flush_disk (void *arg)
+{
+  return disk_flush (arg) == 0 ? NULL : arg;
+}
+
+static void
+w_does_not_speak_for_what_is_in_s (void **state)
+{
+  struct disk *d = start ();
+  pthread_t thread;
+  void *failed;
+
+  (void)state;
+  calls_record (&box);
+  fill_bytes (d, 0, G, 1, 0);
+  calls_hold (CALL_SYNC, FILE_SIDECAR);
+  assert_int_equal (pthread_create (&thread, NULL, flush_disk, d), 0);
+  calls_wait_held ();
+  fill_bytes (d, 2 * G, G, 2, 0);
+  calls_let_go ();
+  pthread_join (thread, &failed);
+  assert_null (failed);
+  calls_stop ();
+  assert_true (map_is_stable (d->map, 0, 1));
+  assert_false (map_is_stable (d->map, 2, 3));
+  fill_bytes (d, 0, G, 3, 0);
+  killed (d);
+  d = start ();
+  expect_bytes (d, 0, G, 3);
+  expect_bytes (d, 2 * G, G, 2);
+  box_close (d);
+}
+
 /* W as it was in the session before, in the place of this one's: it knows
  * nothing of what was written since. */
 static void
@@ -1096,6 +1133,7 @@ main (void)
     TEST (syncing_drops_copies),
     TEST (killed_at_each_step),
     TEST (w_is_of_one_session),
+    TEST (w_does_not_speak_for_what_is_in_s),
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
     TEST (syncing_is_written_again),
