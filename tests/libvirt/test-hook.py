@@ -8,6 +8,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +100,44 @@ def test_planted_files(d, store):
     os.unlink(sock)
 
 
+def test_started_again(store):
+    """Of a guest's two servers one has crashed: the hook, called by hand, starts
+    that one, and leaves the other alone."""
+    socks = [FOLDER + "/two-%d.sock" % i for i in range(2)]
+    text = ("<domain><uuid>u-2</uuid><metadata><b:disks xmlns:b="
+            "'urn:backfill:1.0'>%s</b:disks></metadata><devices>%s</devices>"
+            "</domain>" % tuple("".join(part % (i, x) for i, x in
+                                        enumerate(values)) for part, values in (
+        ("<b:disk target='vd%d' store='%s' size='1M'/>",
+         [store + ".0", store + ".1"]),
+        ("<disk type='network'><target dev='vd%d'/><source protocol='nbd' "
+         "name='d'><host transport='unix' socket='%s'/></source></disk>",
+         socks))))
+
+    def pid(sock):
+        with open(sock + ".pid", encoding="utf-8") as f:
+            return int(f.read())
+
+    def listens(sock):
+        with socket.socket(socket.AF_UNIX) as s:
+            return s.connect_ex(sock) == 0
+
+    r = hook("prepare", "begin", text)
+    check("two servers", r is not None and r.returncode == 0, r)
+    pids = [pid(s) for s in socks]
+    os.kill(pids[1], signal.SIGKILL)
+    common.wait_for("it is gone", lambda: not listens(socks[1]))
+    r = hook("prepare", "begin", text)
+    check("the hook by hand", r is not None and r.returncode == 0, r)
+    check("the other is as it was", pid(socks[0]) == pids[0]
+          and listens(socks[0]))
+    check("that one is back", pid(socks[1]) != pids[1]
+          and listens(socks[1]))
+    r = hook("release", "end", text)
+    check("both are ended", r is not None and r.returncode == 0
+          and not any(os.path.exists(s) for s in socks), r)
+
+
 def test_commands(d, store):
     """A command in a sidecar is not run, whoever wrote that: a volume may be
     uploaded, and is root's then."""
@@ -147,6 +186,7 @@ def inside(d):
     test_folders(d + "/pool/a.img")
     test_planted_files(d, d + "/pool/b.img")
     test_commands(d, d + "/pool/c.img")
+    test_started_again(d + "/pool/d.img")
     return common.finish()
 
 
