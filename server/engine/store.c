@@ -45,8 +45,8 @@
 /* What is zeros is told from what is not by so much. */
 #define BLOCK 4096u
 /* What is kept of a new store: at most so many bits. */
-#define TOUCHED_BITS (UINT64_C (1) << 20)
-#define TOUCHED_SHIFT 20u
+#define TOUCHED_BITS (UINT64_C (1) << 23)
+#define TOUCHED_SHIFT 12u
 
 int
 store_lock_fd (int fd, bool read_only)
@@ -425,17 +425,19 @@ touch (struct store *st, uint64_t count, uint64_t offset)
                          __ATOMIC_SEQ_CST);
 }
 
-/* True with *stop: nothing was ever written from offset to there. */
-static bool
-is_untouched (struct store *st, uint64_t offset, uint64_t *stop)
+/* Where what was never written at offset ends, at most end; offset itself if it
+ * was, or that is not known. */
+static uint64_t
+untouched_end (struct store *st, uint64_t offset, uint64_t end)
 {
-  uint64_t i = offset >> st->touched_shift;
+  while (st->touched && offset < end) {
+    uint64_t i = offset >> st->touched_shift;
 
-  if (!st->touched
-      || __atomic_load_n (&st->touched[i / 8], __ATOMIC_SEQ_CST) & 1u << i % 8)
-    return false;
-  *stop = (i + 1) << st->touched_shift;
-  return true;
+    if (__atomic_load_n (&st->touched[i / 8], __ATOMIC_SEQ_CST) & 1u << i % 8)
+      return offset;
+    offset = (i + 1) << st->touched_shift;
+  }
+  return min_u64 (offset, end);
 }
 
 struct store *
@@ -460,7 +462,7 @@ store_create (const char *path, uint64_t size, char **error)
     goto fail;
   }
   if (describe (st, error) == 0) {
-    if (!st->able.tells_holes && ability_is_missing (&st->able, ABILITY_PUNCH))
+    if (!st->able.tells_holes)
       keep_touched (st);
     return st;
   }
@@ -778,11 +780,10 @@ each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
     uint64_t run = offset, next;
     bool readable;
 
-    stop = min_u64 (round_down (offset, ZEROS_SIZE) + ZEROS_SIZE, end);
-    if (!of_zeros && is_untouched (st, offset, &next)) {
-      stop = min_u64 (next, end);
+    stop = untouched_end (st, offset, end);
+    if (!of_zeros && stop > offset)
       continue;
-    }
+    stop = min_u64 (round_down (offset, ZEROS_SIZE) + ZEROS_SIZE, end);
     readable = store_pread (st, buf, stop - offset, offset) == 0;
     if (!readable && of_zeros)
       return -1;
@@ -908,8 +909,10 @@ store_next_data (struct store *st, uint64_t offset, uint64_t end,
 
   *start = offset;
   *stop = end;
-  if (!st->able.tells_holes || offset >= end)
+  if (!st->able.tells_holes || offset >= end) {
+    *start = untouched_end (st, offset, end);
     return 0;
+  }
   data = lseek (st->fd, (off_t)offset, SEEK_DATA);
   if (data == -1 && errno != ENXIO)
     return cannot_seek ();

@@ -46,9 +46,9 @@ struct store {
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   struct abilities able;
-  /* Of a store that we have just made, where holes can neither be told nor
-   * made: one bit, atomic, for 1 << touched_shift bytes, set before anything
-   * is written there.  The rest reads as zeros.  NULL: not known. */
+  /* Of a store that we have just made, where holes are not told: one bit,
+   * atomic, for 1 << touched_shift bytes, set before anything is written there.
+   * The rest reads as zeros.  NULL: not known. */
   uint8_t *touched;
   unsigned touched_shift;
 };
@@ -144,7 +144,8 @@ bool store_preallocate_is_slow (struct store *st) __attribute__ ((nonnull (1)));
 
 /* The first run of data in [offset, end): *start, *stop.  *start == end when
  * all of it is a hole, which reads as zeros and has no dirty page.  Where holes
- * cannot be told, or not be believed, all is data. */
+ * cannot be told, or not be believed, all is data but what a store that we made
+ * was never written to. */
 int store_next_data (struct store *st, uint64_t offset, uint64_t end,
                      uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));
