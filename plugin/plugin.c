@@ -1,10 +1,11 @@
 /* plugin.c - the nbdkit face: callbacks to disk_*().
  *
  * Life of the process: the disks are opened in .get_ready, where errors still
- * reach the user; threads start in .after_fork, because the daemon's fork
- * keeps none.  A connection's handle is only a reference to an export of a
- * disk that lives as long as the process: clients open and close often, and
- * nothing here connects, allocates or blocks for them.
+ * reach the user; their sessions begin and threads start in .after_fork,
+ * because nbdkit may still fail or change its user in between, and the daemon's
+ * fork keeps no threads.  A connection's handle is only a reference to an
+ * export of a disk that lives as long as the process: clients open and close
+ * often, and nothing here connects, allocates or blocks for them.
  *
  * Exports: NAME is the disk, NAME/map its allocation map (data = local, hole
  * = absent, reads as zeros, never fetches).
@@ -26,9 +27,12 @@
  */
 #include "config.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -83,6 +87,15 @@ static struct disks disks;
 static struct export *exports; /* EXPORTS_PER_DISK for each disk */
 static struct control *control;
 static char *own_dir, *control_path;
+/* What get_ready left for what comes between it and after_fork. */
+static struct {
+  bool done;    /* it has ended well */
+  bool user;    /* nbdkit will change its user */
+  bool forked;  /* and this is the parent: the volumes are the child's */
+  bool started; /* after_fork has been called */
+  uid_t uid;
+  pid_t pid;
+} ready;
 static pthread_t watcher;
 /* A control command did not end in time: what it uses must stay. */
 static bool busy;
@@ -290,6 +303,65 @@ check_allocate (const struct disk_config *dc, struct disk *disk)
   return -1;
 }
 
+/* nbdkit -u USER: it changes its user when get_ready has ended, and does not
+ * tell its plugins.  USER, malloc'd, or NULL. */
+static char *
+other_user (void)
+{
+  CLEANUP_FREE char *text = NULL;
+  char *user = NULL;
+  size_t size = 0;
+  FILE *fp = fopen ("/proc/self/cmdline", "re");
+  bool next = false;
+
+  for (bool first = true; fp && getdelim (&text, &size, 0, fp) > 0;
+       first = false) {
+    if (first)
+      continue;
+    if (next || strncmp (text, "--user=", 7) == 0
+        || (strncmp (text, "-u", 2) == 0 && text[2])) {
+      free (user);
+      user = strdup (text + (next ? 0 : text[1] == '-' ? 7 : 2));
+      next = false;
+    }
+    else if (strcmp (text, "--") == 0)
+      break;
+    else
+      next = strcmp (text, "-u") == 0 || strcmp (text, "--user") == 0;
+  }
+  if (fp)
+    fclose (fp);
+  return user;
+}
+
+/* What is made now is to be his: then the tools of others find the server, too.
+ */
+static void
+give_disks (const char *user)
+{
+  const struct passwd *pw = getpwnam (user);
+  uid_t uid = pw ? pw->pw_uid : (uid_t)strtoul (user, NULL, 10);
+  gid_t gid = pw ? pw->pw_gid : (gid_t)-1;
+
+  for (size_t i = 0; i < disks.len; i++)
+    if (!disk_read_only (disks.ptr[i]) && !disk_give (disks.ptr[i], uid, gid))
+      nbdkit_error ("%s does not belong to %s: only he will find this server; "
+                    "give him store and sidecar",
+                    disk_store_path (disks.ptr[i]), user);
+}
+
+/* It would be run by the first user, and not be his any more. */
+static int
+check_no_command (const struct disk_config *dc)
+{
+  if (!dc->backing || dc->backing[0] != '[')
+    return 0;
+  nbdkit_error (
+      "nbdkit -u and backing=[ ... ] do not go together: start nbdkit "
+      "as that user (setpriv, or User= of systemd)");
+  return -1;
+}
+
 static int
 open_disks (const char *dir)
 {
@@ -309,6 +381,13 @@ open_disks (const char *dir)
     dc->runtime_dir = dir;
     dc->control = control_path;
     dc->event = on_event;
+    /* Who fails to start after this, as another has the address, must leave
+     * nothing open.  */
+    dc->session_later = true;
+    dc->user_later = ready.user;
+    dc->no_command = ready.user;
+    if (ready.user && check_no_command (dc) == -1)
+      return -1;
     disk = open_disk (dc, &error);
     if (disk == NULL) {
       nbdkit_error ("%s", error);
@@ -400,10 +479,81 @@ all_idle (void)
   return true;
 }
 
+/* Pipes of which this process has both ends open, by inode. */
+#define PIPES 16u
+struct pipe_ends {
+  ino_t ino;
+  int end[2]; /* to read from, to write to; -1: not open */
+};
+
+static size_t
+list_pipes (struct pipe_ends pipes[PIPES])
+{
+  DIR *fds = opendir ("/proc/self/fd");
+  size_t nr = 0;
+
+  for (const struct dirent *d; fds && (d = readdir (fds)) != NULL;) {
+    int fd = atoi (d->d_name), mode;
+    struct stat st;
+    size_t i = 0;
+
+    if (d->d_name[0] == '.' || fstat (fd, &st) == -1 || !S_ISFIFO (st.st_mode)
+        || (mode = fcntl (fd, F_GETFL)) == -1)
+      continue;
+    while (i < nr && pipes[i].ino != st.st_ino)
+      i++;
+    if (i == PIPES)
+      continue;
+    if (i == nr)
+      pipes[nr++] = (struct pipe_ends){ st.st_ino, { -1, -1 } };
+    pipes[i].end[(mode & O_ACCMODE) != O_RDONLY] = fd;
+  }
+  if (fds)
+    closedir (fds);
+  return nr;
+}
+
+/* Those that get_ready saw are not nbdkit's. */
+static struct pipe_ends known[PIPES];
+static size_t nr_known;
+
+static bool
+is_known_pipe (ino_t ino)
+{
+  for (size_t i = 0; i < nr_known; i++)
+    if (known[i].ino == ino)
+      return true;
+  return false;
+}
+
+/* In the parent of a fork between get_ready and after_fork. */
+static void
+note_fork (void)
+{
+  if (ready.done && !ready.started)
+    ready.forked = true;
+}
+
+/* Nbdkit exits when it cannot listen on its address, and calls nothing of a
+ * plugin then. */
+static void
+leave_at_exit (void)
+{
+  if (!ready.done || ready.forked || ready.started)
+    return;
+  if (control)
+    control_unlisten (control);
+  for (size_t i = 0; i < disks.len; i++)
+    disk_free (disks.ptr[i]);
+  disks.len = 0;
+  runtime_leave ();
+}
+
 static int
 backfill_get_ready (void)
 {
   CLEANUP_FREE char *dir = runtime_dir ();
+  CLEANUP_FREE char *user = other_user ();
 
   if (dir == NULL)
     return -1;
@@ -417,11 +567,25 @@ backfill_get_ready (void)
   if (!config->control_off && set_control_path (dir) == -1)
     return -1;
   disk_set_total_speed (config->total_speed);
+  ready.uid = geteuid ();
+  ready.pid = getpid ();
+  ready.user = user != NULL;
 
   /* The volumes' locks come first: they keep a second owner from taking the
    * socket of the one that is there. */
-  if (open_disks (dir) == 0 && (config->control_off || listen_control () == 0))
+  if (open_disks (dir) == 0
+      && (config->control_off || ready.user || listen_control () == 0)
+      && atexit (leave_at_exit) == 0
+      && pthread_atfork (NULL, note_fork, NULL) == 0) {
+    nr_known = list_pipes (known);
+    /* The other user could not remove it. */
+    if (user) {
+      give_disks (user);
+      runtime_leave ();
+    }
+    ready.done = true;
     return 0;
+  }
   /* The server exits now, without .unload: leave the volumes closed. */
   gate_all ();
   if (control)
@@ -467,7 +631,9 @@ start_threads (void)
     return -1;
   }
   for (i = 0; i < disks.len; i++)
-    if (disk_start (disks.ptr[i], &error) == -1)
+    if ((ready.user && !disk_read_only (disks.ptr[i])
+         && disk_change_user (disks.ptr[i], control_path, &error) == -1)
+        || disk_start (disks.ptr[i], &error) == -1)
       goto err;
   if (control && control_start (control, &error) == -1)
     goto err;
@@ -485,16 +651,67 @@ err:
   return -1;
 }
 
+/* As whom the server runs from now on: its files are that user's. */
+static int
+change_user (void)
+{
+  CLEANUP_FREE char *dir = NULL;
+
+  if (!ready.user && geteuid () != ready.uid) {
+    nbdkit_error ("nbdkit has changed its user, and its command line did not "
+                  "say so: give -u USER in words of their own");
+    return -1;
+  }
+  if (!ready.user || config->control_off)
+    return 0;
+  dir = runtime_dir ();
+  if (dir == NULL)
+    return -1;
+  free (own_dir);
+  free (control_path);
+  own_dir = control_path = NULL;
+  return set_control_path (dir) == -1 || listen_control () == -1 ? -1 : 0;
+}
+
+/* Nbdkit tells itself to quit through a pipe, which it makes after get_ready.
+ * With --run it forks then, and who signals the parent reaches the child, who
+ * does not know what for: nbdkit_nanosleep would abort it.  So it gets a pipe
+ * of its own; when the command has ended the parent signals it. */
+static void
+part_from_parent (void)
+{
+  struct pipe_ends pipes[PIPES];
+  size_t nr = list_pipes (pipes);
+
+  for (size_t i = 0; i < nr; i++) {
+    int fresh[2], flags;
+
+    if (pipes[i].end[0] == -1 || pipes[i].end[1] == -1
+        || is_known_pipe (pipes[i].ino) || pipe2 (fresh, O_CLOEXEC) == -1)
+      continue;
+    for (int e = 0; e < 2; e++) {
+      flags = fcntl (pipes[i].end[e], F_GETFL);
+      if (flags != -1)
+        fcntl (fresh[e], F_SETFL, flags & ~O_ACCMODE);
+      dup3 (fresh[e], pipes[i].end[e], O_CLOEXEC);
+      close (fresh[e]);
+    }
+  }
+}
+
 static int
 backfill_after_fork (void)
 {
   sigset_t all, old;
   int r;
 
+  ready.started = true;
+  if (getpid () != ready.pid)
+    part_from_parent ();
   /* Signals are the server's: no thread made from here takes one. */
   sigfillset (&all);
   pthread_sigmask (SIG_SETMASK, &all, &old);
-  r = start_threads ();
+  r = change_user () == 0 ? start_threads () : -1;
   pthread_sigmask (SIG_SETMASK, &old, NULL);
 
   /* The server exits now, without .cleanup: leave the volumes closed. */

@@ -98,10 +98,14 @@ struct disk_config {
   const char *runtime_dir; /* NULL: runtime_default_dir (); this process's
                               own directory in it is used (runtime.h) */
   const char *control;     /* control socket's path, for the record */
-  unsigned connections;    /* 0: 4 */
-  uint64_t timeout;        /* ms; 0: 30,000 */
-  uint32_t fetch_unit;     /* bytes; 0: 1 MiB */
-  bool has_allocate;       /* start a job, if none is being resumed */
+  bool session_later;      /* the session begins with disk_start: whoever ends
+                              before leaves the volume as it was */
+  bool user_later;      /* before that the process changes its user: what files
+                           it has are made then (disk_change_user) */
+  unsigned connections; /* 0: 4 */
+  uint64_t timeout;     /* ms; 0: 30,000 */
+  uint32_t fetch_unit;  /* bytes; 0: 1 MiB */
+  bool has_allocate;    /* start a job, if none is being resumed */
   struct job_options allocate;
   disk_event_fn event; /* may be NULL */
   void *event_opaque;
@@ -110,6 +114,17 @@ struct disk_config {
 /* NULL with *error set (malloc'd): it names the thing and what to do. */
 struct disk *disk_open (const struct disk_config *config, char **error)
     __attribute__ ((nonnull (1, 2)));
+
+/* A volume that disk_open has made now belongs to that user.  False: it does
+ * not, as it was there before, or cannot. */
+bool disk_give (struct disk *disk, uid_t uid, gid_t gid)
+    __attribute__ ((nonnull (1)));
+
+/* If the process changes its user, as whom it starts and ends the disk: then
+ * before disk_start.  The runtime directory is another then, and perhaps the
+ * control socket's path (NULL: none). */
+int disk_change_user (struct disk *disk, const char *control, char **error)
+    __attribute__ ((nonnull (1, 3)));
 
 /* Threads and connections; the process-wide pools must run (disk_pools).
  * Returns 0 or -1 with *error. */

@@ -129,6 +129,13 @@ struct disk {
   void *event_opaque;
   bool has_allocate;
   struct job_options allocate;
+  /* What the caller gave, to be recorded; 0: it did not. */
+  struct {
+    uint64_t timeout;
+    uint32_t fetch_unit;
+    unsigned connections;
+    bool store_is_name;
+  } given;
 
   struct store *store;
   struct sidecar *sc;
@@ -172,7 +179,14 @@ struct disk {
   bool local_event;
   bool registered; /* there is an entry of ours in the registry */
   bool detached;   /* atomic */
-  uid_t owner;     /* atomic: the store's, by the housekeeper's last look */
+  /* The process that was killed left it, and a session will say that it is no
+   * more needed. */
+  struct work *old_work;
+  uint8_t nonce[WORK_NONCE_SIZE]; /* of the session that will be ours */
+  bool made;                      /* by this open */
+  bool recorded;                  /* the sidecar may name our W */
+  bool begun;                     /* there is a session of ours */
+  uid_t owner; /* atomic: the store's, by the housekeeper's last look */
 
   /* atomic: a change has failed, and what W's sums of it are is not known */
   bool sums_unsure;
@@ -295,6 +309,8 @@ void writeback_changed (struct disk *d, uint64_t offset, uint64_t end);
 /* volume.c */
 int volume_open (struct disk *d, const struct disk_config *config,
                  char **error);
+/* Begin the session, if volume_open has not: then it is the last step. */
+int volume_begin (struct disk *d, char **error);
 /* After the last commit: end the session, let files go. */
 int volume_close (struct disk *d, bool clean);
 /* Take the entry out of the registry, if there is one.  Before unlocking: the

@@ -15,6 +15,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,14 +170,15 @@ disk_open (const struct disk_config *cfg, char **error)
     d->kept = NULL;
   }
   /* Before the fork: who started the server may look for it at once. */
-  enter_registry (d);
+  if (!cfg->user_later)
+    enter_registry (d);
   return d;
 
 fail : {
   int err = errno;
 
   /* Nothing was served: what is not committed is nothing. */
-  if (d->sc && d->store && d->sc->h.session_open && d->work)
+  if (d->begun)
     volume_close (d, true);
   disk_free (d);
   errno = err;
@@ -184,9 +186,46 @@ fail : {
   return NULL;
 }
 
+bool
+disk_give (struct disk *d, uid_t uid, gid_t gid)
+{
+  if (d->store->uid == uid)
+    return true;
+  if (!d->made || fchown (d->store->fd, uid, gid) == -1
+      || fchown (d->sc->fd, uid, gid) == -1)
+    return false;
+  d->store->uid = d->owner = uid;
+  d->store->gid = gid;
+  return true;
+}
+
+int
+disk_change_user (struct disk *d, const char *control, char **error)
+{
+  CLEANUP_FREE char *base = strdup (d->runtime_dir);
+  char *own, *copy = control ? strdup (control) : NULL;
+
+  if (!base || (control && !copy)) {
+    message_set (error, "out of memory");
+    return -1;
+  }
+  own = runtime_own_dir (dirname (base), error);
+  if (!own) {
+    free (copy);
+    return -1;
+  }
+  free (d->runtime_dir);
+  d->runtime_dir = own;
+  free (d->control);
+  d->control = copy;
+  return 0;
+}
+
 int
 disk_start (struct disk *d, char **error)
 {
+  if (volume_begin (d, error) == -1)
+    return -1;
   if (!d->read_only) {
     /* The fork gave us another pid than the record has. */
     if (d->sc->h.session_pid != (uint32_t)getpid ()) {
@@ -359,7 +398,10 @@ disk_free (struct disk *d)
   jobs_free (d);
   extents_free (d->ext);
   map_free (d->map);
+  if (d->work && !d->recorded)
+    work_unlink (d->work);
   work_free (d->work);
+  work_free (d->old_work);
   sidecar_free (d->sc);
   store_free (d->store);
   claims_destroy (&d->claims);

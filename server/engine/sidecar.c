@@ -48,6 +48,7 @@ enum {
   FIELD_CONNECTIONS = 8,
   FIELD_STORE = 9,
   FIELD_NONCE = 10,
+  FIELD_USER = 11,
   FIELD_COMMAND_DIR = 16,
 };
 
@@ -246,6 +247,7 @@ pack_header (const struct sidecar_header *h, uint8_t *buf)
   fields += pack_number (&pk, FIELD_RETRY, h->retry);
   fields += pack_number (&pk, FIELD_FETCH, h->fetch_unit);
   fields += pack_number (&pk, FIELD_CONNECTIONS, h->connections);
+  fields += pack_number (&pk, FIELD_USER, h->session_user);
   if (pk.full) {
     errno = ENAMETOOLONG;
     return -1;
@@ -324,6 +326,7 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
     case FIELD_RETRY:
     case FIELD_FETCH:
     case FIELD_CONNECTIONS:
+    case FIELD_USER:
       if (len != 8)
         return -1;
       if (id == FIELD_TIMEOUT)
@@ -332,6 +335,8 @@ unpack_fields (const uint8_t *buf, size_t pos, size_t end, uint32_t fields,
         h->retry = get_le64 (p);
       else if (id == FIELD_FETCH)
         h->fetch_unit = (uint32_t)get_le64 (p);
+      else if (id == FIELD_USER)
+        h->session_user = (uint32_t)get_le64 (p);
       else
         h->connections = (uint32_t)get_le64 (p);
       break;
@@ -695,6 +700,20 @@ sidecar_write_header (struct sidecar *sc)
         || sidecar_sync (sc) == -1)
       return -1;
   return 0;
+}
+
+#define WORK_PATH_MAX 512u
+
+bool
+sidecar_fits (const struct sidecar *sc)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (SIDECAR_HEADER_SIZE);
+  size_t work = sc->h.work ? strlen (sc->h.work) : 0;
+
+  if (!buf || pack_header (&sc->h, buf) == -1)
+    return false;
+  return get_le32 (buf + 12) + (work < WORK_PATH_MAX ? WORK_PATH_MAX - work : 0)
+         <= SIDECAR_HEADER_SIZE;
 }
 
 /* Sectors. */

@@ -82,6 +82,7 @@ struct sidecar_header {
   bool session_open;
   uint32_t session_pid;
   uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
+  uint32_t session_user; /* who made its W; 0: root, or not recorded */
   uint64_t map_offset, map_length;     /* S; length 0: none */
   uint64_t job_offset, job_length;     /* job record; length 0: none */
   uint64_t count_offset, count_length; /* the session's count; the same */
@@ -140,6 +141,10 @@ struct sidecar *sidecar_create (const char *path,
 
 /* Make sc->h durable: both copies. */
 int sidecar_write_header (struct sidecar *sc) __attribute__ ((nonnull (1)));
+
+/* Whether sc->h, with a path of W, can be written at all: its strings may be
+ * too long. */
+bool sidecar_fits (const struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Sectors [index, index + count) of S into or from words: count times
  * SIDECAR_WORDS, host order.  Read: bad[i] is set for a sector whose seal is

@@ -762,9 +762,11 @@ rewrite_pending (struct disk *d, struct work *old, bool copies,
 }
 
 /* W's bits are about this store alone: its owner may say them, root and we
- * ourselves.  And the sidecar's owner: only who may read the session record
- * knows the nonce, and libvirt gives an image back to root after the guest's
- * end. */
+ * ourselves.  And whom the session record names, as the store may have had
+ * another owner then: libvirt gives an image back to root after the guest's
+ * end. The record is what those wrote who may write S itself.  Only they know
+ * the nonce, too: so nobody else can make a W that passes for the right one,
+ * and they have no need to. */
 struct owners {
   uid_t uid[4];
   unsigned nr;
@@ -773,12 +775,9 @@ struct owners {
 static struct owners
 work_owners (const struct disk *d)
 {
-  struct owners o = { .uid = { 0, geteuid (), d->store->uid }, .nr = 3 };
-  struct stat sb;
-
-  if (fstat (d->sc->fd, &sb) == 0)
-    o.uid[o.nr++] = sb.st_uid;
-  return o;
+  return (struct owners){
+    .uid = { 0, geteuid (), d->store->uid, d->sc->h.session_user }, .nr = 4
+  };
 }
 
 static bool
@@ -1061,85 +1060,113 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
   return 0;
 }
 
+/* The new session's W; there is no session yet. */
 static int
-new_session (struct disk *d, const struct disk_config *cfg,
-             const uint8_t *boot_id, char **error)
+make_work (struct disk *d, char **error)
 {
   struct sidecar_header *h = &d->sc->h;
+  struct work_identity id = work_identity (d, h->session + 1);
   CLEANUP_FREE char *path = NULL;
+  uint32_t unguessable = 0;
 
-  h->session++;
-  h->session_open = true;
-  h->session_pid = (uint32_t)getpid ();
-  h->state &= ~SIDECAR_CREATING;
-  memcpy (h->boot_id, boot_id, SIDECAR_BOOT_ID_SIZE);
-  if (getrandom (h->nonce, sizeof h->nonce, 0) != sizeof h->nonce) {
+  /* Others may write to the folder: a name that they know beforehand they
+   * could take. */
+  if (getrandom (d->nonce, sizeof d->nonce, 0) != sizeof d->nonce
+      || getrandom (&unguessable, sizeof unguessable, 0) == -1) {
     message_set (error, "cannot get random bytes: %m");
     return -1;
   }
-  if (!map_is_complete (d->map)) {
-    struct work_identity id = work_identity (d, h->session);
-    uint32_t unguessable = 0;
-
-    /* Others may write to the folder: a name that they know beforehand they
-     * could take. */
-    getrandom (&unguessable, sizeof unguessable, 0);
-    if (asprintf (&path, "%s/%llx-%llx.%llu-%08x.work", d->runtime_dir,
-                  (unsigned long long)d->store->dev,
-                  (unsigned long long)d->store->ino,
-                  (unsigned long long)h->session, unguessable)
-        == -1) {
-      path = NULL;
-      goto nomem;
-    }
-    d->work = work_create (path, &id);
-    if (!d->work) {
-      message_set (error,
-                   "cannot make the working map %s: %m; name another folder, "
-                   "on a tmpfs, with runtime-dir=",
-                   path);
-      return -1;
-    }
-    /* Made by root for another's store: who may open that needs it. */
-    if (geteuid () == 0 && (d->store->uid != 0 || d->store->gid != getegid ())
-        && fchown (d->work->fd, d->store->uid, d->store->gid) == -1)
-      log_error ("%s: cannot be given to the owner of %s: %m", path,
-                 d->store_path);
-    if (sidecar_begin_count (d->sc) == -1) {
-      message_set (error, "cannot write the sidecar %s: %m", d->metadata);
-      return -1;
-    }
-  }
-  if (cfg->timeout)
-    h->timeout = cfg->timeout;
-  if (cfg->fetch_unit)
-    h->fetch_unit = cfg->fetch_unit;
-  if (cfg->connections)
-    h->connections = cfg->connections;
-  record_identity (d, h);
-  if (sidecar_set (&h->work, path) == -1
-      || sidecar_set (&h->control, d->control) == -1
-      || (!cfg->store_is_name && sidecar_set (&h->name, d->name) == -1)
-      || sidecar_set (&h->store, d->store_path) == -1
-      || sidecar_set (&h->backing, d->backing) == -1
-      || sidecar_set (&h->command_dir, command_dir (d)) == -1)
-    goto nomem;
-  if (sidecar_write_header (d->sc) == -1) {
-    if (errno == ENAMETOOLONG)
-      message_set (error,
-                   "the paths and backing= of %s are too long for its sidecar",
-                   d->store_path);
-    else
-      message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+  memcpy (id.nonce, d->nonce, sizeof id.nonce);
+  if (asprintf (&path, "%s/%llx-%llx.%llu-%08x.work", d->runtime_dir,
+                (unsigned long long)d->store->dev,
+                (unsigned long long)d->store->ino,
+                (unsigned long long)id.session, unguessable)
+      == -1) {
+    path = NULL;
+    message_set (error, "out of memory");
+    errno = ENOMEM;
     return -1;
   }
-  map_set_work (d->map, d->work);
+  d->work = work_create (path, &id);
+  if (!d->work) {
+    message_set (error,
+                 "cannot make the working map %s: %m; name another folder, "
+                 "on a tmpfs, with runtime-dir=",
+                 path);
+    return -1;
+  }
+  /* Made by root for another's store: who may open that needs it. */
+  if (geteuid () == 0 && (d->store->uid != 0 || d->store->gid != getegid ())
+      && fchown (d->work->fd, d->store->uid, d->store->gid) == -1)
+    log_error ("%s: cannot be given to the owner of %s: %m", path,
+               d->store_path);
   return 0;
+}
 
-nomem:
-  message_set (error, "out of memory");
-  errno = ENOMEM;
+/* What a restart takes up again, into the header in memory. */
+static int
+remember (struct disk *d, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+
+  if (d->given.timeout)
+    h->timeout = d->given.timeout;
+  if (d->given.fetch_unit)
+    h->fetch_unit = d->given.fetch_unit;
+  if (d->given.connections)
+    h->connections = d->given.connections;
+  record_identity (d, h);
+  if (sidecar_set (&h->control, d->control) == -1
+      || (!d->given.store_is_name && sidecar_set (&h->name, d->name) == -1)
+      || sidecar_set (&h->store, d->store_path) == -1
+      || sidecar_set (&h->backing, d->backing) == -1
+      || sidecar_set (&h->command_dir, command_dir (d)) == -1) {
+    message_set (error, "out of memory");
+    errno = ENOMEM;
+    return -1;
+  }
+  if (sidecar_fits (d->sc))
+    return 0;
+  message_set (error,
+               "the paths and backing= of %s are too long for its sidecar",
+               d->store_path);
+  errno = ENAMETOOLONG;
   return -1;
+}
+
+int
+volume_begin (struct disk *d, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+
+  if (d->read_only || d->begun)
+    return 0;
+  if (!d->work && !map_is_complete (d->map) && make_work (d, error) == -1)
+    return -1;
+  if (remember (d, error) == -1 || read_boot_id (h->boot_id, error) == -1)
+    return -1;
+  h->session++;
+  h->session_open = true;
+  h->session_pid = (uint32_t)getpid ();
+  h->session_user = (uint32_t)geteuid ();
+  h->state &= ~SIDECAR_CREATING;
+  memcpy (h->nonce, d->nonce, sizeof h->nonce);
+  d->recorded = true;
+  if (sidecar_set (&h->work, d->work ? d->work->path : NULL) == -1
+      || (d->work && sidecar_begin_count (d->sc) == -1)
+      || sidecar_write_header (d->sc) == -1) {
+    message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  d->begun = true;
+  map_set_work (d->map, d->work);
+  /* All it held is in the sidecar now, and the new session is recorded.  One
+   * that was made for another file may be all that that one has. */
+  if (d->old_work && is_made_for (&d->old_work->id, d))
+    work_unlink (d->old_work);
+  work_free (d->old_work);
+  d->old_work = NULL;
+  return 0;
 }
 
 /* Paths and settings before anything is opened. */
@@ -1314,7 +1341,6 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   enum work_state state = WORK_OK;
   struct work *old, *useless = NULL;
   bool fresh, complete;
-  int r = -1;
 
   if (take_config (d, cfg, error) == -1 || read_boot_id (boot_id, error) == -1
       || open_files (d, cfg, &fresh, error) == -1)
@@ -1322,6 +1348,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   free (*error);
   *error = NULL;
 
+  d->made = fresh;
   complete = d->sc->h.state & SIDECAR_COMPLETE;
   d->detached = d->sc->h.state & SIDECAR_DETACHED;
   d->shift = (uint32_t)__builtin_ctz (d->granule);
@@ -1351,20 +1378,24 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
     work_free (useless);
     return -1;
   }
-  if (recover (d, cfg, old, state, error) == 0
-      && (d->read_only || new_session (d, cfg, boot_id, error) == 0)) {
-    r = 0;
-    /* All it held is in the sidecar now, and the new session is recorded.  One
-     * that was made for another file may be all that that one has. */
-    if (!useless)
-      useless = old;
-    if (useless && !d->read_only && is_made_for (&useless->id, d))
-      work_unlink (useless);
+  d->old_work = old ? old : useless;
+  d->given.timeout = cfg->timeout;
+  d->given.fetch_unit = cfg->fetch_unit;
+  d->given.connections = cfg->connections;
+  d->given.store_is_name = cfg->store_is_name;
+  if (recover (d, cfg, old, state, error) == -1)
+    return -1;
+  if (d->read_only) {
+    work_free (d->old_work);
+    d->old_work = NULL;
+    return 0;
   }
-  if (useless != old)
-    work_free (useless);
-  work_free (old);
-  return r;
+  if (!cfg->session_later)
+    return volume_begin (d, error);
+  /* What can go wrong then is found now. */
+  if (remember (d, error) == -1)
+    return -1;
+  return cfg->user_later || map_is_complete (d->map) ? 0 : make_work (d, error);
 }
 
 int
@@ -1442,7 +1473,7 @@ volume_close (struct disk *d, bool clean)
 {
   int r = 0;
 
-  if (clean && !d->read_only && d->sc->h.session_open) {
+  if (clean && d->begun) {
     LOCK_SCOPE (&d->header_lock);
 
     d->sc->h.session_open = false;
@@ -1464,6 +1495,8 @@ volume_close (struct disk *d, bool clean)
     }
   }
   leave_registry (d);
+  if (d->work && !d->recorded)
+    work_unlink (d->work);
   if (d->work)
     store_unlock_fd (d->work->fd);
   sidecar_unlock (d->sc);
