@@ -85,7 +85,7 @@ has room for.  (The programs in section 3 are wider, as they are indented.)
 
   $ command -v groff >/dev/null || exit 80
   $ for page in "$TOP_BUILDDIR"/docs/*.[1-8]; do
-  >   groff -man -Tutf8 -ww -W break -rLL=80n -P-c "$page" 2>complaints | sed 's/.\x08//g' |
+  >   groff -man -Tutf8 -ww -W break -rLL=80n -P-c "$page" 2>complaints | sed 's/.\x08//g; s/\xe2\x80\xa2/*/g' |
   >     awk -v page="$(basename "$page")" 'page !~ /3$/ && length > 80 { print page ": " $0 }'
   >   cat complaints
   > done
