@@ -39,6 +39,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -68,6 +69,12 @@
 /* Milliseconds: for backfilld to close a volume, and to note one. */
 #define RELEASE_TIMEOUT 20000
 #define OFFER_TIMEOUT 1000
+/* Of 100 ms: until the volume of an owner who died is free; or of one whom
+ * nobody knows. */
+#define LOST_TRIES 50u
+#define NOBODY_TRIES 5u
+/* It is let go, and somebody else has it, so often. */
+#define RELEASE_TRIES 100u
 
 /* nbdkit -D backfill.requests=1: a debug line for each request. */
 int backfill_debug_requests;
@@ -241,22 +248,50 @@ ask_owner (const char *command, const char *store, unsigned timeout)
   return r;
 }
 
+/* Its owner did not refuse, but is gone, or going: the volume is free soon. */
+static bool
+is_lost (int err)
+{
+  return err == ENXIO || err == ECONNRESET || err == EPIPE || err == ENOTCONN
+         || err == ECONNREFUSED || err == ECONNABORTED || err == ENOENT
+         || err == ESHUTDOWN;
+}
+
 /* If it is backfilld that has the volume, it lets it go for us; any other
- * owner refuses. */
+ * owner refuses.  One that dies meanwhile, or is started again and faster than
+ * we are, is no reason to give up. */
 static struct disk *
 open_disk (const struct disk_config *dc, char **error)
 {
-  struct disk *disk = disk_open (dc, error);
+  const struct timespec pause = { .tv_nsec = 100 * 1000 * 1000 };
+  bool asked = false;
+  unsigned lost = 0;
 
-  if (disk || errno != EBUSY)
-    return disk;
-  if (ask_owner ("disk-release", dc->store, RELEASE_TIMEOUT) == -1) {
-    nbdkit_debug ("%s: its owner does not let it go: %s", dc->store,
-                  backfill_get_error ());
-    return NULL;
+  for (unsigned tries = 0;; tries++) {
+    struct disk *disk = disk_open (dc, error);
+    int err;
+
+    if (disk || errno != EBUSY || tries == RELEASE_TRIES)
+      return disk;
+    if (ask_owner ("disk-release", dc->store, RELEASE_TIMEOUT) == 0) {
+      nbdkit_debug ("%s: backfilld let it go", dc->store);
+      asked = true;
+    }
+    else {
+      err = backfill_get_errno ();
+      nbdkit_debug ("%s: its owner does not let it go: %s", dc->store,
+                    backfill_get_error ());
+      /* Who has it may have told nobody, and stay. */
+      asked = asked || err != ENXIO;
+      if (!is_lost (err) || ++lost > (asked ? LOST_TRIES : NOBODY_TRIES)) {
+        errno = EBUSY;
+        return NULL;
+      }
+      nanosleep (&pause, NULL);
+    }
+    free (*error);
+    *error = NULL;
   }
-  nbdkit_debug ("%s: backfilld let it go", dc->store);
-  return disk_open (dc, error);
 }
 
 /* We end with its job unfinished: backfilld may go on with it. */

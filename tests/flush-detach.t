@@ -63,8 +63,11 @@ What is left is the golden image, but for what the guest wrote.
   22
 
 A raw image without a sidecar could be anything, so this plugin must be told what
-it is:
+it is.  (The store's file itself says that it was detached, see detach-again.t; a
+copy does not.)
 
+  $ cp disk.img copy.img
+  $ mv copy.img disk.img
   $ nbdkit -U disk.sock backfill disk.img 2>&1 | mask
   nbdkit: error: the store DIR/disk.img exists but has no sidecar DIR/disk.img.backfill: say adopt=local if everything in it is the truth already, adopt=absent to start over it, or name another store
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img adopt=local

@@ -545,6 +545,22 @@ store_set_uuid (struct store *st, const uint8_t *uuid)
     return;
 }
 
+#define DETACHED_ATTRIBUTE "user.backfill.detached"
+
+bool
+store_is_detached (struct store *st)
+{
+  return fgetxattr (st->fd, DETACHED_ATTRIBUTE, NULL, 0) >= 0;
+}
+
+int
+store_set_detached (struct store *st, bool detached)
+{
+  if (detached)
+    return fsetxattr (st->fd, DETACHED_ATTRIBUTE, "", 0, 0);
+  return fremovexattr (st->fd, DETACHED_ATTRIBUTE);
+}
+
 void
 store_free (struct store *st)
 {

@@ -83,6 +83,11 @@ int store_get_uuid (struct store *st, uint8_t uuid[16])
     __attribute__ ((nonnull (1, 2)));
 void store_set_uuid (struct store *st, const uint8_t *uuid)
     __attribute__ ((nonnull (1)));
+/* The mark of a store that was detached: all of it is the truth, and it needs
+ * no sidecar.  set: -1 with errno where there are no attributes. */
+bool store_is_detached (struct store *st) __attribute__ ((nonnull (1)));
+int store_set_detached (struct store *st, bool detached)
+    __attribute__ ((nonnull (1)));
 void store_free (struct store *st);
 /* Make a regular file larger, durably. */
 int store_grow (struct store *st, uint64_t size) __attribute__ ((nonnull (1)));

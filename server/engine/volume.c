@@ -308,9 +308,16 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   h.command_dir = (char *)command_dir (d);
   h.store = d->store_path;
   record_identity (d, &h);
+  bool marked = store_is_detached (st) && !(state & SIDECAR_DETACHED);
+
   /* The mark of a volume that it was before may outlive ours in a power cut:
-   * then the new sidecar would not be its own. */
-  if (store_get_uuid (st, uuid)) {
+   * then the new sidecar would not be its own.  Nor may a store that needs its
+   * sidecar look like one that was detached. */
+  if (marked && store_set_detached (st, false) == -1) {
+    message_set (error, "cannot remove the mark of %s: %m", d->store_path);
+    return -1;
+  }
+  if (store_get_uuid (st, uuid) || marked) {
     store_set_uuid (st, NULL);
     if (fsync (st->fd) == -1) {
       message_set (error, "cannot sync the store %s: %m", d->store_path);
@@ -320,7 +327,8 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   d->sc = sidecar_create (d->metadata, &h, error);
   if (!d->sc)
     return -1;
-  store_set_uuid (st, d->sc->h.uuid);
+  if (!(state & SIDECAR_DETACHED))
+    store_set_uuid (st, d->sc->h.uuid);
   /* Made by root beside the store of another: who may open that needs it. */
   if (geteuid () == 0 && (st->uid != 0 || st->gid != getegid ())
       && fchown (d->sc->fd, st->uid, st->gid) == -1)
@@ -434,10 +442,19 @@ is_plain (struct disk *d, char **error)
 static int
 adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
 {
-  switch (cfg->adopt) {
+  uint32_t state = SIDECAR_COMPLETE;
+  enum disk_adopt adopt = cfg->adopt;
+
+  /* After a detach the same command line goes on, and leaves as little. */
+  if (adopt == DISK_ADOPT_NONE && store_is_detached (d->store)) {
+    state |= SIDECAR_DETACHED;
+    adopt = DISK_ADOPT_PLAIN;
+  }
+  switch (adopt) {
   case DISK_ADOPT_PLAIN:
     if (!is_plain (d, error))
       return -1;
+    d->was_plain = !store_is_detached (d->store);
     /* fall through */
   case DISK_ADOPT_LOCAL:
     d->size = cfg->has_size ? cfg->size : d->store->size;
@@ -455,7 +472,7 @@ adopt_store (struct disk *d, const struct disk_config *cfg, char **error)
       message_set (error, "cannot sync the store %s: %m", d->store_path);
       return -1;
     }
-    return make_sidecar (d, d->store, SIDECAR_COMPLETE, error);
+    return make_sidecar (d, d->store, state, error);
 
   case DISK_ADOPT_ABSENT:
     if (!d->backing && !cfg->has_size)
@@ -1454,12 +1471,20 @@ disk_detach (struct disk *d, char **error)
   LOCK_SCOPE (&d->header_lock);
   d->sc->h.state |= SIDECAR_DETACHED;
   sync_begin (d, &s);
-  err = sidecar_strip (d->sc) == -1 ? errno : 0;
+  /* All of it is the truth, durably: its mark may say so. */
+  if (!d->was_plain && store_set_detached (d->store, true) == -1)
+    log_error ("%s cannot be marked as detached (%m): to serve it again say "
+               "adopt=local",
+               d->store_path);
+  err = fsync (d->store->fd) == -1 || sidecar_strip (d->sc) == -1 ? errno : 0;
   /* Whichever step it was, the disk may have lost what it held. */
   err = sync_end (d, &s, err);
   if (err) {
     errno = err;
     d->sc->h.state &= ~SIDECAR_DETACHED;
+    if (!d->was_plain)
+      store_set_detached (d->store, false);
+    errno = err;
     message_set (error, "cannot write the sidecar %s: %m", d->metadata);
     return -1;
   }
