@@ -981,7 +981,7 @@ sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
   uint64_t next = job->sequence + 1;
 
   if (sc->h.job_length == 0) {
-    errno = EINVAL;
+    errno = ENODATA;
     return -1;
   }
   pack_job (job, next, buf);
