@@ -75,15 +75,13 @@ end_server (pid_t pid)
 }
 
 static struct disk *
-begin (uint64_t timeout)
+begin_with (uint64_t timeout, uint32_t fetch_unit)
 {
-  const struct disk_config config = {
-    .store = store,
-    .backing = uri,
-    .runtime_dir = dir,
-    .timeout = timeout,
-    .fetch_unit = 4096 /* no read-ahead */
-  };
+  const struct disk_config config = { .store = store,
+                                      .backing = uri,
+                                      .runtime_dir = dir,
+                                      .timeout = timeout,
+                                      .fetch_unit = fetch_unit };
   char *error = NULL;
   struct disk *d = disk_open (&config, &error);
 
@@ -93,6 +91,12 @@ begin (uint64_t timeout)
   if (disk_start (d, &error) == -1)
     fail_msg ("%s", error);
   return d;
+}
+
+static struct disk *
+begin (uint64_t timeout)
+{
+  return begin_with (timeout, 4096 /* no read-ahead */);
 }
 
 static void
@@ -142,6 +146,49 @@ cache_waits_for_room (void **state)
   assert_true (map_is_live (d->map, granule_floor (d, 200 * MIB),
                             granule_ceil (d, 200 * MIB + 4096)));
   free (buf);
+  end (d);
+  end_server (pid);
+}
+
+static bool
+is_planned (struct disk *d, uint64_t more)
+{
+  struct disk_info info;
+
+  disk_get_info (d, &info);
+  return info.ahead_fetches > more;
+}
+
+/* Nor is anything read ahead while so much waits. */
+static void
+ahead_waits_for_room (void **state)
+{
+  pid_t pid = serve ("256M");
+  struct disk *d = begin_with (60000, 1 << 20);
+  struct disk_info info;
+  char buf[4096];
+  struct claim stuck;
+  uint64_t at = 0, until = now_ms () + LIMIT_MS;
+
+  (void)state;
+  claim_take (&d->claims, &stuck, 0, granule_floor (d, 256 * MIB));
+  for (; at < 100 * MIB; at += MIB / 4)
+    assert_int_equal (disk_pread (d, buf, sizeof buf, at), 0);
+  disk_get_info (d, &info);
+  assert_true (info.ahead_fetches > 0);
+  /* 28 MiB, and what was under way when they were reached. */
+  assert_true (counted (&d->fetch.backlog) < 64 * MIB);
+  for (; at < 120 * MIB; at += MIB)
+    assert_int_equal (disk_pread (d, buf, sizeof buf, at), 0);
+  assert_false (is_planned (d, info.ahead_fetches));
+  claim_drop (&d->claims, &stuck);
+  /* And then it is again. */
+  while (!is_planned (d, info.ahead_fetches)) {
+    assert_true (now_ms () < until && at < 250 * MIB);
+    assert_int_equal (disk_pread (d, buf, sizeof buf, at), 0);
+    at += MIB / 4;
+    usleep (20000);
+  }
   end (d);
   end_server (pid);
 }
@@ -220,6 +267,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (cache_waits_for_room),
+    cmocka_unit_test (ahead_waits_for_room),
     cmocka_unit_test (abort_is_recorded),
   };
 

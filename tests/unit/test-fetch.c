@@ -612,6 +612,25 @@ known_zeros_are_not_fetched (void **state)
   }
 }
 
+/* A job that is there before the source has said what is zero waits for that.
+ */
+static void
+jobs_do_not_read_zeros (void **state)
+{
+  struct job_options o = { .length = 0 };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  do {
+    nap_ms (5);
+    job_get_info (disk, &info);
+  } while (info.status != JOB_CONCLUDED);
+  assert_int_equal (info.result, JOB_RESULT_COMPLETED);
+  assert_int_equal (fetched (), SIZE / 2);
+}
+
 /* A job that is aborted writes nothing more, also of what was in flight. */
 static void
 aborted_jobs_write_nothing_more (void **state)
@@ -851,6 +870,7 @@ main (void)
     TEST (parts_meet_the_copier),
     TEST (nearly_zeros_are_data),
     TEST (known_zeros_are_not_fetched),
+    TEST (jobs_do_not_read_zeros),
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),
     TEST (aborts_wait_for_the_store),

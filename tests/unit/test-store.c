@@ -132,6 +132,32 @@ zero_works_on_every_rung (void **state)
   store_free (st);
 }
 
+/* Where only whole blocks can be zeroed, as of a device, the edges are written.
+ */
+static void
+zero_of_parts_of_blocks (void **state)
+{
+  static const struct {
+    uint64_t offset, count;
+  } parts[] = { { 0, 4096 }, { 1, 4096 },    { 4095, 2 },
+                { 100, 50 }, { 4096, 4097 }, { 100, 8092 } };
+  struct store *st = make (8 * MIB);
+
+  (void)state;
+  for (uint32_t block = 512; block <= 4096; block *= 8)
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+      const uint64_t at = MIB + parts[i].offset, end = at + parts[i].count;
+
+      st->block_size = block;
+      fill (st, 0, 8 * MIB);
+      assert_int_equal (store_zero (st, end - at, at, i % 2), 0);
+      expect (st, MIB - 4096, at - (MIB - 4096), 'x');
+      expect (st, at, end - at, 0);
+      expect (st, end, 16384, 'x');
+    }
+  store_free (st);
+}
+
 static void
 punch_frees_and_zero_keeps (void **state)
 {
@@ -475,6 +501,7 @@ main (void)
 #define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
   const struct CMUnitTest tests[] = {
     TEST (zero_works_on_every_rung),
+    TEST (zero_of_parts_of_blocks),
     TEST (punch_frees_and_zero_keeps),
     TEST (leftovers_go_and_thin_stays_thin),
     TEST (lack_is_learnt),
