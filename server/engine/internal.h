@@ -188,7 +188,6 @@ struct disk {
   bool begun;                     /* there is a session of ours */
   uid_t owner;    /* atomic: the store's, by the housekeeper's last look */
   bool was_plain; /* it had no sidecar and no mark: detaching leaves none */
-  uid_t owner;    /* atomic: the store's, by the housekeeper's last look */
 
   /* atomic: a change has failed, and what W's sums of it are is not known */
   bool sums_unsure;
