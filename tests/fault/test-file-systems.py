@@ -145,6 +145,7 @@ def on(d, path, sparse=True, full=True, args=(), store=None):
     # (where not all is zeros any more)
     g = Guest(data, s.nbd(extents=True))
     g.write(4, 90 * MIB + 5, 70000)
+    g.status(88 * MIB, 92 * MIB)
     g.zero(90 * MIB, MIB)
     g.check(90 * MIB, 91 * MIB)
     s.stop()
