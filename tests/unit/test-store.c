@@ -411,22 +411,23 @@ named_in_every_way (void **state)
 {
   (void)state;
   for (int lack = 0; lack < 3; lack++)
-    for (int there = 0; there < 2; there++) {
+    for (int there = 0; there < 3; there++) {
       char *temp = NULL;
       int fd;
 
       assert_true (asprintf (&temp, "%s.new", path) > 0);
       put_file (temp, "ours");
       fd = open (temp, O_RDWR);
+      /* Empty or not. */
       if (there)
-        put_file (path, "theirs");
+        put_file (path, there == 1 ? "theirs" : "");
       no_links = lack > 0;
       no_rename_flags = lack > 1;
       errno = 0;
       if (there) {
         assert_int_equal (store_link_fd (fd, path, &temp), -1);
         assert_int_equal (errno, EEXIST);
-        expect_file ("theirs");
+        expect_file (there == 1 ? "theirs" : "");
         unlink (temp);
         free (temp);
       }
