@@ -1168,22 +1168,19 @@ command_peek (void *opaque, const struct control_peer *peer, const char *path,
 {
   struct volumes *vs = opaque;
   struct look *l;
-  struct away *a;
   LOCK_SCOPE (&vs->lock);
 
   if (check_stop (vs, error) == -1 || check_canonical (path, error) == -1)
     return -1;
-  a = find_away (vs, path);
-  if (find_volume (vs, path) || !a
-      || (now_in_ms () >= a->until
-          && (a->free_since == 0 || !ledger_has (vs->ledger, path))))
+  /* A question does not take a volume. */
+  if (find_volume (vs, path))
     return 0;
   if (look_for (vs, peer, path, true, &l, error) == -1)
     return -1;
   if (l->err == EPERM)
     return fail_look (l, error);
-  if (l->err || l->peek.in_use || !l->peek.has_sidecar)
-    return 0;
+  if (l->err || l->peek.in_use || !(l->peek.has_sidecar || l->peek.is_plain))
+    return 0; /* opening it tells what the matter is */
   if (check_file (path, file, l->peek.file, error) == -1)
     return -1;
   if (copy_peek (peek, &l->peek) == 0)

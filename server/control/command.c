@@ -552,24 +552,37 @@ list_volumes (struct call *call, bool jobs)
   return list;
 }
 
-/* The volume that `device` names waits for an owner: 1 and its object. */
+/* 1: nobody has the volume that `device` names open, and this is how it
+ * looks.  0: it is to be held.  -1 with the call's error. */
 static int
-peek_volume (struct call *call, bool jobs, json_t **list)
+peek_device (struct call *call, struct disk_peek *peek)
 {
   const struct control_volumes *v = call->volumes;
   const char *path = arg_text (call, "device");
   struct file_id meant;
-  const struct file_id *file = arg_file (call, &meant);
-  struct disk_peek peek;
+  const struct file_id *file;
   char *error = NULL;
-  json_t *o;
   int r;
 
+  if (v == NULL || path == NULL)
+    return 0;
+  file = arg_file (call, &meant);
   if (call->error)
     return -1;
-  r = v->peek (v->opaque, &call->peer, path, file, &peek, &error);
+  r = v->peek (v->opaque, &call->peer, path, file, peek, &error);
   if (r == -1)
     fail_volume (call, error);
+  return r;
+}
+
+/* The same, and its object. */
+static int
+peek_volume (struct call *call, bool jobs, json_t **list)
+{
+  struct disk_peek peek;
+  json_t *o;
+  int r = peek_device (call, &peek);
+
   if (r != 1)
     return r;
   *list = json_array ();
@@ -980,26 +993,28 @@ run_map (struct call *call)
     .states = arg_value (call, "states"),
   };
   bool packed = arg_value (call, "packed");
-  struct disk *disk = call_disk (call);
+  __attribute__ ((cleanup (disk_peek_clear))) struct disk_peek peek = { 0 };
+  int peeked = peek_device (call, &peek), r = 0;
+  struct disk *disk = peeked ? NULL : call_disk (call);
+  const char *name = disk ? disk_name (disk) : peek.info.name;
   json_t *o;
   uint64_t size;
-  int r = 0;
 
-  if (disk == NULL)
+  if (call->error || (disk == NULL && peeked != 1))
     return NULL;
-  size = disk_size (disk);
+  size = disk ? disk_size (disk) : peek.info.size;
   if (offset > size) {
     FAIL (call, "GenericError", EINVAL,
           "Offset %" PRIu64 " is past the end of disk '%s', which has %" PRIu64
           " bytes",
-          offset, disk_name (disk), size);
+          offset, name, size);
     return NULL;
   }
   if (length > size - offset) {
     FAIL (call, "GenericError", EINVAL,
           "The range %" PRIu64 "+%" PRIu64 " is not within disk '%s', which "
           "has %" PRIu64 " bytes",
-          offset, length, disk_name (disk), size);
+          offset, length, name, size);
     return NULL;
   }
   if (length == 0)
@@ -1011,13 +1026,15 @@ run_map (struct call *call)
   if (page.packed == NULL && page.regions == NULL)
     return NULL;
   if (length > 0)
-    r = disk_regions (disk, length, offset, page.states,
-                      packed ? pack_region : add_region, &page);
+    r = disk ? disk_regions (disk, length, offset, page.states,
+                             packed ? pack_region : add_region, &page)
+             : disk_peek_regions (&peek, length, offset, page.states,
+                                  packed ? pack_region : add_region, &page);
   if (r == -1) {
     int err = errno;
 
     FAIL (call, "GenericError", err,
-          "The map of disk '%s' cannot be read: %s%s", disk_name (disk),
+          "The map of disk '%s' cannot be read: %s%s", name,
           strerrordesc_np (err),
           err == EIO ? ": part of its sidecar is damaged, query-disks shows "
                        "which; the map of other ranges can be had"
@@ -1032,9 +1049,10 @@ run_map (struct call *call)
     page.regions = json_stringn_nocheck (page.packed, page.bytes);
     free (page.packed);
   }
-  o = json_pack ("{s:o,s:o*,s:o*}", packed ? "packed" : "regions", page.regions,
-                 "size", object_number (size), "granule",
-                 object_number (disk_granule (disk)));
+  o = json_pack (
+      "{s:o,s:o*,s:o*}", packed ? "packed" : "regions", page.regions, "size",
+      object_number (size), "granule",
+      object_number (disk ? disk_granule (disk) : peek.info.granule));
   if (page.more && o
       && object_set (o, "next", object_number (page.next)) == -1) {
     json_decref (o);

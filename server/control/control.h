@@ -48,8 +48,8 @@ struct control_volumes {
                        const char *path, const struct file_id *file,
                        enum control_use use, char **error);
   void (*put) (void *opaque, struct disk *disk);
-  /* 1 and *peek, which the caller clears: the volume waits for an owner who
-   * may come back, and is not opened now.  0: get it. */
+  /* For a question: 1 and *peek, which the caller clears, of a volume that
+   * nobody has open, and is not opened for that.  0: get it. */
   int (*peek) (void *opaque, const struct control_peer *peer, const char *path,
                const struct file_id *file, struct disk_peek *peek,
                char **error);

@@ -215,9 +215,10 @@ int disk_get_info (struct disk *disk, struct disk_info *info)
 struct disk_peek {
   struct disk_info info; /* if it has a sidecar; without counters */
   bool has_sidecar;
-  bool in_use;                      /* another process has it open */
-  uid_t owner;                      /* of the store */
-  struct file_id file;              /* which file it is */
+  bool is_plain;       /* a raw image without one: all of it is local */
+  bool in_use;         /* another process has it open */
+  uid_t owner;         /* of the store */
+  struct file_id file; /* which file it is */
   char *store, *metadata, *backing; /* what info's strings are */
   char *error; /* why no more is known; set by whoever has asked */
 };
@@ -225,6 +226,11 @@ struct disk_peek {
  * and *error. */
 int disk_peek (const char *store, bool map, struct disk_peek *peek,
                char **error) __attribute__ ((nonnull (1, 3, 4)));
+/* As disk_regions, of what was peeked at and known (has_sidecar or is_plain);
+ * ESTALE if that is something else by now. */
+int disk_peek_regions (const struct disk_peek *peek, uint64_t count,
+                       uint64_t offset, bool want_zero, disk_region_fn fn,
+                       void *opaque) __attribute__ ((nonnull (1, 5)));
 void disk_peek_clear (struct disk_peek *peek) __attribute__ ((nonnull (1)));
 
 const char *disk_name (struct disk *disk) __attribute__ ((nonnull (1)));

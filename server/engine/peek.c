@@ -14,13 +14,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "disk.h"
+#include "image.h"
 #include "internal.h"
 #include "path.h"
 #include "sidecar.h"
+#include "store.h"
 
 /* Of S, read at a time. */
 #define NR_SECTORS 64u
@@ -33,6 +37,9 @@ count_sector (const struct sidecar_header *h, const uint64_t *words,
 {
   uint64_t base = index * SIDECAR_BITS, bytes = 0;
   uint64_t stop = min_u64 (end, base + SIDECAR_BITS);
+
+  /* Bits past the end of the disk are set. */
+  stop = min_u64 (stop, (h->size + h->granule - 1) / h->granule);
 
   for (uint64_t g = max_u64 (first, base); g < stop; g++)
     if (words[(g - base) / 64] >> ((g - base) % 64) & 1)
@@ -153,6 +160,35 @@ nomem:
   return -1;
 }
 
+/* A store without a sidecar is all local, if it is one: else it says no more
+ * than whose it is, and opening it will tell why. */
+static int
+take_plain (struct disk_peek *peek, int fd, const struct stat *st)
+{
+  uint64_t size = (uint64_t)st->st_size;
+  char head[IMAGE_HEAD] = "";
+  uint8_t uuid[16];
+  ssize_t len;
+
+  if (S_ISBLK (st->st_mode)) {
+    if (ioctl (fd, BLKGETSIZE64, &size) == -1)
+      return -1;
+  }
+  else if (!S_ISREG (st->st_mode))
+    return 0;
+  len = pread (fd, head, min_u64 (size, sizeof head), 0);
+  if (len == -1)
+    return -1;
+  if (store_get_uuid_fd (fd, uuid) || memcmp (head, SIDECAR_MAGIC, 8) == 0
+      || image_format (head, (size_t)len))
+    return 0;
+  peek->info.size = peek->info.local = size;
+  peek->info.granule = 4096;
+  peek->info.complete = true;
+  peek->is_plain = true;
+  return 0;
+}
+
 int
 disk_peek (const char *store, bool map, struct disk_peek *peek, char **error)
 {
@@ -186,7 +222,9 @@ disk_peek (const char *store, bool map, struct disk_peek *peek, char **error)
   if (!sc) {
     free (*error);
     *error = NULL;
-    r = 0;
+    r = take_plain (peek, fd, &st);
+    if (r == -1)
+      message_set (error, "volume '%s': %m", store);
     goto out;
   }
   /* As where it is opened: what somebody else laid there says nothing. */
@@ -215,6 +253,137 @@ out:
   peek->info.metadata = peek->metadata;
   peek->info.backing = peek->backing;
   return 0;
+}
+
+/* --- regions ------------------------------------------------------------ */
+
+/* Runs in the making. */
+struct runs {
+  int fd; /* the store, to tell holes; -1: all is data */
+  disk_region_fn fn;
+  void *opaque;
+  uint64_t offset, length; /* the run that may go on */
+  enum disk_region_state state;
+};
+
+/* 1: the caller has enough. */
+static int
+add_run (struct runs *runs, uint64_t offset, uint64_t length,
+         enum disk_region_state state)
+{
+  int r = 0;
+
+  if (length == 0)
+    return 0;
+  if (runs->length > 0 && runs->state == state) {
+    runs->length += length;
+    return 0;
+  }
+  if (runs->length > 0)
+    r = runs->fn (runs->opaque, runs->offset, runs->length, runs->state);
+  runs->offset = offset;
+  runs->length = length;
+  runs->state = state;
+  return r;
+}
+
+/* What is local: data, and holes. */
+static int
+add_local (struct runs *runs, uint64_t offset, uint64_t length)
+{
+  uint64_t end = offset + length;
+
+  while (runs->fd >= 0 && offset < end) {
+    off_t data = lseek (runs->fd, (off_t)offset, SEEK_DATA), hole;
+    uint64_t from;
+
+    if (data == -1 && errno != ENXIO)
+      break;
+    from = data == -1 ? end : min_u64 ((uint64_t)data, end);
+    if (add_run (runs, offset, from - offset, DISK_ZERO))
+      return 1;
+    offset = from;
+    if (offset == end)
+      return 0;
+    hole = lseek (runs->fd, (off_t)offset, SEEK_HOLE);
+    from = hole <= (off_t)offset ? end : min_u64 ((uint64_t)hole, end);
+    if (add_run (runs, offset, from - offset, DISK_LOCAL))
+      return 1;
+    offset = from;
+  }
+  return add_run (runs, offset, end - offset, DISK_LOCAL);
+}
+
+/* -1 with errno; 1: the caller has enough. */
+static int
+add_mapped (struct runs *runs, struct sidecar *sc, uint64_t offset,
+            uint64_t end)
+{
+  CLEANUP_FREE uint64_t *words = calloc (SIDECAR_WORDS, 8);
+  uint64_t granule = sc->h.granule, loaded = UINT64_MAX;
+  bool bad = false;
+
+  if (!words)
+    return -1;
+  while (offset < end) {
+    uint64_t g = offset / granule, bit = g % SIDECAR_BITS;
+    uint64_t stop = min_u64 ((g + 1) * granule, end);
+    int r;
+
+    if (g / SIDECAR_BITS != loaded) {
+      loaded = g / SIDECAR_BITS;
+      if (sidecar_read_map (sc, (uint32_t)loaded, 1, words, &bad) == -1)
+        return -1;
+      if (bad) {
+        errno = EIO;
+        return -1;
+      }
+    }
+    r = words[bit / 64] >> (bit % 64) & 1
+            ? add_local (runs, offset, stop - offset)
+            : add_run (runs, offset, stop - offset, DISK_ABSENT);
+    if (r)
+      return r;
+    offset = stop;
+  }
+  return 0;
+}
+
+int
+disk_peek_regions (const struct disk_peek *peek, uint64_t count,
+                   uint64_t offset, bool want_zero, disk_region_fn fn,
+                   void *opaque)
+{
+  CLEANUP_CLOSE int fd = path_open (peek->store, O_RDONLY | O_NONBLOCK, 0);
+  struct runs runs = { .fd = want_zero ? fd : -1, .fn = fn, .opaque = opaque };
+  CLEANUP_FREE char *error = NULL;
+  struct sidecar *sc = NULL;
+  struct stat st;
+  int r;
+
+  if (fd == -1 || fstat (fd, &st) == -1)
+    return -1;
+  if (!file_id_equal (file_id (&st), peek->file)) {
+    errno = ESTALE;
+    return -1;
+  }
+  if (!peek->info.complete) {
+    sc = sidecar_peek (peek->metadata, &error);
+    if (!sc)
+      return -1;
+    if (sc->h.size != peek->info.size || sc->h.granule != peek->info.granule) {
+      sidecar_free (sc);
+      errno = ESTALE;
+      return -1;
+    }
+  }
+  r = sc && !(sc->h.state & SIDECAR_COMPLETE)
+          ? add_mapped (&runs, sc, offset, offset + count)
+          : add_local (&runs, offset, count);
+  sidecar_free (sc);
+  if (r == 0 && runs.length > 0)
+    fn (opaque, runs.offset, runs.length, runs.state);
+  return r == -1 ? -1 : 0;
 }
 
 void

@@ -530,9 +530,15 @@ store_unlock (struct store *st)
 #define UUID_ATTRIBUTE "user.backfill.uuid"
 
 int
+store_get_uuid_fd (int fd, uint8_t uuid[16])
+{
+  return fgetxattr (fd, UUID_ATTRIBUTE, uuid, 16) == 16;
+}
+
+int
 store_get_uuid (struct store *st, uint8_t uuid[16])
 {
-  return fgetxattr (st->fd, UUID_ATTRIBUTE, uuid, 16) == 16;
+  return store_get_uuid_fd (st->fd, uuid);
 }
 
 void

@@ -81,6 +81,7 @@ void store_unlock_fd (int fd);
  * sidecar is told apart.  get: 1 and uuid, or 0: there is none. */
 int store_get_uuid (struct store *st, uint8_t uuid[16])
     __attribute__ ((nonnull (1, 2)));
+int store_get_uuid_fd (int fd, uint8_t uuid[16]) __attribute__ ((nonnull (2)));
 void store_set_uuid (struct store *st, const uint8_t *uuid)
     __attribute__ ((nonnull (1)));
 /* The mark of a store that was detached: all of it is the truth, and it needs

@@ -148,7 +148,7 @@ def test_other_users():
             65534, p, "block-allocate", device=p.vol("own.img")) == "ok")
         check("its sidecar is its owner's too",
               os.stat(p.vol("own.img.backfill")).st_uid == 65534)
-        p.control().call("query-disks", device=p.vol("root.img"))
+        p.control().call("disk-flush", device=p.vol("root.img"))
         listed = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
              "backfill", "-c", p.path("run", "backfilld.sock"), "list"],
@@ -157,12 +157,12 @@ def test_other_users():
               and "root.img" not in listed, listed)
         # One that was given away while it was open is its new owner's.
         os.chown(p.vol("own.img"), 0, 0)
-        p.control().call("query-disks", device=p.vol("own.img"))
+        p.control().call("disk-flush", device=p.vol("own.img"))
         os.chown(p.vol("own.img"), 65534, 65534)
         check("its new owner may use what was given to him", ask_as(
-            65534, p, "query-disks", device=p.vol("own.img")) == "ok")
+            65534, p, "disk-flush", device=p.vol("own.img")) == "ok")
         # Another file in the place of an open one gives no right to that.
-        p.control().call("query-disks", device=p.vol("root.img"))
+        p.control().call("disk-flush", device=p.vol("root.img"))
         os.rename(p.vol("root.img"), p.vol("moved.img"))
         os.rename(p.vol("own.img"), p.vol("root.img"))
         for command in ("query-disks", "disk-release"):

@@ -4,8 +4,12 @@
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import fcntl
+import json
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import threading
 import sys
@@ -13,6 +17,8 @@ import time
 
 from daemonlib import (LONG, MiB, Place, check, cli, finish, job_of, stop,
                        wait_for)
+
+F_OFD_GETLK = 36  # Python has it from 3.13 on
 
 
 def test_queue():
@@ -78,6 +84,43 @@ def test_one_limit():
         wait_for("the end", lambda: done() == 48 * MiB)
 
 
+def is_locked(path):
+    """As QEMU and others would find it."""
+    with open(path, "rb") as f:
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+        got = fcntl.fcntl(f, F_OFD_GETLK, lock)
+        return struct.unpack("hhqqi4x", got)[0] != fcntl.F_UNLCK
+
+
+def test_questions_do_not_take_a_volume():
+    with Place(size=8 * MiB) as p:
+        p.daemon("--idle=1")
+        p.create("v.img")
+        path = p.vol("v.img")
+        cli("allocate", path, "--offset", "1M", "--length", "2M", "--wait")
+        wait_for("it is closed", lambda: not is_locked(path))
+        for args in (("info", path), ("info", path, "--json"),
+                     ("map", path)):
+            r = cli(*args)
+            check("%s is answered" % args[0], r.returncode == 0, r)
+            check("and does not take it", not is_locked(path))
+        r = cli("info", path, "--json")
+        info = json.loads(r.stdout)
+        check("rightly", info["local"] == 2 * MiB and info["absent"]
+              == 6 * MiB and info["job"]["result"] == "completed", info)
+        r = cli("map", path, "--json")
+        check("and the map, too", [
+            (e["offset"], e["length"], e["state"]) for e in json.loads(
+                r.stdout)] == [(0, MiB, "absent"), (MiB, 2 * MiB, "local"),
+                               (3 * MiB, 5 * MiB, "absent")], r)
+        if shutil.which("qemu-io"):
+            r = subprocess.run(["qemu-io", "-f", "raw", "-c", "read 1M 4k",
+                                path], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True,
+                               timeout=LONG)
+            check("qemu-io can have it", r.returncode == 0, r)
+
+
 def test_plain_image():
     """A raw image without a sidecar: all local; allocating fills its holes
     and changes nothing; nothing is left behind but the record of a job."""
@@ -88,9 +131,17 @@ def test_plain_image():
         with open(path, "wb") as f:
             f.write(data)
             f.truncate(8 * MiB + 512)
-        r = cli("map", path, "--totals")
-        check("its map can be asked for", r.returncode == 0
-              and "absent" in r.stdout, r)
+        for args in (("map", path, "--totals"), ("info", path), ("info",
+                     path, "--json"), ("list",)):
+            r = cli(*args)
+            check("%s: asking for it" % args[0],
+                  r.returncode == 0 or args == ("list",), r)
+            check("does not take it", os.listdir(p.path("vols"))
+                  == ["plain.img"] and not is_locked(path))
+        r = cli("map", path, "--json")
+        check("its map: data and a hole", [
+            (e["length"], e["state"]) for e in json.loads(r.stdout)]
+            == [(MiB, "local"), (7 * MiB + 512, "zero")], r)
         wait_for("it is closed, and nothing is left",
                  lambda: os.listdir(p.path("vols")) == ["plain.img"])
         r = cli("allocate", path, "--full", "--wait")
@@ -222,7 +273,7 @@ def test_idle_and_many():
               len(c.call("query-disks")) <= 3)
         for i in range(3):
             c.call("block-allocate", device=p.vol("%d.img" % i), speed=1024)
-        r = c.call("query-disks", device=p.vol("5.img"))
+        r = c.call("disk-flush", device=p.vol("5.img"))
         check("one more is an error that says what to do",
               isinstance(r, dict) and "--max-volumes" in r["desc"], r)
         for i in range(3):
