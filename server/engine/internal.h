@@ -182,6 +182,7 @@ struct disk {
   /* The process that was killed left it, and a session will say that it is no
    * more needed. */
   struct work *old_work;
+  uid_t work_user;                /* whose the new one is */
   uint8_t nonce[WORK_NONCE_SIZE]; /* of the session that will be ours */
   bool made;                      /* by this open */
   bool recorded;                  /* the sidecar may name our W */

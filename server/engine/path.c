@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -132,6 +133,23 @@ path_open (const char *path, int flags, mode_t mode)
   if (path_is_confined ())
     flags |= O_NOFOLLOW;
   return openat (folder, name, flags | O_CLOEXEC, mode);
+}
+
+int
+path_open_file (const char *path, int flags)
+{
+  CLEANUP_CLOSE int fd = path_open (path, O_PATH, 0);
+  struct stat sb;
+  char self[64];
+
+  if (fd == -1 || fstat (fd, &sb) == -1)
+    return -1;
+  if (!S_ISREG (sb.st_mode) && !S_ISBLK (sb.st_mode) && !S_ISDIR (sb.st_mode)) {
+    errno = S_ISLNK (sb.st_mode) ? ELOOP : EINVAL;
+    return -1;
+  }
+  snprintf (self, sizeof self, "/proc/self/fd/%d", fd);
+  return open (self, flags | O_CLOEXEC);
 }
 
 int

@@ -34,6 +34,9 @@ int path_folder (const char *path, const char **name)
 /* As open (flags, mode), O_CLOEXEC included. */
 int path_open (const char *path, int flags, mode_t mode)
     __attribute__ ((nonnull (1)));
+/* The same of a regular file, a folder or a block device that is there; EINVAL
+ * for anything else, which is not opened: to open a device may be to use it. */
+int path_open_file (const char *path, int flags) __attribute__ ((nonnull (1)));
 int path_stat (const char *path, struct stat *sb)
     __attribute__ ((nonnull (1, 2)));
 int path_unlink (const char *path) __attribute__ ((nonnull (1)));

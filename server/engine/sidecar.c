@@ -624,7 +624,12 @@ open_file (const char *path, bool read_only, bool lock, const uid_t *owner,
   if (!sc)
     return NULL;
   for (int tries = 0; tries < 10; tries++) {
-    sc->fd = path_open (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
+    sc->fd
+        = path_open_file (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK);
+    if (sc->fd == -1 && errno == EINVAL) {
+      message_set (error, "the sidecar %s is not a regular file", path);
+      goto fail;
+    }
     if (sc->fd == -1) {
       message_set (error, "cannot open the sidecar %s: %m", path);
       goto fail;

@@ -211,7 +211,15 @@ store_open_of (const char *path, bool read_only, const uid_t *owner,
     return NULL;
 
   for (int tries = 0; tries < 10; tries++) {
-    st->fd = path_open (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
+    st->fd
+        = path_open_file (path, (read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK);
+    if (st->fd == -1 && errno == EINVAL) {
+      message_set (error,
+                   "%s is neither a regular file nor a block device: name the "
+                   "local raw image with store=",
+                   path);
+      goto fail;
+    }
     if (st->fd == -1) {
       message_set (error, "cannot open the store %s: %m", path);
       goto fail;

@@ -46,6 +46,9 @@
 /* A server that is there answers in this time; one that is not must not keep
  * a guest from its local data (G33). */
 #define REOPEN_PROBE_MS 2000u
+/* Of what a sidecar remembers. */
+#define MAX_TIMEOUT_MS (UINT64_C (365) * 24 * 3600 * 1000)
+#define MAX_CONNECTIONS 16u
 #define REWRITE_SIZE (UINT64_C (1) << 20)
 
 static int
@@ -161,6 +164,16 @@ nomem:
   return -1;
 }
 
+/* Who wrote the sidecar may have us run commands and open files: root may, and
+ * we ourselves. */
+static bool
+is_trusted (const struct sidecar *sc)
+{
+  struct stat sb;
+
+  return fstat (sc->fd, &sb) == 0 && trust_about (sb.st_uid, NULL);
+}
+
 /* Who has it?  The lock cannot tell.  The session record can (I8), if its
  * sidecar is the one that we look at: not when the store was reached by a hard
  * link, or metadata= names another.  Then the registry may know. */
@@ -173,7 +186,8 @@ name_owner (struct disk *d, char **error)
   long pid = 0;
   struct stat sb;
 
-  if (sc && sc->h.session_open && sc->h.session_pid) {
+  /* What another user's says of a socket is nothing to send anybody to. */
+  if (sc && sc->h.session_open && sc->h.session_pid && is_trusted (sc)) {
     pid = (long)sc->h.session_pid;
     control = sc->h.control ? strdup (sc->h.control) : NULL;
   }
@@ -587,6 +601,16 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
+/* As name= may be. */
+static bool
+is_name (const char *name)
+{
+  for (const char *p = name; *p; p++)
+    if ((unsigned char)*p < ' ' || *p == 0x7f)
+      return false;
+  return strchr (name, '/') == NULL && strlen (name) <= 255;
+}
+
 /* The command line against what is recorded; recorded values fill gaps. */
 static int
 match_config (struct disk *d, const struct disk_config *cfg, char **error)
@@ -614,7 +638,11 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
   }
   d->size = h->size;
   d->granule = h->granule;
-  if (!cfg->name && h->name) {
+  if (!cfg->name && h->name && !is_name (h->name))
+    log_error ("%s: the name that its sidecar has for it is none: it is served "
+               "without one",
+               d->store_path);
+  else if (!cfg->name && h->name) {
     free (d->name);
     d->name = strdup (h->name);
   }
@@ -626,11 +654,13 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
       return -1;
     }
   }
+  /* As the keys may be; what somebody else wrote there may be anything. */
   if (!cfg->timeout && h->timeout)
-    d->timeout = h->timeout;
-  if (!cfg->fetch_unit && h->fetch_unit)
+    d->timeout = min_u64 (h->timeout, MAX_TIMEOUT_MS);
+  if (!cfg->fetch_unit && is_power_of_2 (h->fetch_unit) && h->fetch_unit >= 4096
+      && h->fetch_unit <= SOURCE_MAX_REQUEST)
     d->fetch_unit = h->fetch_unit;
-  if (!cfg->connections && h->connections)
+  if (!cfg->connections && h->connections && h->connections <= MAX_CONNECTIONS)
     d->connections = h->connections;
   if (!cfg->has_identity)
     d->identity_mode = h->identity_mode == SIDECAR_IDENTITY_SIZE
@@ -806,16 +836,6 @@ is_owner (uid_t uid, const struct owners *o)
   return false;
 }
 
-/* Who wrote the sidecar may have us run commands and open files. */
-static bool
-is_sidecar_trusted (const struct disk *d)
-{
-  struct stat sb;
-
-  return fstat (d->sc->fd, &sb) == 0
-         && (sb.st_uid == 0 || sb.st_uid == geteuid ());
-}
-
 static bool
 is_work_name (const char *name)
 {
@@ -876,7 +896,7 @@ find_old_work (struct disk *d, struct work_identity *id, enum work_state *state)
   int err;
 
   /* Whoever wrote the sidecar must not have us open just anything. */
-  if (path_is_confined () || !is_sidecar_trusted (d))
+  if (path_is_confined () || !is_trusted (d->sc))
     return find_work (d, id, &owners, state);
   w = work_open (h->work, id, owners.uid, owners.nr, d->read_only, state);
   err = errno;
@@ -978,6 +998,16 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
                d->store_path, h->work);
     return NULL;
   }
+  if (errno == EACCES) {
+    /* All is there. */
+    message_set (error,
+                 "%s was not closed, and its working map %s may not be read by "
+                 "this user.  Nothing is lost: have root, or the file's owner, "
+                 "open the volume once, or give this user the file",
+                 d->store_path, h->work);
+    errno = EINVAL;
+    return NULL;
+  }
   message_set (error,
                "%s was not closed, and its working map %s %s: acknowledged "
                "writes that were never flushed could be lost.  Bring it back, "
@@ -986,7 +1016,6 @@ open_old_work (struct disk *d, const struct disk_config *cfg,
                errno == ENOENT   ? "is gone"
                : errno == ESTALE ? "is not this volume's"
                : errno == EPERM  ? "belongs to another user or folder"
-               : errno == EACCES ? "may not be read by this user"
                : errno == EAGAIN
                    ? "is in use by a process that has the files open of "
                      "which these are a copy"
@@ -1077,6 +1106,32 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
   return 0;
 }
 
+/* Made by root for another's store: who may open that needs it.  If the store
+ * is root's (libvirt has given it back for now) who may open the sidecar does.
+ */
+static void
+give_work (struct disk *d)
+{
+  uid_t uid = d->store->uid;
+  gid_t gid = d->store->gid;
+  struct stat sb;
+
+  d->work_user = geteuid ();
+  if (geteuid () != 0)
+    return;
+  if (uid == 0 && fstat (d->sc->fd, &sb) == 0) {
+    uid = sb.st_uid;
+    gid = sb.st_gid;
+  }
+  if (uid == 0)
+    return;
+  if (fchown (d->work->fd, uid, gid) == 0)
+    d->work_user = uid;
+  else
+    log_error ("%s: cannot be given to the owner of %s: %m", d->work->path,
+               d->store_path);
+}
+
 /* The new session's W; there is no session yet. */
 static int
 make_work (struct disk *d, char **error)
@@ -1112,11 +1167,7 @@ make_work (struct disk *d, char **error)
                  path);
     return -1;
   }
-  /* Made by root for another's store: who may open that needs it. */
-  if (geteuid () == 0 && (d->store->uid != 0 || d->store->gid != getegid ())
-      && fchown (d->work->fd, d->store->uid, d->store->gid) == -1)
-    log_error ("%s: cannot be given to the owner of %s: %m", path,
-               d->store_path);
+  give_work (d);
   return 0;
 }
 
@@ -1165,7 +1216,7 @@ volume_begin (struct disk *d, char **error)
   h->session++;
   h->session_open = true;
   h->session_pid = (uint32_t)getpid ();
-  h->session_user = (uint32_t)geteuid ();
+  h->session_user = (uint32_t)d->work_user;
   h->state &= ~SIDECAR_CREATING;
   memcpy (h->nonce, d->nonce, sizeof h->nonce);
   d->recorded = true;
@@ -1249,6 +1300,19 @@ take_command (struct disk *d, const struct disk_config *cfg, char **error)
 {
   if (d->argv || !d->backing || d->backing[0] != '[')
     return 0;
+  if (!cfg->no_command && d->sc && !cfg->backing && !is_trusted (d->sc)) {
+    struct stat sb = { 0 };
+
+    (void)fstat (d->sc->fd, &sb);
+    message_set (error,
+                 "the sidecar %s belongs to user %lu, and the backing store "
+                 "that it names is a command, which is not run for another "
+                 "user: say backing= if you trust it (backfill info shows it), "
+                 "or take store and sidecar over (chown)",
+                 d->metadata, (unsigned long)sb.st_uid);
+    errno = EPERM;
+    return -1;
+  }
   if (!cfg->no_command)
     return parse_command (d, d->backing, error);
   message_set (error,

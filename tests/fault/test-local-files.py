@@ -34,7 +34,7 @@ def test_what_is_no_file_or_device_is_refused_as_store(d):
     s.bind(d("socket"))
     os.symlink(d("loop"), d("loop"))
     for name, word in (("folder", "s a directory"), ("fifo", "regular file"),
-                       ("socket", "No such device"), ("loop", "symbolic")):
+                       ("socket", "neither a regular file"), ("loop", "symbolic")):
         before = snapshot(d(name))
         refused_store(d, d(name), word)
         assert snapshot(d(name)) == before
