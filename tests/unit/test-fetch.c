@@ -698,6 +698,24 @@ aborts_wait_for_the_store (void **state)
   assert_int_equal (info.result, JOB_RESULT_CANCELLED);
 }
 
+/* Nor is anything written then that had come, and waited for its turn. */
+static void
+aborts_drop_what_has_come (void **state)
+{
+  struct job_options o = { .length = MIB };
+  struct claim claim;
+  char *error = NULL;
+
+  (void)state;
+  claim_take (&disk->claims, &claim, 0, MIB / G);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  wait_until (waits_for_a_claim, NULL);
+  assert_int_equal (job_abort (disk, 0, &error), 0);
+  claim_drop (&disk->claims, &claim);
+  wait_until (table_is_empty, NULL);
+  assert_int_equal (map_live_bytes (disk->map, 0, MIB / G), 0);
+}
+
 /* Reads of the sidecar made with the fetch table's lock held. */
 static uint64_t reads, locked_reads; /* atomic */
 static bool watched;                 /* atomic */
@@ -874,6 +892,7 @@ main (void)
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),
     TEST (aborts_wait_for_the_store),
+    TEST (aborts_drop_what_has_come),
     cmocka_unit_test_setup_teardown (no_lock_is_held_for_the_sidecar, make_box,
                                      drop_box),
     cmocka_unit_test_setup_teardown (slow_sidecar_keeps_the_order, make_box,

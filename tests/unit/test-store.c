@@ -462,6 +462,83 @@ only_an_empty_file_is_removed (void **state)
   assert_int_equal (access (path, F_OK), -1);
 }
 
+/* Calls that write less than they were asked to, as at a limit or a signal. */
+static size_t most; /* 0: what they are asked to */
+ssize_t __real_pwrite (int fd, const void *buf, size_t n, off_t offset);
+ssize_t __wrap_pwrite (int fd, const void *buf, size_t n, off_t offset);
+
+ssize_t
+__wrap_pwrite (int fd, const void *buf, size_t n, off_t offset)
+{
+  return __real_pwrite (fd, buf, most && n > most ? most : n, offset);
+}
+
+static void
+short_writes_go_on (void **state)
+{
+  struct store *st = make (MIB);
+  char buf[10000];
+
+  (void)state;
+  for (size_t i = 0; i < sizeof buf; i++)
+    buf[i] = (char)(i % 251);
+  most = 1000;
+  assert_int_equal (store_pwrite (st, buf, sizeof buf, 777), 0);
+  most = 0;
+  for (size_t i = 0; i < sizeof buf; i++) {
+    char c;
+
+    assert_int_equal (store_pread (st, &c, 1, 777 + i), 0);
+    assert_int_equal (c, buf[i]);
+  }
+  expect (st, 0, 777, 0);
+  expect (st, 777 + sizeof buf, 20000, 0);
+  store_free (st);
+}
+
+/* Another file takes the name between the open and the lock: that one is
+ * opened, and not the one that was.  Linked with --wrap=fcntl, which only takes
+ * locks here. */
+int __real_fcntl (int fd, int cmd, void *arg);
+int __wrap_fcntl (int fd, int cmd, void *arg);
+static unsigned exchanges;
+
+int
+__wrap_fcntl (int fd, int cmd, void *arg)
+{
+  if (cmd == F_OFD_SETLK && exchanges > 0) {
+    char other[200];
+
+    exchanges--;
+    snprintf (other, sizeof other, "%s.other", path);
+    put_file (other, "another");
+    assert_int_equal (rename (other, path), 0);
+  }
+  return __real_fcntl (fd, cmd, arg);
+}
+
+static void
+what_has_the_name_is_opened (void **state)
+{
+  char *error = NULL;
+  struct store *st;
+
+  (void)state;
+  put_file (path, "the first");
+  exchanges = 1;
+  st = store_open (path, false, &error);
+  assert_non_null (st);
+  assert_true (store_same_file (st->fd, path));
+  assert_int_equal (st->size, strlen ("another"));
+  store_free (st);
+  /* Again and again: nobody is kept for ever. */
+  exchanges = 1000000;
+  assert_null (store_open (path, false, &error));
+  exchanges = 0;
+  assert_non_null (strstr (error, "replaced"));
+  free (error);
+}
+
 static void
 odd_files_are_refused (void **state)
 {
@@ -513,6 +590,8 @@ main (void)
     TEST (nameless_until_linked),
     TEST (named_in_every_way),
     TEST (only_an_empty_file_is_removed),
+    TEST (short_writes_go_on),
+    TEST (what_has_the_name_is_opened),
     TEST (odd_files_are_refused),
     TEST (a_cut_store_is_an_error_not_zeros),
   };
