@@ -716,6 +716,73 @@ aborts_drop_what_has_come (void **state)
   assert_int_equal (map_live_bytes (disk->map, 0, MIB / G), 0);
 }
 
+/* Answers that come when the job that asked has long been followed by another
+ * are not that one's. */
+static void
+late_answers_are_another_jobs (void **state)
+{
+  struct job_options o = { .length = MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  read_golden (4 * MIB, 1);
+  assert_int_equal (extents_wait (disk->ext, 0, now_ms () + 60000), 0);
+  stop_server ();
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  while (fetch_table_is_empty (disk))
+    nap_ms (2);
+  assert_int_equal (job_abort (disk, 0, &error), 0);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  nap_ms (20);
+  kill (box.server, SIGCONT);
+  for (unsigned i = 0;; i++) {
+    job_get_info (disk, &info);
+    if (info.status == JOB_CONCLUDED)
+      break;
+    assert_true (i < 6000);
+    nap_ms (5);
+  }
+  assert_int_equal (info.result, JOB_RESULT_COMPLETED);
+  assert_true (info.bytes_read <= MIB);
+  read_golden (0, MIB);
+}
+
+/* However many connections there are, and however slow they are, a job has no
+ * more than 20 MiB under way. */
+static void
+jobs_are_bounded (void **state)
+{
+  struct disk_config c = box_config (&box);
+  struct job_options o = { .length = 0 };
+  uint64_t most = 0, end;
+  char *error = NULL;
+
+  (void)state;
+  box_serve (&box, "--filter=delay", "pattern", "256M", "rdelay=300ms", NULL);
+  c.backing = box.uri;
+  c.connections = 16;
+  c.identity_size = true;
+  c.timeout = 600000;
+  assert_int_equal (disk_pools_start (), 0);
+  disk = box_start (&box, &c);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  for (end = now_ms () + 3000; now_ms () < end; nap_ms (5)) {
+    uint64_t n = 0;
+    LOCK_SCOPE (&disk->fetch.lock);
+
+    for (struct fetch *f = disk->fetch.first; f; f = f->next)
+      if (f->state == FETCH_ASKED)
+        n += f->end - f->offset;
+    most = max_u64 (most, n);
+  }
+  assert_in_range (most, MIB, 20 * MIB);
+  assert_int_equal (job_abort (disk, 0, &error), 0);
+  box_close (disk);
+  disk = NULL;
+  disk_pools_stop ();
+}
+
 /* Reads of the sidecar made with the fetch table's lock held. */
 static uint64_t reads, locked_reads; /* atomic */
 static bool watched;                 /* atomic */
@@ -893,6 +960,8 @@ main (void)
     TEST (jobs_are_recorded_first),
     TEST (aborts_wait_for_the_store),
     TEST (aborts_drop_what_has_come),
+    TEST (late_answers_are_another_jobs),
+    cmocka_unit_test_setup_teardown (jobs_are_bounded, make_box, drop_box),
     cmocka_unit_test_setup_teardown (no_lock_is_held_for_the_sidecar, make_box,
                                      drop_box),
     cmocka_unit_test_setup_teardown (slow_sidecar_keeps_the_order, make_box,
