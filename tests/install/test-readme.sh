@@ -161,6 +161,15 @@ block "$job"
 write_at 30000000 'and after detach'
 is_right
 
+say "a restart after detach, after SIGTERM and after SIGKILL"
+for signal in TERM KILL TERM; do
+  end $signal
+  cmp disk.img truth
+  block "$restart"
+  wait_for backfill list
+  is_right
+  write_at 40000000 "and after $signal"
+done
 end TERM
 cmp disk.img truth
 
