@@ -224,6 +224,58 @@ def test_killed_in_between():
               p.read_store("a.img") == want)
 
 
+def test_killed_while_asked():
+    """Backfilld dies while a guest's server asks it for the volume: the server
+    has it all the same."""
+    with Place(size=8 * MiB) as p:
+        path = p.vol("a.img")
+        d = p.daemon()
+        p.create("a.img")
+        p.control().call("block-allocate", device=path, speed=MiB)
+        wait_for("it is on its way", lambda: progress(path) > 0)
+        d.send_signal(signal.SIGSTOP)
+        sock = p.path("p.sock")
+        guest = p.start([os.environ.get("NBDKIT", "nbdkit"), "-f", "-U", sock,
+                         os.environ["BACKFILL_PLUGIN"], path], "nbdkit.log")
+        time.sleep(1)
+        stop(d, signal.SIGKILL)
+        wait_for("the server serves, or has ended",
+                 lambda: os.path.exists(sock) or guest.poll() is not None)
+        check("the server has the volume", guest.poll() is None,
+              p.log("nbdkit.log"))
+        if guest.poll() is None:
+            stop(guest)
+
+
+def test_grace():
+    """The grace period is as long as it says, and the volume's state can be
+    had meanwhile, though nobody has it open."""
+    with Place(size=8 * MiB) as p:
+        path = p.vol("a.img")
+        p.daemon("--grace=4", "--idle=1")
+        p.create("a.img")
+        c = p.control()
+        c.call("block-allocate", device=path, speed=MiB)
+        wait_for("it is on its way", lambda: progress(path) > 0)
+        began = time.monotonic()
+        r = c.call("disk-release", device=path)
+        check("it is let go", r == {}, r)
+        r = c.call("query-disks", device=path)
+        check("its state can be had", isinstance(r, list)
+              and r[0]["open"] is False and r[0]["local"] > 0
+              and r[0]["job"]["number"] == 1
+              and r[0]["job"]["offset"] == r[0]["local"], r)
+        r = cli("info", path)
+        check("by the command, too", r.returncode == 0, r)
+        r = c.call("block-allocate", device=path)
+        check("a job is refused", r.get("errno-name") == "EBUSY"
+              and "a moment ago" in r["desc"], r)
+        wait_for("it is taken back", lambda: "going on with its job"
+                 in p.log("daemon.log"))
+        took = time.monotonic() - began
+        check("after the grace period, and soon after", 3.5 < took < 7, took)
+
+
 def test_offer_while_asked():
     """An offer counts while a client's question has the volume half open."""
     with Place(MiB) as p:

@@ -286,6 +286,106 @@ def test_idle_and_many():
         check("the registry is empty", not entries(p))
 
 
+def test_ended_jobs_stay():
+    """A job that has ended is told of when its volume is closed, and after a
+    restart, until it is dismissed."""
+    with Place(size=MiB) as p:
+        d = p.daemon("--idle=1")
+        for name in ("done.img", "aborted.img", "never.img"):
+            p.create(name)
+        c = p.control()
+        c.call("block-allocate", device=p.vol("done.img"))
+        c.call("block-allocate", device=p.vol("aborted.img"), speed=4096)
+        c.call("block-job-cancel", device=p.vol("aborted.img"))
+        wait_for("the job ends", lambda: (c.job(p.vol("done.img")) or {}).get(
+            "result") == "completed")
+
+        def results():
+            return {os.path.basename(o["store"]): o["job"]["result"]
+                    for o in p.control().call("query-disks", all=True)
+                    if o["job"] and o.get("open") is False}
+
+        want = {"done.img": "completed", "aborted.img": "cancelled"}
+        wait_for("all are closed", lambda: c.call("query-disks") == [])
+        check("they are told of", results() == want, results())
+        c.close()
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            stop(d, sig)
+            d = p.daemon("--idle=1")
+            check("also after signal %d" % sig, results() == want, results())
+        r = p.control().call("block-job-dismiss", device=p.vol("done.img"))
+        check("dismissed", r == {}, r)
+        wait_for("it is closed",
+                 lambda: p.control().call("query-disks") == [])
+        check("and forgotten", results() == {"aborted.img": "cancelled"},
+              results())
+        os.unlink(p.vol("aborted.img"))
+        r = p.control().call("block-job-dismiss", device=p.vol("aborted.img"))
+        check("so is one whose store is gone", r == {} and p.control().call(
+            "query-disks", all=True) == [], r)
+
+
+def test_not_there():
+    """A store that is not there when the daemon starts, as its file system is
+    not mounted: its job waits for it."""
+    with Place(size=8 * MiB) as p:
+        os.mkdir(p.vol("mnt"))
+        d = p.daemon("--idle=1")
+        p.create("mnt/a.img")
+        c = p.control()
+        c.call("block-allocate", device=p.vol("mnt/a.img"), speed=MiB)
+        stop(d)
+        for folder in (True, False):
+            os.rename(p.vol("mnt"), p.path("elsewhere"))
+            if folder:
+                os.mkdir(p.vol("mnt"))
+            before = len(p.log("daemon.log"))
+            d = p.daemon("--idle=1", "--grace=1")
+            wait_for("that is said", lambda: "a.img is not there"
+                     in p.log("daemon.log")[before:])
+            time.sleep(2)
+            check("once", p.log("daemon.log")[before:].count("is not there")
+                  == 1)
+            if folder:
+                stop(d)
+                os.rmdir(p.vol("mnt"))
+                os.rename(p.path("elsewhere"), p.vol("mnt"))
+        os.rename(p.path("elsewhere"), p.vol("mnt"))
+        wait_for("it goes on", lambda: "going on with its job"
+                 in p.log("daemon.log")[before:])
+
+
+def test_total_speed_stays():
+    """The limit of all jobs holds over a restart, until it is started with
+    another."""
+    with Place(size=MiB) as p:
+        def speed():
+            return p.control().call("query-total-speed")["speed"]
+
+        d = p.daemon("--speed=1M")
+        p.control().call("set-total-speed", speed=77777)
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            stop(d, sig)
+            d = p.daemon("--speed=1M")
+            check("it is the same after signal %d" % sig, speed() == 77777,
+                  speed())
+        stop(d)
+        d = p.daemon("--speed=2M")
+        check("another option counts", speed() == 2 * MiB, speed())
+
+
+def test_one_state_directory():
+    """A second daemon with the same state directory is refused."""
+    with Place(size=MiB) as p:
+        d = p.daemon()
+        r = subprocess.run(
+            ["backfilld", "--state-dir=" + p.path("state"), "--socket="
+             + p.path("other.sock"), "--runtime-dir=" + p.path("run"),
+             p.path("vols")], stderr=subprocess.PIPE, text=True, timeout=LONG)
+        check("it is refused, and who has it named", r.returncode == 1
+              and str(d.pid) in r.stderr and p.path("state") in r.stderr, r)
+
+
 for name, test in sorted(globals().copy().items()):
     if name.startswith("test_") and name in (sys.argv[1:] or [name]):
         print("== " + name)
