@@ -136,19 +136,19 @@ ends_in (const char *name, const char *suffix)
 }
 
 /* The lock of the directory fd, locked: its descriptor.  -1: it is in use, or
- * there is none. */
+ * there is none.  make: a new one, of ours. */
 static int
-try_lock (int fd, int flags, uid_t owner)
+try_lock (int fd, bool make, uid_t owner)
 {
   int lock
-      = openat (fd, LOCK_NAME,
-                O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | flags, 0600);
+      = make ? openat (fd, LOCK_NAME,
+                       O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)
+             : trust_open_file (fd, LOCK_NAME, owner);
   struct stat sb;
 
   if (lock == -1)
     return -1;
-  if (fstat (lock, &sb) == 0 && S_ISREG (sb.st_mode) && sb.st_uid == owner
-      && flock (lock, LOCK_EX | LOCK_NB) == 0 && fstat (lock, &sb) == 0
+  if (flock (lock, LOCK_EX | LOCK_NB) == 0 && fstat (lock, &sb) == 0
       && sb.st_nlink > 0)
     return lock;
   close (lock);
@@ -189,7 +189,7 @@ clean_one (int base, const char *name)
 
   if (fd == -1 || (geteuid () != 0 && owner != geteuid ()))
     return;
-  lock = try_lock (fd, 0, owner);
+  lock = try_lock (fd, false, owner);
   if (lock == -1) {
     /* Its process died before it had a lock; else this fails. */
     if (errno == ENOENT)
@@ -235,7 +235,7 @@ make_one (int base, char name[32], int *lock)
   /* In a folder that is somebody else's he may have put one of his there. */
   if (owner != geteuid ())
     return 1;
-  *lock = try_lock (fd, O_CREAT | O_EXCL, owner);
+  *lock = try_lock (fd, true, owner);
   if (*lock >= 0) {
     if (fchmod (fd, 0755) == 0)
       return 0;

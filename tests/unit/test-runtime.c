@@ -14,10 +14,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -286,6 +288,37 @@ only_who_may_speak_is_believed (void **state)
   }
 }
 
+/* What somebody has mounted in his directory may never answer: it is not even
+ * opened. */
+static void
+mounts_are_passed_over (void **state)
+{
+  char store[128], path[128];
+  pid_t pid;
+  int status;
+
+  (void)state;
+  snprintf (store, sizeof store, "%s/store", dir);
+  snprintf (path, sizeof path, "%s/p-4", dir);
+  write_file (store, "");
+  other_process ("p-4", store, geteuid (), 0755);
+  assert_true (finds (store, "/c/p-4"));
+  pid = fork ();
+  assert_true (pid >= 0);
+  if (pid == 0) {
+    if (unshare (CLONE_NEWNS) == -1
+        || mount (NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1
+        || mount (path, path, NULL, MS_BIND, NULL) == -1)
+      _exit (77);
+    _exit (finds (store, NULL) ? 0 : 1);
+  }
+  assert_int_equal (waitpid (pid, &status, 0), pid);
+  assert_true (WIFEXITED (status));
+  if (WEXITSTATUS (status) == 77)
+    skip ();
+  assert_int_equal (WEXITSTATUS (status), 0);
+}
+
 /* The same directory each time, until somebody takes it away. */
 static void
 one_directory_for_a_process (void **state)
@@ -437,6 +470,7 @@ main (void)
     TEST (nonsense_is_no_entry),
     TEST (links_are_not_followed),
     TEST (only_who_may_speak_is_believed),
+    TEST (mounts_are_passed_over),
     TEST (one_directory_for_a_process),
     TEST (leftovers_go),
     TEST (no_folder_is_an_error),
