@@ -12,12 +12,13 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "ability.h"
-#include "bytes.h"
+#include "cleanup.h"
 
 /* Not in the kernel's headers. */
 #define ZFS_MAGIC 0x2fc12fc1ul
@@ -122,27 +123,21 @@ ability_note (struct abilities *a, enum ability what, int err)
 static bool
 holds (int fd, unsigned i, char byte)
 {
-  char buf[4096];
+  CLEANUP_FREE char *buf = malloc (PIECE);
 
-  for (unsigned at = 0; at < PIECE; at += sizeof buf)
-    if (pread (fd, buf, sizeof buf, (off_t)i * PIECE + at)
-            != (ssize_t)sizeof buf
-        || buf[0] != byte || memcmp (buf, buf + 1, sizeof buf - 1) != 0)
-      return false;
-  return true;
+  return buf && pread (fd, buf, PIECE, (off_t)i * PIECE) == (ssize_t)PIECE
+         && buf[0] == byte && memcmp (buf, buf + 1, PIECE - 1) == 0;
 }
 
 static bool
 fill (int fd, unsigned i)
 {
-  char buf[4096];
+  CLEANUP_FREE char *buf = malloc (PIECE);
 
-  memset (buf, 'x', sizeof buf);
-  for (unsigned at = 0; at < PIECE; at += sizeof buf)
-    if (pwrite (fd, buf, sizeof buf, (off_t)i * PIECE + at)
-        != (ssize_t)sizeof buf)
-      return false;
-  return true;
+  if (!buf)
+    return false;
+  memset (buf, 'x', PIECE);
+  return pwrite (fd, buf, PIECE, (off_t)i * PIECE) == (ssize_t)PIECE;
 }
 
 /* The middle piece becomes, or stays, zeros, and its neighbours stay. */
