@@ -962,6 +962,26 @@ failed_write_leaves_no_bit (void **state)
   assert_int_equal (calls_count (CALL_WRITE, FILE_WORK), 0);
 }
 
+/* A header that cannot be written completes nothing: the map is needed. */
+static void
+failed_completion_is_none (void **state)
+{
+  static const enum call calls[] = { CALL_WRITE, CALL_SYNC };
+
+  for (unsigned i = 0; i < 2; i++) {
+    fill_bytes (disk, 0, disk_size (disk), 7, 0);
+    calls_fail (calls[i], FILE_SIDECAR, EIO);
+    assert_int_equal (disk_flush (disk), -1);
+    assert_false (map_is_complete (disk->map));
+    calls_fail (calls[i], FILE_SIDECAR, 0);
+    reopen ();
+    expect_bytes (disk, 0, disk_size (disk), 7);
+    flush ();
+    teardown (state);
+    setup (state);
+  }
+}
+
 /* All local: the header says so, after the data is durable, and from then on
  * S is neither written nor needed. */
 static void
@@ -1043,6 +1063,7 @@ main (void)
     TEST (without_w_each_write_is_a_commit),
     TEST (failed_write_leaves_no_bit),
     TEST (completion_is_one_header),
+    TEST (failed_completion_is_none),
     cmocka_unit_test_setup_teardown (holes_have_a_clock_of_their_own,
                                      setup_large, teardown),
   };

@@ -419,6 +419,22 @@ leftovers_go (void **state)
   assert_int_equal (count_in (dir), 2);
 }
 
+/* What belongs to a process that lives stays, also for others of its user. */
+static void
+the_living_keep_theirs (void **state)
+{
+  char path[300];
+
+  (void)state;
+  assert_int_equal (runtime_register (own, file, "/s", NULL, ""), 0);
+  assert_int_equal (count_in (own), 2); /* the lock, and the entry */
+  next_process (geteuid ());
+  assert_int_equal (count_in (own), 2);
+  snprintf (path, sizeof path, "%s/lock", own);
+  assert_int_equal (access (path, F_OK), 0);
+  runtime_unregister (own, file);
+}
+
 static void
 no_folder_is_an_error (void **state)
 {
@@ -473,6 +489,7 @@ main (void)
     TEST (mounts_are_passed_over),
     TEST (one_directory_for_a_process),
     TEST (leftovers_go),
+    TEST (the_living_keep_theirs),
     TEST (no_folder_is_an_error),
     TEST (the_environment_names_the_folder),
     TEST (cannot_be_made),
