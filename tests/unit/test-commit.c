@@ -863,6 +863,35 @@ fast_zeros_are_not_written (void **state)
   expect_bytes (disk, G, G, 0);
 }
 
+/* Where the map is damaged the store may hold the truth, by a backup of the
+ * sidecar: no change that fails has touched it (G18). */
+static void
+damaged_ranges_are_not_touched (void **state)
+{
+  char buf[G], seal;
+
+  (void)state;
+  memset (buf, 9, sizeof buf);
+  fill_bytes (disk, 0, 4 * G, 7, DISK_FUA);
+  assert_int_equal (
+      pread (disk->sc->fd, &seal, 1, (off_t)disk->sc->h.map_offset), 1);
+  seal = (char)~seal;
+  assert_int_equal (
+      pwrite (disk->sc->fd, &seal, 1, (off_t)disk->sc->h.map_offset), 1);
+  assert_int_equal (disk_gate (disk), 0);
+  reopen ();
+  assert_int_equal (disk_pwrite (disk, buf, G, G, 0), -1);
+  assert_int_equal (errno, EIO);
+  assert_int_equal (disk_pwrite (disk, buf, 10, 5, 0), -1);
+  assert_int_equal (disk_zero (disk, G, 2 * G, 0), -1);
+  assert_int_equal (disk_trim (disk, G, 3 * G, 0), -1);
+  for (uint64_t at = 0; at < 4 * G; at += G) {
+    assert_int_equal (store_pread (disk->store, buf, G, at), 0);
+    for (unsigned i = 0; i < G; i++)
+      assert_int_equal (buf[i], 7);
+  }
+}
+
 /* A job's record may be on the same disk as the store. */
 static void
 failed_sync_of_the_record_counts (void **state)
@@ -1055,6 +1084,7 @@ main (void)
     TEST (full_is_not_failed),
     TEST (errors_reach_the_guest),
     TEST (nothing_past_the_end),
+    TEST (damaged_ranges_are_not_touched),
     TEST (fast_zeros_are_not_written),
     TEST (failed_sync_of_the_record_counts),
     TEST (fua_without_dsync_is_a_commit),
