@@ -111,7 +111,8 @@ def test_shape(path, other):
         s = connect(p)
         [greeting], raw = read_raw(s, 1)
         # QMP lets servers add members: ours is "process".
-        assert set(greeting["QMP"]) == {"version", "capabilities", "process"}
+        assert set(greeting["QMP"]) - {"process"} == {"version",
+                                                      "capabilities"}
         qemu = greeting["QMP"]["version"]["qemu"]
         assert all(isinstance(qemu[k], int)
                    for k in ("major", "minor", "micro"))
