@@ -229,12 +229,19 @@ print_list_json (const json_t *rows)
 int
 cmd_list (int argc, char **argv)
 {
+  static const struct option longs[] = {
+    { "all", no_argument, NULL, 'a' },
+    { NULL, 0, NULL, 0 },
+  };
   struct backfill_disk_info **disks;
   struct backfill *h;
   unsigned n;
   int status = STATUS_OK;
 
-  cli_getopt (argc, argv, NULL);
+  bool all = false;
+
+  while (cli_getopt (argc, argv, longs) != -1)
+    all = true;
   if (optind < argc)
     cli_usage ("'list' shows all disks and takes no DISK: 'info' does");
   h = cli_connect ();
@@ -243,7 +250,9 @@ cmd_list (int argc, char **argv)
   if (cli.json) {
     CLEANUP_FREE char *reply = NULL;
 
-    if (backfill_command (h, "query-disks", NULL, &reply) == -1)
+    if (backfill_command (h, "query-disks", all ? "{\"all\":true}" : NULL,
+                          &reply)
+        == -1)
       status = cli_failed ();
     else {
       json_t *value = json_loads (reply, 0, NULL);
@@ -252,7 +261,8 @@ cmd_list (int argc, char **argv)
       json_decref (value);
     }
   }
-  else if (backfill_list_disks (h, &n, &disks) == -1)
+  else if ((all ? backfill_list_all_disks : backfill_list_disks) (h, &n, &disks)
+           == -1)
     status = cli_failed ();
   else {
     print_list (disks, n);

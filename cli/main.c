@@ -42,7 +42,10 @@ static const struct command commands[] = {
   { "list", "", "show all disks",
     "Shows name, size, how much is local, the state of the backing store and\n"
     "the job of every disk of the server, or without -c of every server that\n"
-    "can be found.  On a terminal each disk has a bar.\n",
+    "can be found.  On a terminal each disk has a bar.\n"
+    "\n"
+    "  --all             those too that backfilld has not open, but whose job\n"
+    "                    is in progress, or has ended and was not dismissed\n",
     cmd_list },
   { "info", "[DISK]", "show all about one disk",
     "Shows the disk, its store, its backing store, its counters and its job.\n",

@@ -255,6 +255,9 @@ int backfill_job_dismiss (struct backfill *h, const char *disk,
  * ends with a NULL. */
 int backfill_list_disks (struct backfill *h, unsigned *ndisks,
                          struct backfill_disk_info ***disks);
+/* Those too that backfilld has not open, but whose job is on record. */
+int backfill_list_all_disks (struct backfill *h, unsigned *ndisks,
+                             struct backfill_disk_info ***disks);
 void backfill_free_disks (struct backfill_disk_info **disks);
 int backfill_get_disk_info (struct backfill *h, const char *disk,
                             struct backfill_disk_info **info);

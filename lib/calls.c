@@ -674,11 +674,9 @@ query_all (struct backfill *h, const char *command)
   return json_incref (all);
 }
 
-int
-backfill_list_disks (struct backfill *h, unsigned *ndisks,
-                     struct backfill_disk_info ***disks)
+static int
+give_disks (json_t *all, unsigned *ndisks, struct backfill_disk_info ***disks)
 {
-  CLEANUP_DECREF json_t *all = query_all (h, "query-disks");
   struct backfill_disk_info **infos;
   size_t n = json_array_size (all);
 
@@ -699,6 +697,78 @@ backfill_list_disks (struct backfill *h, unsigned *ndisks,
   *ndisks = (unsigned)n;
   *disks = infos;
   return 0;
+}
+
+int
+backfill_list_disks (struct backfill *h, unsigned *ndisks,
+                     struct backfill_disk_info ***disks)
+{
+  CLEANUP_DECREF json_t *all = query_all (h, "query-disks");
+
+  return give_disks (all, ndisks, disks);
+}
+
+#define DAEMON_MS 5000 /* for its greeting */
+
+/* Add what backfilld knows of volumes that it has not open.  Another user's
+ * daemon is not believed. */
+static int
+append_closed (struct backfill *h, json_t *all, struct conn *conn)
+{
+  CLEANUP_DECREF json_t *rows
+      = handle_execute (conn, NULL, "query-disks",
+                        json_pack ("{s:b}", "all", 1), handle_deadline (h));
+  json_t *row;
+  size_t i;
+
+  /* One that cannot tell has nothing to add. */
+  if (rows == NULL)
+    return 0;
+  json_array_foreach (rows, i, row)
+    if (json_is_false (json_object_get (row, "open"))
+        && json_array_append (all, row) == -1) {
+      error_nomem ();
+      return -1;
+    }
+  return 0;
+}
+
+static json_t *
+query_everything (struct backfill *h)
+{
+  const struct trust trust = { 0 };
+  json_t *all = query_all (h, "query-disks");
+  char *socket;
+
+  if (all == NULL && backfill_get_errno () == ENXIO)
+    all = json_array ();
+  if (all == NULL)
+    return NULL;
+  for (unsigned i = 0; (socket = registry_daemon (i)) != NULL; i++) {
+    struct conn *conn
+        = handle_take (h, socket, &trust, false, time_now () + DAEMON_MS);
+    int r = conn != NULL ? append_closed (h, all, conn) : 0;
+
+    free (socket);
+    handle_give (h, conn);
+    if (r == -1) {
+      json_decref (all);
+      return NULL;
+    }
+  }
+  return all;
+}
+
+int
+backfill_list_all_disks (struct backfill *h, unsigned *ndisks,
+                         struct backfill_disk_info ***disks)
+{
+  CLEANUP_DECREF json_t *all
+      = h->socket == NULL ? query_everything (h)
+                          : handle_call (h, NULL, "query-disks",
+                                         json_pack ("{s:b}", "all", 1));
+
+  return give_disks (all, ndisks, disks);
 }
 
 int
@@ -760,9 +830,15 @@ backfill_command (struct backfill *h, const char *command,
       }
     }
   }
-  if (device == NULL && json_object_size (args) == 0
-      && (strcmp (command, "query-disks") == 0
-          || strcmp (command, "query-block-jobs") == 0)) {
+  if (device == NULL && h->socket == NULL && json_object_size (args) == 1
+      && json_is_true (json_object_get (args, "all"))
+      && strcmp (command, "query-disks") == 0) {
+    json_decref (args);
+    value = query_everything (h);
+  }
+  else if (device == NULL && json_object_size (args) == 0
+           && (strcmp (command, "query-disks") == 0
+               || strcmp (command, "query-block-jobs") == 0)) {
     json_decref (args);
     value = query_all (h, command);
   }

@@ -21,7 +21,7 @@ backfill(1): each command is in the synopsis and has a section, and no other.
 
 The options of its --help are in its synopsis and in its section:
 
-  $ backfill list --long-options > common
+  $ backfill flush --long-options > common
   $ section backfill SYNOPSIS | awk '
   >   /^ backfill/ { command = $2 == "[-c" ? $4 : $2 }
   >   command !~ /^[a-z]/ { next }

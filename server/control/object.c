@@ -284,24 +284,36 @@ object_disk (struct disk *disk)
   return object_info (&info, disk_file (disk), err ? error_name (err) : NULL);
 }
 
+/* As the library has those of a server that does not answer. */
+static json_t *
+unanswered (const char *store, struct file_id file, const char *why)
+{
+  char text[FILE_ID_MAX];
+  json_t *o = json_object ();
+  int r = object_set (o, "name", object_text (store))
+          | object_set (o, "store", object_text (store))
+          | object_set (o, "file", json_string (file_id_text (file, text)))
+          | object_set (o, "unanswered", object_text (why));
+
+  if (r == 0)
+    return o;
+  json_decref (o);
+  return NULL;
+}
+
 json_t *
 object_silent (struct disk *disk)
 {
-  const struct disk_info info = {
-    .name = disk_name (disk),
-    .store = disk_store_path (disk),
-    .size = disk_size (disk),
-    .granule = disk_granule (disk),
-    .absent = disk_size (disk),
-  };
-
-  return object_info (&info, disk_file (disk), "its store does not answer");
+  return unanswered (disk_store_path (disk), disk_file (disk),
+                     "its store does not answer");
 }
 
 json_t *
 object_peek (const struct disk_peek *peek)
 {
-  json_t *o = object_info (&peek->info, peek->file, peek->error);
+  json_t *o = peek->error
+                  ? unanswered (peek->info.store, peek->file, peek->error)
+                  : object_info (&peek->info, peek->file, NULL);
 
   if (o && object_set (o, "open", json_false ()) == 0)
     return o;

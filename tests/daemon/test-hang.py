@@ -87,7 +87,7 @@ def test_dead_mount():
                       lambda: c.call("query-disks", all=True))
             silent = [o for o in r if o["store"] in dead]
             check("has those that do not answer, too", len(silent) == 20
-                  and all("does not answer" in o["error"] and not o["open"]
+                  and all("does not answer" in o["unanswered"] and not o["open"]
                           for o in silent), r)
             r = timed("a volume is let go", SOON, lambda: c.call(
                 "disk-release", device=p.vol("a.img")))

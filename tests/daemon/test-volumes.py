@@ -308,6 +308,13 @@ def test_ended_jobs_stay():
         want = {"done.img": "completed", "aborted.img": "cancelled"}
         wait_for("all are closed", lambda: c.call("query-disks") == [])
         check("they are told of", results() == want, results())
+        r = cli("list", "--all")
+        check("by the command, too", r.returncode == 0
+              and "done.img" in r.stdout and "completed" in r.stdout
+              and "aborted.img" in r.stdout and "never.img" not in r.stdout, r)
+        r = cli("list", "--all", "--json")
+        check("and as JSON", r.returncode == 0 and r.stdout.count("open") == 2,
+              r)
         c.close()
         for sig in (signal.SIGTERM, signal.SIGKILL):
             stop(d, sig)
