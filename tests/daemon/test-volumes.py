@@ -92,6 +92,14 @@ def is_locked(path):
         return struct.unpack("hhqqi4x", got)[0] != fcntl.F_UNLCK
 
 
+def test_create_prints_the_new_disk():
+    with Place(size=MiB) as p:
+        p.daemon()
+        r = cli("create", p.vol("n.img"), "--size", "1M", "--json")
+        check("create --json", r.returncode == 0
+              and json.loads(r.stdout)["store"] == p.vol("n.img"), r)
+
+
 def test_questions_do_not_take_a_volume():
     with Place(size=8 * MiB) as p:
         p.daemon("--idle=1")
