@@ -813,7 +813,7 @@ open_task (void *arg)
   v->refs = v->made_by ? 1 : 0;
   forget_away (vs, v->path);
   if (v->kept && has_job (disk))
-    log_error ("%s: going on with its job", v->path);
+    log_info ("%s: going on with its job", v->path);
   if (vs->stop) {
     v->refs = 0;
     start_closing (vs, v);
@@ -1432,7 +1432,7 @@ let_go (struct volumes *vs, const struct control_peer *peer, struct volume *v,
   /* While it is on its way out, too, nobody else gets it. */
   a->until = UINT64_MAX;
   a->free_since = 0;
-  log_error ("%s: let go for process %ld", v->path, (long)peer->pid);
+  log_info ("%s: let go for process %ld", v->path, (long)peer->pid);
   set_state (v, VOLUME_LEAVING);
   v->leave_by = v->since + RELEASE_MS;
   /* What cannot be made durable is recovered by the next owner. */
@@ -1545,7 +1545,7 @@ command_forget (void *opaque, const struct control_peer *peer, const char *path,
   /* One that is there is opened, and its record forgotten. */
   if (!l->err ? !e->ended || l->peek.has_sidecar : l->err != ENOENT)
     return 0;
-  log_error ("%s: forgotten, as asked", path);
+  log_info ("%s: forgotten, as asked", path);
   ledger_remove (vs->ledger, path);
   forget_away (vs, path);
   keep_ledger (vs);
@@ -1694,7 +1694,7 @@ look_at_entry (struct volumes *vs, struct ledger_entry *e)
     return;
   }
   if (a->told)
-    log_error ("%s is there again", e->path);
+    log_info ("%s is there again", e->path);
   a->told = false;
   a->pause = 0;
   if (e->missing)
