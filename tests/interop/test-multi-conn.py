@@ -154,7 +154,7 @@ def flush_covers(disk, golden):
         server.end(signal.SIGKILL)
         if how == "forget":
             for f in os.listdir(disk.run):
-                os.unlink(os.path.join(disk.run, f))
+                shutil.rmtree(os.path.join(disk.run, f))
             server = disk.start("discard-unflushed=yes")
         else:
             server = disk.start()
