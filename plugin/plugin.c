@@ -420,7 +420,7 @@ open_disks (const char *dir)
      * nothing open.  */
     dc->session_later = true;
     dc->user_later = ready.user;
-    dc->no_command = ready.user;
+    dc->no_command |= ready.user;
     if (ready.user && check_no_command (dc) == -1)
       return -1;
     disk = open_disk (dc, &error);
