@@ -423,16 +423,43 @@ leftovers_go (void **state)
 static void
 the_living_keep_theirs (void **state)
 {
-  char path[300];
+  int says[2], waits[2], status;
+  unsigned before = count_in (dir);
+  char c;
+  pid_t pid;
 
   (void)state;
-  assert_int_equal (runtime_register (own, file, "/s", NULL, ""), 0);
-  assert_int_equal (count_in (own), 2); /* the lock, and the entry */
-  next_process (geteuid ());
-  assert_int_equal (count_in (own), 2);
-  snprintf (path, sizeof path, "%s/lock", own);
-  assert_int_equal (access (path, F_OK), 0);
-  runtime_unregister (own, file);
+  if (geteuid () != 0)
+    skip ();
+  assert_int_equal (chmod (dir, 01777), 0);
+  assert_int_equal (pipe (says), 0);
+  assert_int_equal (pipe (waits), 0);
+  pid = fork ();
+  assert_true (pid >= 0);
+  if (pid == 0) {
+    char *error = NULL, *mine;
+
+    close (waits[1]);
+    if (setgid (NOBODY) == -1 || setuid (NOBODY) == -1)
+      _exit (1);
+    mine = runtime_own_dir (dir, &error);
+    if (mine == NULL || runtime_register (mine, file, "/s", "/c", "") == -1
+        || write (says[1], "x", 1) != 1 || read (waits[0], &c, 1) != 0)
+      _exit (2);
+    /* Its lock, and its entry. */
+    _exit (count_in (mine) == 2 ? 0 : 3);
+  }
+  close (waits[0]);
+  assert_int_equal (read (says[0], &c, 1), 1);
+  assert_int_equal (count_in (dir), before + 1);
+  next_process (NOBODY);
+  assert_int_equal (count_in (dir), before + 1);
+  close (waits[1]);
+  assert_int_equal (waitpid (pid, &status, 0), pid);
+  assert_true (WIFEXITED (status));
+  assert_int_equal (WEXITSTATUS (status), 0);
+  close (says[0]);
+  close (says[1]);
 }
 
 static void

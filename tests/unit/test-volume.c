@@ -539,6 +539,28 @@ too_large_is_refused (void **state)
   }
 }
 
+/* A sidecar that is named for another store, though of the same size: what it
+ * calls local is not there. */
+static void
+sidecar_of_another_store (void **state)
+{
+  struct disk_config other = config;
+  struct disk *d = start ();
+  char command[1200], store[200], copy[200];
+
+  (void)state;
+  fill_bytes (d, 0, G, 1, 0);
+  box_close (d);
+  snprintf (store, sizeof store, "%s/other", box.dir);
+  snprintf (copy, sizeof copy, "%s/copy.backfill", box.dir);
+  snprintf (command, sizeof command, "truncate -r '%s' '%s' && cp '%s' '%s'",
+            box.store, store, box.metadata, copy);
+  assert_int_equal (system (command), 0);
+  other.store = store;
+  other.metadata = copy;
+  box_refused (&box, &other, EINVAL, "of another store", "adopt=moved");
+}
+
 /* A commit that leaves a neighbour pending keeps W's page: what it has made
  * durable is changed without a word to W from then on, so W must not speak for
  * it any more. */
@@ -1134,6 +1156,7 @@ main (void)
     TEST (killed_at_each_step),
     TEST (w_is_of_one_session),
     TEST (w_does_not_speak_for_what_is_in_s),
+    TEST (sidecar_of_another_store),
     TEST (w_in_use_is_an_owner),
     TEST (store_and_sidecar_are_locked),
     TEST (syncing_is_written_again),
