@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import nbd
@@ -64,14 +65,31 @@ class Place:
         with open(self.path("golden"), "wb") as f:
             f.write(self.golden)
         self.backing = "nbd+unix:///?socket=" + self.path("g.sock")
+        self.delay = delay
+        self.ended = threading.Event()
+        self.start_source()
+        self.watcher = threading.Thread(target=self.watch_source)
+        self.watcher.start()
+
+    def start_source(self):
         self.source = self.nbdkit(
             "g.sock", "-r", "--filter=delay", "file", self.path("golden"),
-            "rdelay=" + delay)
+            "rdelay=" + self.delay)
+
+    def watch_source(self):
+        """nbdkit 1.32 may abort when a client is killed with answers in
+        flight: as a unit would, start it again."""
+        while not self.ended.wait(0.2):
+            if self.source is None or self.source.poll() is not None:
+                print("(the source is started again)")
+                self.start_source()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.ended.set()
+        self.watcher.join()
         for p in reversed(self.procs):
             if p.poll() is None:
                 p.kill()
