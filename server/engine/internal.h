@@ -20,6 +20,7 @@
 #include "ahead.h"
 #include "bytes.h"
 #include "claim.h"
+#include "clock.h"
 #include "cleanup.h"
 #include "disk.h"
 #include "job.h"
@@ -202,34 +203,6 @@ struct disk {
   uint64_t guest_reads, guest_writes, flushes, commits;
   uint64_t last_guest_op; /* ms */
 };
-
-static inline uint64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * UINT64_C (1000000000) + (uint64_t)ts.tv_nsec;
-}
-
-static inline uint64_t
-now_ms (void)
-{
-  return now_ns () / 1000000;
-}
-
-static inline struct timespec
-ns_to_timespec (uint64_t ns)
-{
-  return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000),
-                            .tv_nsec = (long)(ns % 1000000000) };
-}
-
-static inline struct timespec
-ms_to_timespec (uint64_t ms)
-{
-  return ns_to_timespec (ms * 1000000);
-}
 
 static inline void
 count (uint64_t *counter, uint64_t n)

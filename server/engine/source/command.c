@@ -24,6 +24,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,9 +39,11 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "clock.h"
+#include "bytes.h"
 #include "log.h"
 #include "runtime.h"
-#include "source/internal.h"
+#include "source/command.h"
 
 #define NR_ENDED                          \
   (sizeof ((struct command *)NULL)->ended \
@@ -406,13 +409,13 @@ end_later (struct command *cmd, pid_t pid, bool hangs)
       nap (1);
   }
   cmd->ended[i].pid = pid;
-  cmd->ended[i].kill_at = now_in_ms () + GRACE;
+  cmd->ended[i].kill_at = now_ms () + GRACE;
 }
 
 static bool
 reap_ended (struct command *cmd, bool now)
 {
-  uint64_t at = now_in_ms ();
+  uint64_t at = now_ms ();
   bool left = false;
   int status;
 
@@ -602,11 +605,11 @@ command_end (struct command *cmd, bool hangs)
 void
 command_stop (struct command *cmd)
 {
-  uint64_t start_at = now_in_ms ();
+  uint64_t start_at = now_ms ();
 
   command_end (cmd, false);
-  while (reap_ended (cmd, now_in_ms () - start_at > 400)
-         && now_in_ms () - start_at < 800)
+  while (reap_ended (cmd, now_ms () - start_at > 400)
+         && now_ms () - start_at < 800)
     nap (5);
   if (cmd->socket_path && cmd->started)
     unlink (cmd->socket_path);

@@ -1,24 +1,9 @@
-/* source/conn.c - one connection of a source: its life, and what is on it.
+/* source/conn.c - the life of one connection of a source.
  *
  * All here runs on the connection's own thread.  Every event (socket, timer,
  * kick) ends in conn_settle, which does whatever has become possible: loses a
  * dead handle, takes and sends what the queues have, calls the callbacks of
  * what is finished, and sets the watchers for the next event.
- *
- * libnbd calls back with its handle locked, in the middle of a notify or of
- * sending another request.  So its callbacks only take notes: in the struct
- * source_req, c->answered and c->dead.
- *
- * A read goes straight into the caller's buffer, which libnbd does not zero
- * first.  Instead it is noted what came: an answer that lacks some bytes, or
- * has some twice, is none.  Where the server's block sizes do not allow a
- * request as it is, it is widened into a buffer of ours, or asked in parts, one
- * after the other.
- *
- * An answer that is none (incomplete, or of a kind that the question cannot
- * have) is asked for once more, and is an error the second time.  Some of these
- * libnbd takes for the end of the connection, which of them depends on its
- * version; the others it reports as EPROTO, which no server can send.
  *
  * A handle is lost when it is dead or closed, when it is silent for
  * c->patience with something sent, or when a sent request is past its
@@ -38,7 +23,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,9 +38,13 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "log.h"
-#include "source/internal.h"
+#include "source/command.h"
+#include "source/conn.h"
+#include "source/identity.h"
+#include "source/queue.h"
+#include "source/read.h"
+#include "source/resolve.h"
 
-#define BACKOFF_MIN 50
 #define BACKOFF_MAX 1000
 #define CONNECT_TIME 3000 /* until the server's host answers at all */
 #define RESOLVE_POLL 20
@@ -61,12 +52,10 @@
 #define EXTRA_BACKOFF_MIN 1000
 #define EXTRA_BACKOFF_MAX 60000
 #define PROBE_SIZE 512
-/* A server that sends more chunks of one answer in no order is not believed:
- * those that may do so send a few. */
-#define MAX_PIECES 4096u
 
 static void on_io (struct ev_loop *loop, ev_io *w, int revents);
 static void on_timer (struct ev_loop *loop, ev_timer *w, int revents);
+static void conn_look (struct io_task *task);
 
 /* How long a handshake may take: short at first, so that a server which
  * came back is reached soon, though an attempt made before hangs. */
@@ -82,6 +71,7 @@ conn_init (struct source_conn *c, struct source *src, unsigned index)
 {
   c->src = src;
   c->index = index;
+  c->task.look = conn_look;
   c->patience = src->silence;
   c->attempt_time = first_attempt_time (src);
   c->backoff = BACKOFF_MIN;
@@ -104,311 +94,6 @@ set_conn_state (struct source_conn *c, enum conn_state state)
   c->state = state;
 }
 
-/* Why libnbd failed just now.  It puts the call's name first, which says
- * nothing to a user. */
-static void
-note_error (struct source_conn *c)
-{
-  const char *text = nbd_get_error (), *colon;
-
-  if (c->why[0])
-    return;
-  if (!text)
-    text = "unknown error";
-  colon = strchr (text, ':');
-  if (strncmp (text, "nbd_", 4) == 0 && colon && colon[1] == ' ')
-    text = colon + 2;
-  snprintf (c->why, sizeof c->why, "%s", text);
-}
-
-/* What libnbd calls. */
-
-/* A chunk that is not the next one.  What cannot be noted counts as not
- * received. */
-static bool
-note_piece (struct source_req *req, uint64_t offset, uint64_t count)
-{
-  size_t n = req->nr_pieces;
-
-  /* Room is made at powers of two. */
-  if ((n & (n - 1)) == 0) {
-    struct source_piece *p
-        = n < MAX_PIECES ? realloc (req->pieces, (n ? 2 * n : 1) * sizeof *p)
-                         : NULL;
-
-    if (!p)
-      return false;
-    req->pieces = p;
-  }
-  req->pieces[req->nr_pieces++]
-      = (struct source_piece){ offset, offset + count };
-  return true;
-}
-
-static int
-on_chunk (void *user_data, const void *subbuf, size_t count, uint64_t offset,
-          unsigned status, int *error)
-{
-  struct source_req *req = user_data;
-
-  (void)subbuf;
-  (void)error;
-  if (status == LIBNBD_READ_ERROR || count == 0)
-    return 0;
-  if (offset == req->seen && req->nr_pieces == 0)
-    req->seen += count;
-  else if (!note_piece (req, offset, count))
-    return 0;
-  req->received += count;
-  return 0;
-}
-
-static int
-on_extents (void *user_data, const char *context, uint64_t offset,
-            uint32_t *entries, size_t nr_entries, int *error)
-{
-  struct source_req *req = user_data;
-  uint64_t limit = req->offset + req->length;
-  struct source_extent *e;
-
-  if (strcmp (context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
-    return 0;
-  e = realloc (req->answer, (nr_entries / 2 + 1) * sizeof *e);
-  if (!e) {
-    *error = ENOMEM;
-    return -1;
-  }
-  req->answer = e;
-  req->answer_size = 0;
-  for (size_t i = 0; i + 1 < nr_entries && offset < limit; i += 2) {
-    uint64_t start = max_u64 (offset, req->offset);
-    uint64_t end = min_u64 (offset + entries[i], limit);
-    uint32_t flags = entries[i + 1] & (LIBNBD_STATE_HOLE | LIBNBD_STATE_ZERO);
-
-    offset += entries[i];
-    if (end <= start)
-      continue;
-    if (req->answer_size > 0 && e[req->answer_size - 1].flags == flags)
-      e[req->answer_size - 1].length += end - start;
-    else
-      e[req->answer_size++] = (struct source_extent){ end - start, flags };
-  }
-  return 0;
-}
-
-static int
-on_completion (void *user_data, int *error)
-{
-  struct source_req *req = user_data;
-  struct source_conn *c = req->conn;
-
-  /* A newer libnbd completes what is in flight in nbd_close, an older one
-   * does not; it stays where it is. */
-  if (c->closing)
-    return 1;
-  /* The connection's end, or a server that is about to end it: it stays
-   * among those sent, and is asked again. */
-  if (*error == ENOTCONN || *error == ESHUTDOWN) {
-    if (*error == ESHUTDOWN && !c->why[0])
-      snprintf (c->why, sizeof c->why, "the server is shutting down");
-    c->dead = true;
-    return 1;
-  }
-  req->error = *error == EPROTO ? EPROTO : *error ? EIO : 0;
-  req_remove (&c->sent, req);
-  req_append (&c->answered, req);
-  return 1;
-}
-
-/* Sending. */
-
-static int64_t
-send_command (struct source_conn *c, struct source_req *req)
-{
-  nbd_completion_callback completion
-      = { .callback = on_completion, .user_data = req };
-
-  if (!req->buf) {
-    nbd_extent_callback extents = { .callback = on_extents, .user_data = req };
-
-    return nbd_aio_block_status (c->h, req->cmd_end - req->cmd_start,
-                                 req->cmd_start, extents, completion, 0);
-  }
-  nbd_chunk_callback chunk = { .callback = on_chunk, .user_data = req };
-  char *buf
-      = req->bounce ? req->bounce : (char *)req->buf + (req->at - req->offset);
-
-  return nbd_aio_pread_structured (c->h, buf, req->cmd_end - req->cmd_start,
-                                   req->cmd_start, chunk, completion, 0);
-}
-
-static void
-answer_now (struct source_conn *c, struct source_req *req, int error)
-{
-  req->error = error;
-  req_remove (&c->sent, req);
-  req_append (&c->answered, req);
-}
-
-/* Send it, or the next part of it.  It is in c->sent until it is answered;
- * where the handle turns out dead it stays there. */
-void
-conn_send (struct source_conn *c, struct source_req *req, uint64_t now)
-{
-  uint64_t min = max_u64 (c->block_min, 1), end = req->offset + req->length;
-  uint64_t size = c->src->identity.size;
-
-  if (!c->sent.head)
-    c->progress_at = now;
-  req->conn = c;
-  req->sent_at = now;
-  req_append (&c->sent, req);
-  if (!c->h || c->dead)
-    return;
-  if (!req->buf && !c->can_status) {
-    answer_now (c, req, 0);
-    return;
-  }
-  req->cmd_start = round_down (req->at, min);
-  if (req->buf && c->block_max && end - req->cmd_start > c->block_max)
-    end = req->cmd_start + c->block_max;
-  req->part_end = end;
-  req->cmd_end = min_u64 (round_up (end, min), max_u64 (size, end));
-  if (req->buf) {
-    req->seen = req->cmd_start;
-    req->received = 0;
-    req_clear (req);
-    if (req->cmd_start != req->at || req->cmd_end != end) {
-      req->bounce = calloc (1, req->cmd_end - req->cmd_start);
-      if (!req->bounce) {
-        answer_now (c, req, EIO);
-        return;
-      }
-    }
-  }
-  c->muted = false;
-  if (send_command (c, req) == -1) {
-    if (nbd_aio_is_dead (c->h) || nbd_aio_is_closed (c->h)) {
-      note_error (c);
-      c->dead = true;
-    }
-    else {
-      log_debug ("%s: request at %" PRIu64 ": %s", c->src->name, req->offset,
-                 nbd_get_error ());
-      answer_now (c, req, EIO);
-    }
-  }
-}
-
-static int
-compare_pieces (const void *p1, const void *p2)
-{
-  const struct source_piece *a = p1, *b = p2;
-
-  return a->start < b->start ? -1 : a->start > b->start;
-}
-
-/* Did each byte of the command come, once? */
-static bool
-is_whole (struct source_req *req)
-{
-  uint64_t at = req->seen;
-
-  if (req->received != req->cmd_end - req->cmd_start)
-    return false;
-  if (req->nr_pieces > 1)
-    qsort (req->pieces, req->nr_pieces, sizeof *req->pieces, compare_pieces);
-  for (size_t i = 0; i < req->nr_pieces; i++) {
-    if (req->pieces[i].start != at)
-      return false;
-    at = req->pieces[i].end;
-  }
-  return at == req->cmd_end;
-}
-
-/* A read's part was answered without error.  Returns true if there is a next
- * part to be asked. */
-static bool
-check_part (struct source_req *req)
-{
-  if (!is_whole (req)) {
-    req->error = EPROTO;
-    return false;
-  }
-  if (req->bounce)
-    memcpy ((char *)req->buf + (req->at - req->offset),
-            req->bounce + (req->at - req->cmd_start), req->part_end - req->at);
-  req->at = req->part_end;
-  return req->at < req->offset + req->length;
-}
-
-/* The answer was none.  Returns true if the same is to be asked once more. */
-static bool
-ask_again (struct source_req *req)
-{
-  bool again = !req->internal && !req->asked_again;
-
-  log_debug ("%s: request at %" PRIu64 ": the server's answer is none%s",
-             req->conn->src->name, req->offset, again ? ", asked again" : "");
-  req->asked_again = true;
-  req->error = again ? 0 : EIO;
-  return again;
-}
-
-/* The requests that the server answered: to be finished, or asked on. */
-static void
-take_answers (struct source_conn *c, uint64_t now)
-{
-  struct req_list answered = c->answered, again = { NULL, NULL };
-  struct source *src = c->src;
-  struct source_req *req, *next;
-
-  if (!answered.head)
-    return;
-  c->answered = (struct req_list){ NULL, NULL };
-  for (req = answered.head; req; req = next) {
-    next = req->next;
-    if (!req->internal) {
-      c->patience = max_u64 (src->silence,
-                             min_u64 (c->patience, 2 * (now - req->sent_at)));
-      /* A handshake alone is not enough: some break at each request. */
-      c->backoff = BACKOFF_MIN;
-    }
-    if ((req->error == 0 && req->buf && check_part (req))
-        || (req->error == EPROTO && ask_again (req))) {
-      req_remove (&answered, req);
-      req_append (&again, req);
-    }
-    else if (req->error == 0 && !req->buf) {
-      if (req->answer_size == 0) {
-        req->answer = realloc (req->answer, sizeof *req->answer);
-        if (req->answer) {
-          *req->answer = (struct source_extent){ req->length, 0 };
-          req->answer_size = 1;
-        }
-        else
-          req->error = EIO;
-      }
-    }
-  }
-  {
-    LOCK_SCOPE (&src->lock);
-
-    while ((req = req_pop (&answered))) {
-      if (!req->internal) {
-        c->nr_sent[req->queue]--;
-        c->bytes_sent[req->queue] -= req->length;
-        if (req->error == 0 && req->buf)
-          __atomic_add_fetch (&src->bytes_read, req->length, __ATOMIC_RELAXED);
-      }
-      req->state = REQ_IDLE;
-      req_append (&c->finished, req);
-    }
-  }
-  while ((req = req_pop (&again)))
-    conn_send (c, req, now);
-}
-
 /* Losing a connection. */
 
 /* Let go of the handle; requests stay in the lists. */
@@ -417,7 +102,7 @@ drop_handle (struct source_conn *c)
 {
   int fd = c->io.fd;
 
-  ev_io_stop (c->thread->loop, &c->io);
+  ev_io_stop (c->task.thread->loop, &c->io);
   /* The process that it came from may have it open, too: then the server would
    * not see that it is closed. */
   if (c->adopted && fd >= 0)
@@ -430,7 +115,7 @@ drop_handle (struct source_conn *c)
   ev_io_set (&c->io, -1, 0);
   /* The server may be about to answer. */
   if (fd >= 0 && c->sent.head)
-    io_thread_linger (c->thread, fd);
+    io_thread_linger (c->task.thread, fd);
   else if (fd >= 0)
     close (fd);
   resolve_end (c->resolve);
@@ -480,15 +165,15 @@ static void
 conn_lost (struct source_conn *c, bool hangs, enum source_state state)
 {
   struct source *src = c->src;
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   bool was_up = c->state == CONN_UP;
 
-  take_answers (c, now);
+  read_take_answers (c, now);
   if (c->h && !c->why[0]) {
     if (nbd_aio_is_closed (c->h))
       snprintf (c->why, sizeof c->why, "the server closed the connection");
     else
-      note_error (c);
+      read_note_error (c);
   }
   drop_handle (c);
   if (src->command && c->index == 0 && !hangs)
@@ -517,13 +202,14 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
         src->refused_until = max_u64 (src->refused_until, now + BACKOFF_MIN);
       if (was_up && hangs)
         src->conn[0].want_probe = true;
-      conn_kick (&src->conn[0]);
+      io_task_kick (&src->conn[0].task);
     }
     source_spread (src, now);
   }
   /* Samples that were answered are among them: they end with verify. */
   source_finish (src, &c->finished);
-  verify_free (c);
+  verify_free (c->verify);
+  c->verify = NULL;
   if (c->index > 0)
     return;
   if (src->command && hangs)
@@ -562,8 +248,8 @@ conn_connect (struct source_conn *c)
     return;
   }
   if (src->command) {
-    fd = command_connect (src->command, c->thread->loop, c->index == 0, c->why,
-                          sizeof c->why);
+    fd = command_connect (src->command, c->task.thread->loop, c->index == 0,
+                          c->why, sizeof c->why);
     if (fd == -1) {
       conn_lost (c, false, SOURCE_LOST);
       return;
@@ -576,7 +262,7 @@ conn_connect (struct source_conn *c)
   return;
 
 fail:
-  note_error (c);
+  read_note_error (c);
   conn_lost (c, false, SOURCE_LOST);
 }
 
@@ -667,8 +353,9 @@ conn_up (struct source_conn *c)
 {
   struct source *src = c->src;
 
-  verify_free (c);
-  c->progress_at = now_in_ms ();
+  verify_free (c->verify);
+  c->verify = NULL;
+  c->progress_at = now_ms ();
   if (c->index == 0) {
     int multi = nbd_can_multi_conn (c->h);
 
@@ -694,12 +381,45 @@ conn_up (struct source_conn *c)
 static void
 conn_verified (struct source_conn *c)
 {
-  int err = verify_result (c);
+  struct source *src = c->src;
+  uint8_t digest[SOURCE_DIGEST_SIZE];
+  bool same;
 
-  if (err == 0)
+  if (verify_digest (c->verify, digest, c->why, sizeof c->why) != 0) {
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  {
+    LOCK_SCOPE (&src->lock);
+
+    same = identity_take_or_match (&src->identity, digest);
+    src->known = true;
+  }
+  if (same) {
     conn_up (c);
-  else
-    conn_lost (c, false, err == EPERM ? SOURCE_REFUSED : SOURCE_LOST);
+    return;
+  }
+  snprintf (c->why, sizeof c->why,
+            "it is not the backing store this volume knows: its size is the "
+            "same, but its content differs");
+  conn_lost (c, false, SOURCE_REFUSED);
+}
+
+/* Ask for the samples. */
+static void
+conn_verify (struct source_conn *c, uint64_t size, uint64_t now)
+{
+  struct source_req *req;
+
+  set_conn_state (c, CONN_VERIFYING);
+  c->verify = verify_new (size);
+  if (!c->verify) {
+    snprintf (c->why, sizeof c->why, "out of memory");
+    conn_lost (c, false, SOURCE_LOST);
+    return;
+  }
+  for (unsigned i = 0; (req = verify_request (c->verify, i)); i++)
+    read_send (c, req, now);
 }
 
 /* The handshake is done: is it the source we know? */
@@ -748,11 +468,7 @@ conn_negotiated (struct source_conn *c, uint64_t now)
     conn_up (c);
     return;
   }
-  set_conn_state (c, CONN_VERIFYING);
-  if (!verify_begin (c, (uint64_t)size, now)) {
-    snprintf (c->why, sizeof c->why, "out of memory");
-    conn_lost (c, false, SOURCE_LOST);
-  }
+  conn_verify (c, (uint64_t)size, now);
 }
 
 /* Is the server still there?  Nothing else is sent that would tell. */
@@ -778,7 +494,7 @@ send_probe (struct source_conn *c, uint64_t now)
   c->probe.buf = c->probe_buf;
   c->probe.internal = true;
   c->probe.done = probe_done;
-  conn_send (c, &c->probe, now);
+  read_send (c, &c->probe, now);
 }
 
 /* What has become possible. */
@@ -804,7 +520,7 @@ take_requests (struct source_conn *c, uint64_t now)
     if (req->deadline
         && (!c->next_deadline || req->deadline < c->next_deadline))
       c->next_deadline = req->deadline;
-    conn_send (c, req, now);
+    read_send (c, req, now);
   }
   if (probe && !c->sent.head)
     send_probe (c, now);
@@ -844,7 +560,7 @@ is_same_socket (int fd1, int fd2)
 static void
 set_watcher (struct source_conn *c)
 {
-  struct ev_loop *loop = c->thread->loop;
+  struct ev_loop *loop = c->task.thread->loop;
   int fd = c->io.fd, theirs, events = 0;
   unsigned dir;
 
@@ -890,7 +606,7 @@ sooner (uint64_t *at, uint64_t other)
 static void
 set_timer (struct source_conn *c, uint64_t now)
 {
-  struct ev_loop *loop = c->thread->loop;
+  struct ev_loop *loop = c->task.thread->loop;
   uint64_t at;
 
   /* All were answered before it. */
@@ -934,10 +650,10 @@ conn_settle (struct source_conn *c)
   bool again;
 
   do {
-    uint64_t now = now_in_ms ();
+    uint64_t now = now_ms ();
 
     again = false;
-    take_answers (c, now);
+    read_take_answers (c, now);
     if (c->h && (c->dead || nbd_aio_is_dead (c->h) || nbd_aio_is_closed (c->h)))
       conn_lost (c, false, SOURCE_LOST);
     if (c->state == CONN_UP)
@@ -952,7 +668,7 @@ conn_settle (struct source_conn *c)
       conn_negotiated (c, now);
       again = true;
     }
-    if (c->state == CONN_VERIFYING && verify_is_answered (c)) {
+    if (c->state == CONN_VERIFYING && verify_is_answered (c->verify)) {
       conn_verified (c);
       again = true;
     }
@@ -961,7 +677,7 @@ conn_settle (struct source_conn *c)
       again = c->dead;
     }
   } while (again);
-  set_timer (c, now_in_ms ());
+  set_timer (c, now_ms ());
 }
 
 /* Nothing is asked, and yet there is something to read. */
@@ -984,7 +700,7 @@ on_io (struct ev_loop *loop, ev_io *w, int revents)
   (void)loop;
   if (!c->h)
     return;
-  c->progress_at = now_in_ms ();
+  c->progress_at = now_ms ();
   dir = nbd_aio_get_direction (c->h);
   /* One notify for each event: told to read where nothing is to be read,
    * libnbd waits for an answer to begin and sends no more until one does. */
@@ -997,7 +713,7 @@ on_io (struct ev_loop *loop, ev_io *w, int revents)
   else if (revents & EV_WRITE && dir & LIBNBD_AIO_DIRECTION_WRITE)
     r = nbd_aio_notify_write (c->h);
   if (r == -1) {
-    note_error (c);
+    read_note_error (c);
     c->dead = true;
   }
   conn_settle (c);
@@ -1074,7 +790,7 @@ static void
 on_timer (struct ev_loop *loop, ev_timer *w, int revents)
 {
   struct source_conn *c = w->data;
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
 
   (void)loop;
   (void)revents;
@@ -1115,7 +831,7 @@ conn_stop (struct source_conn *c)
   struct source_req *req;
   bool last;
 
-  conn_unkick (c);
+  io_task_stop (&c->task);
   if (src->keeping && c->state == CONN_UP && !c->dead && !c->sent.head
       && !c->answered.head && nbd_aio_is_ready (c->h)) {
     /* The descriptor that is watched is a duplicate, and is closed. */
@@ -1123,7 +839,7 @@ conn_stop (struct source_conn *c)
     c->h = NULL;
   }
   drop_handle (c);
-  ev_timer_stop (c->thread->loop, &c->timer);
+  ev_timer_stop (c->task.thread->loop, &c->timer);
   if (src->command && c->index == 0)
     command_unwatch (src->command);
   {
@@ -1149,16 +865,20 @@ conn_stop (struct source_conn *c)
           req_append (&c->finished, req);
         }
   }
-  verify_free (c);
+  verify_free (c->verify);
+  c->verify = NULL;
   source_finish (src, &c->finished);
   LOCK_SCOPE (&src->lock);
   src->nr_ended++;
   pthread_cond_broadcast (&src->changed);
 }
 
-void
-conn_look (struct source_conn *c)
+static void
+conn_look (struct io_task *task)
 {
+  struct source_conn *c
+      = (struct source_conn *)((char *)task
+                               - offsetof (struct source_conn, task));
   uint64_t now;
   bool stopping, open;
 
@@ -1171,7 +891,7 @@ conn_look (struct source_conn *c)
     conn_stop (c);
     return;
   }
-  now = now_in_ms ();
+  now = now_ms ();
   if (c->index == 0 && c->state == CONN_CLOSED && c->retry_at == 0)
     open = true;
   if (open)

@@ -11,18 +11,21 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
-#include "cleanup.h"
-#include "source/internal.h"
+#include "source/identity.h"
+
+#define SAMPLES 16
+#define SAMPLE_SIZE 4096
 
 struct verify {
   uint64_t size;
-  unsigned left; /* samples that are not answered */
+  unsigned nr, left; /* samples, and those that are not answered */
   bool failed;
   uint64_t failed_at;
   struct source_req req[SAMPLES];
@@ -88,70 +91,69 @@ sample_done (struct source_req *req, int error)
   v->left--;
 }
 
-bool
-verify_begin (struct source_conn *c, uint64_t size, uint64_t now)
+struct verify *
+verify_new (uint64_t size)
 {
   struct verify *v = calloc (1, sizeof *v);
 
   if (!v)
-    return false;
-  c->verify = v;
+    return NULL;
   v->size = size;
-  for (unsigned i = 0; i < SAMPLES; i++) {
-    struct source_req *req = &v->req[i];
+  for (; v->nr < SAMPLES; v->nr++) {
+    struct source_req *req = &v->req[v->nr];
 
-    if (!identity_sample (size, i, &req->offset, &req->length))
+    if (!identity_sample (size, v->nr, &req->offset, &req->length))
       break;
-    req->buf = v->data[i];
+    req->buf = v->data[v->nr];
     req->at = req->offset;
     req->internal = true;
     req->done = sample_done;
     req->opaque = v;
-    v->left++;
-    conn_send (c, req, now);
   }
-  return true;
+  v->left = v->nr;
+  return v;
+}
+
+struct source_req *
+verify_request (struct verify *v, unsigned i)
+{
+  return i < v->nr ? &v->req[i] : NULL;
 }
 
 bool
-verify_is_answered (const struct source_conn *c)
+verify_is_answered (const struct verify *v)
 {
-  return c->verify->left == 0;
+  return v->left == 0;
 }
 
 int
-verify_result (struct source_conn *c)
+verify_digest (const struct verify *v, uint8_t digest[SOURCE_DIGEST_SIZE],
+               char *why, size_t len)
 {
-  struct source *src = c->src;
-  struct verify *v = c->verify;
-  uint8_t digest[SOURCE_DIGEST_SIZE];
-
   if (v->failed) {
-    snprintf (c->why, sizeof c->why,
+    snprintf (why, len,
               "a sample of its content, at offset %" PRIu64
               ", cannot be read (identity=size does without them)",
               v->failed_at);
     return EAGAIN;
   }
-  if (!identity_digest (v, digest)) {
-    snprintf (c->why, sizeof c->why, "libcrypto failed to make a digest");
-    return EAGAIN;
-  }
-  LOCK_SCOPE (&src->lock);
-  if (!identity_has_digest (&src->identity))
-    memcpy (src->identity.digest, digest, sizeof digest);
-  src->known = true;
-  if (memcmp (digest, src->identity.digest, sizeof digest) == 0)
+  if (identity_digest (v, digest))
     return 0;
-  snprintf (c->why, sizeof c->why,
-            "it is not the backing store this volume knows: its size is the "
-            "same, but its content differs");
-  return EPERM;
+  snprintf (why, len, "libcrypto failed to make a digest");
+  return EAGAIN;
+}
+
+bool
+identity_take_or_match (struct source_identity *identity,
+                        const uint8_t digest[SOURCE_DIGEST_SIZE])
+{
+  if (!identity_has_digest (identity))
+    memcpy (identity->digest, digest, SOURCE_DIGEST_SIZE);
+  return memcmp (digest, identity->digest, SOURCE_DIGEST_SIZE) == 0;
 }
 
 void
-verify_free (struct source_conn *c)
+verify_free (struct verify *v)
 {
-  free (c->verify);
-  c->verify = NULL;
+  free (v);
 }

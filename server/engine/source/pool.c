@@ -1,9 +1,9 @@
 /* source/pool.c - the I/O threads of the source.
  *
- * A thread is a libev loop that owns connections (conn.c) of any
- * sources.  Other threads reach it only through its list of kicked
- * connections and one ev_async; a thread that kicks a connection of its own
- * pays no system call, because the list is looked at again before it sleeps.
+ * A thread is a libev loop that owns tasks (connections of any sources).  Other
+ * threads reach it only through its list of kicked tasks and one ev_async; a
+ * thread that kicks a task of its own pays no system call, because the list is
+ * looked at again before it sleeps.
  *
  * Sockets of closed connections linger here: a server that finds its client
  * gone while it still answers has a hard time, and nbdkit 1.32 may even end
@@ -20,9 +20,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "cleanup.h"
-#include "source/internal.h"
+#include "source/pool.h"
 #include "thread.h"
 
 #define LINGER_TIME 60.   /* seconds */
@@ -101,37 +102,37 @@ io_thread_linger (struct io_thread *t, int fd)
   ev_timer_start (t->loop, &l->timer);
 }
 
-static struct source_conn *
+static struct io_task *
 next_kicked (struct io_thread *t)
 {
   LOCK_SCOPE (&t->lock);
-  struct source_conn *c = t->kicked;
+  struct io_task *task = t->kicked;
 
-  if (c) {
-    t->kicked = c->next_kicked;
+  if (task) {
+    t->kicked = task->next_kicked;
     if (!t->kicked)
       t->kicked_end = &t->kicked;
-    c->kicked = false;
+    task->kicked = false;
   }
-  return c;
+  return task;
 }
 
-/* Callbacks may kick more without end: what has piled up when this begins is
- * enough for one turn of the loop. */
+/* Handle only what is queued now: tasks may kick more without end, and the
+ * loop's I/O must get its turn. */
 static void
 look_at_kicked (struct io_thread *t)
 {
-  struct source_conn *c;
+  struct io_task *task;
   unsigned n = 0;
   bool more;
 
   {
     LOCK_SCOPE (&t->lock);
-    for (c = t->kicked; c; c = c->next_kicked)
+    for (task = t->kicked; task; task = task->next_kicked)
       n++;
   }
-  while (n-- > 0 && (c = next_kicked (t)))
-    conn_look (c);
+  while (n-- > 0 && (task = next_kicked (t)))
+    task->look (task);
   {
     LOCK_SCOPE (&t->lock);
     more = t->kicked != NULL;
@@ -192,39 +193,39 @@ serve (void *arg)
 }
 
 void
-conn_kick (struct source_conn *c)
+io_task_kick (struct io_task *task)
 {
-  struct io_thread *t = c->thread;
+  struct io_thread *t = task->thread;
 
   {
     LOCK_SCOPE (&t->lock);
-    if (c->kicked || c->stopped)
+    if (task->kicked || task->stopped)
       return;
-    c->kicked = true;
-    c->next_kicked = NULL;
-    *t->kicked_end = c;
-    t->kicked_end = &c->next_kicked;
+    task->kicked = true;
+    task->next_kicked = NULL;
+    *t->kicked_end = task;
+    t->kicked_end = &task->next_kicked;
   }
   if (t != this_thread)
     ev_async_send (t->loop, &t->wake);
 }
 
 void
-conn_unkick (struct source_conn *c)
+io_task_stop (struct io_task *task)
 {
-  struct io_thread *t = c->thread;
-  struct source_conn **at;
+  struct io_thread *t = task->thread;
+  struct io_task **at;
   LOCK_SCOPE (&t->lock);
 
-  c->stopped = true;
-  if (!c->kicked)
+  task->stopped = true;
+  if (!task->kicked)
     return;
-  for (at = &t->kicked; *at != c; at = &(*at)->next_kicked)
+  for (at = &t->kicked; *at != task; at = &(*at)->next_kicked)
     ;
-  *at = c->next_kicked;
-  if (!c->next_kicked)
+  *at = task->next_kicked;
+  if (!task->next_kicked)
     t->kicked_end = at;
-  c->kicked = false;
+  task->kicked = false;
 }
 
 static int

@@ -18,14 +18,19 @@
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <libnbd.h>
+#include <netdb.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "cleanup.h"
-#include "source/internal.h"
+#include "log.h"
+#include "source/resolve.h"
 
 struct resolve {
   pthread_mutex_t lock;

@@ -1,10 +1,4 @@
-/* source.c - the backing store: queues, states, start and stop.
- *
- * A request waits in one of three queues (demand, ahead, background) until a
- * connection with room takes it (conn.c); the queues are where it goes
- * back to when its connection is lost.  The first connection takes demand,
- * then ahead; the others take background.  While none of the others is up,
- * or can be, the first takes a little background, too.
+/* source.c - the backing store: the API, start and stop.
  *
  * Further connections are opened one at a time, when those there are full
  * and background still waits, if the server says that it may be connected to
@@ -26,11 +20,12 @@
 #include "cleanup.h"
 #include "log.h"
 #include "message.h"
-#include "source/internal.h"
+#include "source/command.h"
+#include "source/conn.h"
+#include "source/queue.h"
 
-#define DEMAND_RECENT 200 /* ms in which background still yields */
-#define DEPTH_MAX 64
-#define DEPTH_BYTES (32u << 20)
+#define DEFAULT_TIMEOUT 30000
+#define REFUSED_RETRY 1000
 
 static struct {
   pthread_mutex_t lock;
@@ -38,235 +33,6 @@ static struct {
   unsigned users;
   unsigned serial; /* spreads the sources' connections over the threads */
 } process = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-/* Lists. */
-
-void
-req_append (struct req_list *list, struct source_req *req)
-{
-  req->next = NULL;
-  req->prev = list->tail;
-  if (list->tail)
-    list->tail->next = req;
-  else
-    list->head = req;
-  list->tail = req;
-}
-
-void
-req_prepend (struct req_list *list, struct source_req *req)
-{
-  req->prev = NULL;
-  req->next = list->head;
-  if (list->head)
-    list->head->prev = req;
-  else
-    list->tail = req;
-  list->head = req;
-}
-
-void
-req_remove (struct req_list *list, struct source_req *req)
-{
-  if (req->prev)
-    req->prev->next = req->next;
-  else
-    list->head = req->next;
-  if (req->next)
-    req->next->prev = req->prev;
-  else
-    list->tail = req->prev;
-  req->next = req->prev = NULL;
-}
-
-struct source_req *
-req_pop (struct req_list *list)
-{
-  struct source_req *req = list->head;
-
-  if (req)
-    req_remove (list, req);
-  return req;
-}
-
-void
-req_clear (struct source_req *req)
-{
-  free (req->bounce);
-  req->bounce = NULL;
-  free (req->pieces);
-  req->pieces = NULL;
-  req->nr_pieces = 0;
-}
-
-/* Queues; src->lock is held. */
-
-static bool
-background_is_up (struct source *src)
-{
-  for (unsigned i = 1; i < src->nr_conns; i++)
-    if (src->conn[i].state == CONN_UP)
-      return true;
-  return false;
-}
-
-/* May c take one more background request of that length? */
-static bool
-has_room (struct source *src, struct source_conn *c, uint32_t length,
-          uint64_t now)
-{
-  unsigned nr = c->nr_sent[SOURCE_BACKGROUND];
-  uint64_t bytes = c->bytes_sent[SOURCE_BACKGROUND];
-
-  if (c->state != CONN_UP || src->stopping || src->state == SOURCE_REFUSED)
-    return false;
-  if (c->index > 0)
-    return nr < BACKGROUND_ALWAYS
-           || (nr < BACKGROUND_CAP && bytes + length <= BACKGROUND_BYTES);
-  if (background_is_up (src))
-    return false;
-  if (nr == 0)
-    return true;
-  /* What is in the socket before a guest's read makes that wait. */
-  return __atomic_load_n (&src->demand, __ATOMIC_RELAXED) == 0
-         && now - src->demand_at >= DEMAND_RECENT && nr < SHARED_CAP
-         && bytes + length <= SHARED_BYTES;
-}
-
-struct source_req *
-source_next (struct source *src, struct source_conn *c, uint64_t now)
-{
-  struct source_req *req = NULL, *head;
-
-  if (src->stopping)
-    return NULL;
-  if (c->index == 0 && src->state != SOURCE_REFUSED
-      && c->nr_sent[SOURCE_DEMAND] + c->nr_sent[SOURCE_AHEAD]
-                 + c->nr_sent[SOURCE_BACKGROUND]
-             < DEMAND_CAP) {
-    req = src->waiting[SOURCE_DEMAND].head;
-    head = src->waiting[SOURCE_AHEAD].head;
-    if (!req && head && c->nr_sent[SOURCE_AHEAD] < AHEAD_CAP
-        && (!head->buf || c->nr_sent[SOURCE_AHEAD] == 0
-            || c->bytes_sent[SOURCE_AHEAD] + head->length <= AHEAD_BYTES))
-      req = head;
-  }
-  head = src->waiting[SOURCE_BACKGROUND].head;
-  if (!req && head && has_room (src, c, head->length, now))
-    req = head;
-  if (!req)
-    return NULL;
-  req_remove (&src->waiting[req->queue], req);
-  req->state = REQ_SENT;
-  c->nr_sent[req->queue]++;
-  c->bytes_sent[req->queue] += req->length;
-  return req;
-}
-
-void
-source_spread (struct source *src, uint64_t now)
-{
-  struct source_req *head = src->waiting[SOURCE_BACKGROUND].head;
-  struct source_conn *best = NULL, *closed = NULL;
-  bool opening = false;
-
-  if (!head || !src->started || src->stopping)
-    return;
-  for (unsigned i = 0; i < src->nr_conns; i++) {
-    struct source_conn *c = &src->conn[i];
-
-    if (has_room (src, c, head->length, now)
-        && (!best
-            || c->nr_sent[SOURCE_BACKGROUND]
-                   < best->nr_sent[SOURCE_BACKGROUND]))
-      best = c;
-    if (i > 0 && c->state == CONN_CLOSED && !c->want_open) {
-      if (!closed)
-        closed = c;
-    }
-    else if (i > 0 && c->state != CONN_UP)
-      opening = true;
-  }
-  if (best)
-    conn_kick (best);
-  if ((!best || best->index == 0) && closed && !opening && src->multi_conn
-      && src->state == SOURCE_CONNECTED && now >= src->refused_until) {
-    closed->want_open = true;
-    conn_kick (closed);
-  }
-}
-
-void
-source_expire (struct source *src, struct req_list *expired, uint64_t now)
-{
-  uint64_t first = 0;
-
-  if (!src->next_deadline || now < src->next_deadline)
-    return;
-  for (unsigned i = 0; i < NR_PRIOS; i++) {
-    struct source_req *req, *next;
-
-    for (req = src->waiting[i].head; req; req = next) {
-      next = req->next;
-      if (!req->deadline)
-        continue;
-      if (req->deadline <= now) {
-        req_remove (&src->waiting[i], req);
-        req->state = REQ_IDLE;
-        req->error = ETIMEDOUT;
-        req_append (expired, req);
-      }
-      else if (!first || req->deadline < first)
-        first = req->deadline;
-    }
-  }
-  src->next_deadline = first;
-}
-
-/* Callbacks; no lock is held. */
-
-void
-source_finish (struct source *src, struct req_list *list)
-{
-  struct source_req *req;
-
-  while ((req = req_pop (list))) {
-    struct source_extent *answer = req->answer;
-
-    if (!req->internal && req->queue == SOURCE_DEMAND)
-      __atomic_sub_fetch (&src->demand, 1, __ATOMIC_RELAXED);
-    req_clear (req);
-    req->answer = NULL;
-    req->extents = req->error ? NULL : answer;
-    req->nr_extents = req->error ? 0 : req->answer_size;
-    /* req may be gone, or be submitted again, when this returns. */
-    req->done (req, req->error);
-    free (answer);
-  }
-}
-
-void
-source_set_state (struct source *src, enum source_state state, const char *why)
-{
-  CLEANUP_FREE char *text = NULL;
-
-  if (*why && asprintf (&text, "%s: %s", src->name, why) == -1)
-    text = NULL;
-  {
-    LOCK_SCOPE (&src->lock);
-    bool same = src->state == state;
-
-    if (src->stopping)
-      return;
-    src->state = state;
-    snprintf (src->reason, sizeof src->reason, "%s", text ? text : why);
-    pthread_cond_broadcast (&src->changed);
-    if (same)
-      return;
-  }
-  if (src->state_changed)
-    src->state_changed (src->opaque, state, text ? text : why);
-}
 
 /* tls-certificates=FOLDER of an NBD URI: FOLDER/ca-cert.pem, malloc'd.  NULL:
  * there is none, or a pre-shared key goes before it; or memory is short. */
@@ -386,7 +152,7 @@ start_on (struct source *src, struct io_pool *pool, unsigned serial,
           const struct source_identity *expect)
 {
   for (unsigned i = 0; i < src->nr_conns; i++)
-    src->conn[i].thread
+    src->conn[i].task.thread
         = &pool->thread[i == 0 || pool->nr == 1
                             ? 0
                             : 1 + (serial + i - 1) % (pool->nr - 1)];
@@ -398,7 +164,7 @@ start_on (struct source *src, struct io_pool *pool, unsigned serial,
     src->known = true;
   }
   src->started = true;
-  conn_kick (&src->conn[0]);
+  io_task_kick (&src->conn[0].task);
 }
 
 int
@@ -423,7 +189,7 @@ source_start (struct source *src, const struct source_identity *expect)
 void
 source_submit (struct source *src, struct source_req *req)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   bool stopping;
 
   {
@@ -463,7 +229,7 @@ source_submit (struct source *src, struct source_req *req)
       if (src->started
           && (req->queue != SOURCE_BACKGROUND || req->deadline
               || src->state == SOURCE_REFUSED))
-        conn_kick (&src->conn[0]);
+        io_task_kick (&src->conn[0].task);
     }
   }
   if (stopping) {
@@ -523,23 +289,7 @@ unsigned
 source_background_depth (struct source *src)
 {
   LOCK_SCOPE (&src->lock);
-  uint32_t size
-      = src->background_size ? src->background_size : SOURCE_MAX_REQUEST;
-  unsigned per_conn = (unsigned)min_u64 (
-      max_u64 (BACKGROUND_BYTES / size, BACKGROUND_ALWAYS), BACKGROUND_CAP);
-  unsigned up = 0, depth;
-
-  for (unsigned i = 1; i < src->nr_conns; i++)
-    if (src->conn[i].state == CONN_UP)
-      up++;
-  /* Something must wait for a further one to be opened. */
-  if (src->multi_conn && up + 1 < src->nr_conns
-      && now_in_ms () >= src->refused_until)
-    up++;
-  if (up == 0)
-    return SHARED_CAP;
-  depth = (unsigned)min_u64 (up * per_conn, DEPTH_MAX);
-  return (unsigned)max_u64 (min_u64 (depth, DEPTH_BYTES / size), SHARED_CAP);
+  return source_depth (src);
 }
 
 unsigned
@@ -569,7 +319,7 @@ source_stop (struct source *src)
     src->state = SOURCE_NONE;
     src->reason[0] = '\0';
     for (unsigned i = 0; first && src->started && i < src->nr_conns; i++)
-      conn_kick (&src->conn[i]);
+      io_task_kick (&src->conn[i].task);
     /* Never started: there is no thread to do it. */
     for (unsigned i = 0; !src->started && i < NR_PRIOS; i++)
       while ((req = req_pop (&src->waiting[i]))) {
