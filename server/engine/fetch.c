@@ -27,6 +27,7 @@
 
 #include "fetch.h"
 #include "proof.h"
+#include "share.h"
 
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)

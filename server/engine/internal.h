@@ -333,10 +333,6 @@ void jobs_free (struct disk *d);
 pthread_mutex_t *job_verbs (struct disk *d);
 void job_source_changed (struct disk *d);
 void job_tick (struct disk *d, uint64_t now);
-/* How many jobs of the process are at work. */
-unsigned jobs_running (void);
-/* Among how many what all jobs may use is shared. */
-uint64_t jobs_sharing (void);
 /* Zeros of this disk are to be allocated, at this offset. */
 bool job_wants_full (struct disk *d, uint64_t offset);
 

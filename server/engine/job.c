@@ -33,6 +33,7 @@
 #include "internal.h"
 #include "lane.h"
 #include "rate.h"
+#include "share.h"
 
 #define ATTEMPTS 5u
 #define GRANULE_ATTEMPT 3u /* the first that is made granule by granule */
@@ -50,8 +51,6 @@
 #define POLITE_MOST (UINT64_C (256) << 10)
 #define POLITE_GAP_NS UINT64_C (3000000)
 #define POLITE_DEPTH 2u
-/* Of the requests in flight of all jobs. */
-#define MEMORY (UINT64_C (20) << 20)
 #define PREALLOCATE_STEP (UINT64_C (64) << 20)
 #define ZERO_STEP (UINT64_C (16) << 20)
 #define FAST_ZERO_STEP (UINT64_C (1) << 30)
@@ -111,12 +110,8 @@ struct job {
   unsigned nr_samples;
   uint64_t recorded_ms;
 
-  /* Its turn among the jobs of the process; slots.lock. */
-  bool queued, has_slot;
-  struct job *next_queued;
-
+  struct slot slot; /* its turn among the jobs of the process */
   struct lane lane; /* its turn to send requests */
-
   struct rate rate;
   struct sidecar_job record;
 
@@ -124,31 +119,6 @@ struct job {
   struct job_info ended[ENDED_KEPT];
   unsigned nr_ended; /* in all */
 };
-
-/* How many jobs of the process run, and may run, at once.  The lock is
- * innermost. */
-static struct {
-  pthread_mutex_t lock;
-  unsigned max;      /* 0: any number */
-  unsigned taken;    /* atomic for those who only look */
-  struct job *first; /* those that wait, oldest first */
-} slots = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static struct rate total_rate = RATE_INIT;
-/* Of all jobs; atomic. */
-static uint64_t bytes_in_flight;
-
-void
-disk_set_total_speed (uint64_t speed)
-{
-  rate_set (&total_rate, speed);
-}
-
-uint64_t
-disk_get_total_speed (void)
-{
-  return rate_get (&total_rate);
-}
 
 const char *
 job_status_name (enum job_status status)
@@ -167,82 +137,6 @@ job_result_name (enum job_result result)
       = { "none", "completed", "failed", "cancelled" };
 
   return names[result];
-}
-
-/* slots.lock is held: the next ones' turn. */
-static void
-grant_slots (void)
-{
-  while (slots.first && (slots.max == 0 || slots.taken < slots.max)) {
-    struct job *j = slots.first;
-
-    slots.first = j->next_queued;
-    j->queued = false;
-    j->has_slot = true;
-    __atomic_add_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
-    /* Its lock is not to be had here: it looks again every now and then if
-     * it misses this.  It lives: its pump gives the slot back first. */
-    pthread_cond_broadcast (&j->changed);
-  }
-}
-
-void
-disk_set_max_jobs (unsigned max)
-{
-  LOCK_SCOPE (&slots.lock);
-  slots.max = max;
-  grant_slots ();
-}
-
-/* True if it is the job's turn; else it is in the queue. */
-static bool
-take_slot (struct job *j)
-{
-  LOCK_SCOPE (&slots.lock);
-
-  if (!j->has_slot && !j->queued) {
-    struct job **p = &slots.first;
-
-    while (*p)
-      p = &(*p)->next_queued;
-    *p = j;
-    j->next_queued = NULL;
-    j->queued = true;
-    grant_slots ();
-  }
-  return j->has_slot;
-}
-
-/* Others may run while it does not. */
-static void
-give_slot (struct job *j)
-{
-  LOCK_SCOPE (&slots.lock);
-
-  if (j->queued)
-    for (struct job **p = &slots.first; *p; p = &(*p)->next_queued)
-      if (*p == j) {
-        *p = j->next_queued;
-        break;
-      }
-  j->queued = false;
-  if (!j->has_slot)
-    return;
-  j->has_slot = false;
-  __atomic_sub_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
-  grant_slots ();
-}
-
-unsigned
-jobs_running (void)
-{
-  return __atomic_load_n (&slots.taken, __ATOMIC_RELAXED);
-}
-
-uint64_t
-jobs_sharing (void)
-{
-  return min_u64 (max_u64 (jobs_running (), 1), NR_LANES);
 }
 
 static bool
@@ -457,6 +351,15 @@ emit (struct disk *d, enum disk_event_type type, const char *operation,
   disk_emit (d, &ev);
 }
 
+/* The lock is held.  Make the pump look at the job again, also when it waits
+ * for a slot. */
+static void
+job_wake (struct job *j)
+{
+  pthread_cond_broadcast (&j->changed);
+  slot_kick (&j->slot);
+}
+
 static void
 set_status (struct disk *d, enum job_status status)
 {
@@ -572,6 +475,15 @@ all_is_local (struct disk *d)
   return local;
 }
 
+/* Wait for a slot, or until job_wake: the lock is held, but not meanwhile. */
+static void
+wait_slot (struct job *j)
+{
+  pthread_mutex_unlock (&j->lock);
+  slot_wait (&j->slot);
+  pthread_mutex_lock (&j->lock);
+}
+
 /* Wait until the pump may go on, not before `not_before` (ms).  The source may
  * be lost all the same, if nothing is needed of it any more. */
 static enum turn
@@ -584,7 +496,7 @@ wait_turn (struct disk *d, uint64_t not_before)
     uint64_t now = now_ms ();
 
     if (j->pause != JOB_PAUSE_NONE) {
-      give_slot (j);
+      slot_give (&j->slot);
       set_status (d, JOB_PAUSED);
       pthread_cond_wait (&j->changed, &j->lock);
       continue;
@@ -593,7 +505,7 @@ wait_turn (struct disk *d, uint64_t not_before)
       /* Much may have changed meanwhile. */
       if (j->stop || j->abort || j->errnum || j->pause != JOB_PAUSE_NONE)
         continue;
-      give_slot (j);
+      slot_give (&j->slot);
       set_status (d, JOB_WAITING);
       if (!j->lost_since)
         j->lost_since = now;
@@ -611,9 +523,9 @@ wait_turn (struct disk *d, uint64_t not_before)
       continue;
     }
     j->lost_since = 0;
-    if (!take_slot (j)) {
+    if (!slot_take (&j->slot)) {
       set_status (d, JOB_CREATED);
-      sleep_until (j, now_ns () + 500000000);
+      wait_slot (j);
       continue;
     }
     if (now < not_before) {
@@ -647,10 +559,7 @@ has_room (struct disk *d, uint64_t bytes)
   if (guest_is_active (d) && depth > POLITE_DEPTH)
     depth = POLITE_DEPTH;
   return j->in_flight < depth
-         && (j->in_flight == 0
-             || (j->bytes_in_flight + bytes <= MEMORY / jobs_sharing ()
-                 && __atomic_load_n (&bytes_in_flight, __ATOMIC_RELAXED) + bytes
-                        <= MEMORY));
+         && (j->in_flight == 0 || share_has_memory (j->bytes_in_flight, bytes));
 }
 
 /* Wait for room, and for what the speed limits allow.  False: leave. */
@@ -709,7 +618,7 @@ job_fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
 {
   struct job *j = d->job;
 
-  __atomic_sub_fetch (&bytes_in_flight, end - offset, __ATOMIC_RELAXED);
+  share_sub_bytes (end - offset);
   {
     LOCK_SCOPE (&j->lock);
 
@@ -952,7 +861,7 @@ step (struct disk *d, struct walk *w)
     LOCK_SCOPE (&j->lock);
     j->in_flight++;
     j->bytes_in_flight += asked;
-    __atomic_add_fetch (&bytes_in_flight, asked, __ATOMIC_RELAXED);
+    share_add_bytes (asked);
   }
   r = fetch_job (d, j->run, w->at, &end, &made);
   {
@@ -960,7 +869,7 @@ step (struct disk *d, struct walk *w)
     LOCK_SCOPE (&j->lock);
     j->in_flight -= r != 1;
     j->bytes_in_flight -= asked - made;
-    __atomic_sub_fetch (&bytes_in_flight, asked - made, __ATOMIC_RELAXED);
+    share_sub_bytes (asked - made);
   }
   if (r == -1) {
     LOCK_SCOPE (&j->lock);
@@ -1223,7 +1132,7 @@ pump (void *arg)
     preallocate (d);
   walk_range (d);
   lane_leave (&j->lane);
-  give_slot (j);
+  slot_give (&j->slot);
 
   fetch_discard_job (d);
   while (fetch_job_is_writing (d)) {
@@ -1277,6 +1186,7 @@ jobs_open (struct disk *d, char **error)
   cond_init (&j->changed);
   rate_init (&j->rate);
   lane_init (&j->lane);
+  slot_init (&j->slot);
   j->processors = (uint64_t)get_nprocs ();
   j->failed_offset = UINT64_MAX;
 
@@ -1408,7 +1318,7 @@ jobs_stop (struct disk *d, uint64_t until)
     LOCK_SCOPE (&j->verb_lock);
     LOCK_SCOPE (&j->lock);
     j->stop = true;
-    pthread_cond_broadcast (&j->changed);
+    job_wake (j);
   }
   /* conclude needs verb_lock: let it have its turn. */
   {
@@ -1436,6 +1346,7 @@ jobs_free (struct disk *d)
     return;
   rate_destroy (&j->rate);
   lane_destroy (&j->lane);
+  slot_destroy (&j->slot);
   pthread_mutex_destroy (&j->verb_lock);
   pthread_mutex_destroy (&j->lock);
   pthread_cond_destroy (&j->changed);
@@ -1457,7 +1368,7 @@ job_source_changed (struct disk *d)
   if (!j)
     return;
   LOCK_SCOPE (&j->lock);
-  pthread_cond_broadcast (&j->changed);
+  job_wake (j);
 }
 
 bool
@@ -1658,7 +1569,7 @@ job_abort (struct disk *d, uint64_t number, char **error)
         return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
       j->abort = true;
       set_status (d, JOB_ABORTING);
-      pthread_cond_broadcast (&j->changed);
+      job_wake (j);
     }
     /* From here on a restart does not go on with it. */
     err = write_record (d);
@@ -1708,7 +1619,7 @@ job_pause (struct disk *d, uint64_t number, char **error)
     set_status (d, JOB_PAUSED);
     log_info ("%s: job %" PRIu64 " is paused, as asked", d->store_path,
               j->number);
-    pthread_cond_broadcast (&j->changed);
+    job_wake (j);
   }
   errno = write_record (d);
   if (errno == 0)
@@ -1739,7 +1650,7 @@ job_resume (struct disk *d, uint64_t number, char **error)
     set_status (d, JOB_RUNNING);
     log_info ("%s: job %" PRIu64 " is resumed, as asked", d->store_path,
               j->number);
-    pthread_cond_broadcast (&j->changed);
+    job_wake (j);
   }
   errno = write_record (d);
   if (errno == 0)
@@ -1764,7 +1675,7 @@ job_set_speed (struct disk *d, uint64_t number, uint64_t speed, char **error)
       return refuse (error, ESRCH, "disk '%s' has no job in progress", d);
     rate_set (&j->rate, speed);
     j->options.speed = speed;
-    pthread_cond_broadcast (&j->changed);
+    job_wake (j);
   }
   errno = write_record (d);
   if (errno == 0)

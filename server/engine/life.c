@@ -23,6 +23,7 @@
 #include "fetch.h"
 #include "internal.h"
 #include "runtime.h"
+#include "share.h"
 
 /* Of the 10 s a shutdown may take.  Five sevenths of it are for whoever works
  * on the disk to end, the rest is the last commit's alone. */
@@ -39,6 +40,24 @@ disk_pools_stop (void)
 {
   source_pool_stop ();
   fetch_buffers_free ();
+}
+
+void
+disk_set_total_speed (uint64_t speed)
+{
+  rate_set (&total_rate, speed);
+}
+
+uint64_t
+disk_get_total_speed (void)
+{
+  return rate_get (&total_rate);
+}
+
+void
+disk_set_max_jobs (unsigned max)
+{
+  share_set_slots (max);
 }
 
 /* From an I/O thread. */

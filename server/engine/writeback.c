@@ -37,6 +37,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "share.h"
 
 /* What all jobs together keep in memory. */
 #define WINDOW (UINT64_C (32) << 20)
