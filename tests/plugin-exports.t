@@ -62,3 +62,11 @@ read, as nbdinfo does:
   \tis_read_only: true (esc)
            0       65536    0  data
            0       65536    0  data
+
+A name is remembered, and counts as one that is given:
+
+  $ nbdkit -U - backfill e.img name=x size=64K control=off runtime-dir=run \
+  >     --run true 2>/dev/null
+  $ nbdkit -U - backfill store=e.img name=x store=f.img size=64K control=off \
+  >     runtime-dir=run --run true 2>&1 | grep -o "are both named 'x'"
+  are both named 'x'
