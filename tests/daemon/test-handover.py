@@ -167,6 +167,25 @@ def test_other_owner():
         check("the first goes on", h.pread(512, 0) == p.golden[:512])
 
 
+def test_job_of_the_guests_server():
+    """A job that the guest's own server has begun goes on in a backfilld that
+    never had the volume before: it is offered when that server ends."""
+    with Place() as p:
+        path = p.vol("a.img")
+        p.daemon("--idle=0", "--grace=0")
+        p.create("a.img")
+        guest = p.plugin(path)
+        cli("allocate", path, "--speed", "4M")
+        wait_for("it is on its way", lambda: progress(path) > MiB)
+        check("the plugin ends well", stop(guest) == 0)
+        # A question would have it opened, and found.
+        with open(p.path("state", "jobs.json")) as f:
+            check("backfilld has it", path in f.read())
+        cli("speed", path, "0")
+        wait_for("the end", lambda: job_of(path)["result"] == "completed")
+        check("the image is right", p.read_store("a.img") == p.golden)
+
+
 def test_killed_in_between():
     """Either side is killed at any point of a hand-over: the volume has one
     owner or none, opens again, and holds what was acknowledged."""
