@@ -26,6 +26,7 @@
 
 #include "cleanup.h"
 #include "entry.h"
+#include "message.h"
 #include "runtime.h"
 
 #define NOBODY 65534
@@ -462,6 +463,17 @@ the_living_keep_theirs (void **state)
   close (says[1]);
 }
 
+/* What others have named says nothing to a terminal. */
+static void
+messages_are_clean (void **state)
+{
+  char text[] = "a\033[2J\n\r\t\x7f\xc2\x9b\xff\xc3\xa4z";
+
+  (void)state;
+  assert_string_equal (message_clean (text), "a?[2J??????"
+                                             "?\xc3\xa4z");
+}
+
 static void
 no_folder_is_an_error (void **state)
 {
@@ -517,6 +529,7 @@ main (void)
     TEST (one_directory_for_a_process),
     TEST (leftovers_go),
     TEST (the_living_keep_theirs),
+    TEST (messages_are_clean),
     TEST (no_folder_is_an_error),
     TEST (the_environment_names_the_folder),
     TEST (cannot_be_made),
