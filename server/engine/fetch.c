@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fetch.h"
+#include "parked.h"
 #include "proof.h"
 #include "share.h"
 

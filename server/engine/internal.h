@@ -11,6 +11,7 @@
 #ifndef BACKFILL_INTERNAL_H
 #define BACKFILL_INTERNAL_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -257,6 +258,51 @@ step_end (const struct disk *d, uint64_t offset, uint64_t most)
   return offset - offset % step + step;
 }
 
+/* Operations of guests, and whoever looks: inside between disk_enter and
+ * disk_leave.  Enter: 0, or -1 with ESHUTDOWN once the gate is closed. */
+static inline int
+disk_enter (struct disk *d)
+{
+  __atomic_add_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
+  if (!__atomic_load_n (&d->gated, __ATOMIC_SEQ_CST))
+    return 0;
+  __atomic_sub_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
+  errno = ESHUTDOWN;
+  return -1;
+}
+
+/* Leave with errno as the guest shall see it: nbdkit would turn all that it
+ * does not know into EINVAL. */
+static inline int
+disk_leave (struct disk *d, int err)
+{
+  __atomic_sub_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
+  switch (err) {
+  case 0:
+    return 0;
+  case ENOSPC:
+  case EDQUOT:
+  case EFBIG:
+  case EROFS:
+  case EPERM:
+  case ENOMEM:
+  case ESHUTDOWN:
+  case ENOTSUP:
+  case EINVAL:
+    errno = err;
+    return -1;
+  default:
+    errno = EIO;
+    return -1;
+  }
+}
+
+static inline bool
+in_range (struct disk *d, uint64_t count, uint64_t offset)
+{
+  return offset <= d->size && count <= d->size - offset;
+}
+
 /* commit.c */
 #define COMMIT_CHECKPOINT 1u /* copied bits too */
 #define COMMIT_HOLES 2u      /* and holes learnt from the source */
@@ -310,12 +356,14 @@ int extents_wait (struct extents *e, uint64_t offset, uint64_t deadline);
 /* Wake all who wait; later waits end at once. */
 void extents_stop (struct extents *e);
 
-/* disk.c: parked parts of writes, for the copier.  A claim on [g, end), now
- * live, is held. */
-void parked_apply (struct disk *d, uint64_t g, uint64_t end);
-
 /* A disk's event to the program that holds the engine. */
-void disk_emit (struct disk *d, struct disk_event *ev);
+static inline void
+disk_emit (struct disk *d, struct disk_event *ev)
+{
+  ev->disk = d;
+  if (d->event)
+    d->event (d->event_opaque, ev);
+}
 
 /* housekeeper.c: 0 or -1.  stop may be called again, or without start; false:
  * the thread has not ended until then (ms), and is still to be stopped. */

@@ -18,6 +18,7 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fetch.h"
@@ -451,4 +452,124 @@ disk_free (struct disk *d)
   free (d->runtime_dir);
   free (d->control);
   free (d);
+}
+
+/* What a disk is. */
+
+int
+disk_get_info (struct disk *d, struct disk_info *info)
+{
+  uint64_t g, end;
+
+  memset (info, 0, sizeof *info);
+  info->name = d->name;
+  info->store = d->store_path;
+  info->metadata = d->metadata;
+  info->backing = d->backing;
+  info->size = d->size;
+  info->granule = d->granule;
+  info->local = map_live_bytes (d->map, 0, map_nr (d->map));
+  info->absent = d->size - info->local;
+  info->complete = map_is_complete (d->map);
+  info->read_only = d->read_only;
+  info->detached = __atomic_load_n (&d->detached, __ATOMIC_ACQUIRE);
+  if (d->src && !__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)) {
+    info->source = source_get_state (d->src);
+    source_get_reason (d->src, info->source_reason, sizeof info->source_reason);
+  }
+  info->nr_damaged = map_damaged (d->map, &g, &end);
+  if (info->nr_damaged) {
+    info->damaged_offset = granule_offset (d, g);
+    info->damaged_length = granule_offset (d, end) - info->damaged_offset;
+  }
+  info->sync_error = commit_failed (d);
+  info->bytes_fetched = counted (&d->bytes_fetched);
+  info->demand_fetches = counted (&d->demand_fetches);
+  info->ahead_fetches = counted (&d->ahead_fetches);
+  info->background_fetches = counted (&d->background_fetches);
+  info->guest_reads = counted (&d->guest_reads);
+  info->guest_writes = counted (&d->guest_writes);
+  info->flushes = counted (&d->flushes);
+  info->commits = counted (&d->commits);
+  job_get_info (d, &info->job);
+  return 0;
+}
+
+const char *
+disk_name (struct disk *d)
+{
+  return d->name;
+}
+
+uid_t
+disk_store_owner (struct disk *d)
+{
+  struct stat sb;
+
+  /* It may have been given to another since it was opened. */
+  return fstat (d->store->fd, &sb) == 0 ? sb.st_uid : d->store->uid;
+}
+
+uid_t
+disk_store_owner_seen (struct disk *d)
+{
+  return __atomic_load_n (&d->owner, __ATOMIC_RELAXED);
+}
+
+const char *
+disk_store_path (struct disk *d)
+{
+  return d->store_path;
+}
+
+uint64_t
+disk_size (struct disk *d)
+{
+  return d->size;
+}
+
+uint32_t
+disk_granule (struct disk *d)
+{
+  return d->granule;
+}
+
+uint32_t
+disk_fetch_unit (struct disk *d)
+{
+  return d->fetch_unit;
+}
+
+struct file_id
+disk_file (struct disk *d)
+{
+  return (struct file_id){ .dev = d->store->dev, .ino = d->store->ino };
+}
+
+bool
+disk_read_only (struct disk *d)
+{
+  return d->read_only;
+}
+
+struct disk *
+disks_find (const struct disks *disks, const char *name)
+{
+  CLEANUP_FREE char *real = NULL;
+
+  for (size_t i = 0; i < disks->len; i++)
+    if (strcmp (disks->ptr[i]->name, name) == 0)
+      return disks->ptr[i];
+  if (*name == '\0')
+    return NULL;
+  real = realpath (name, NULL);
+  for (size_t i = 0; i < disks->len; i++) {
+    struct disk *d = disks->ptr[i];
+
+    if (strcmp (d->store_path, name) == 0
+        || (real && strcmp (d->store_path, real) == 0)
+        || (real && store_same_file (d->store->fd, real)))
+      return d;
+  }
+  return NULL;
 }

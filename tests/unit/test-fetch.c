@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "fetch.h"
+#include "parked.h"
 
 #define G UINT64_C (4096)
 #define MIB (UINT64_C (1) << 20)
