@@ -20,9 +20,9 @@
  * fetch table > extents > map stripe > map pool, W's state > writeback,
  * copiers' queue, buffers > job slots, lanes, source's own, log. None is ever
  * held across I/O to the backing store. Across I/O to the store only a claim is
- * held, and inside it drop; across I/O to the sidecar also verbs, header and a
- * stripe. An event callback is called with the disk's job lock at most, and
- * must not call back into the engine.
+ * held, and inside it drop; across I/O to the sidecar also verbs, header, W's
+ * count (a leaf) and a stripe. An event callback is called with the disk's job
+ * lock at most, and must not call back into the engine.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
