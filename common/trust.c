@@ -6,10 +6,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -131,4 +134,117 @@ trust_peer (int fd, uid_t *uid, pid_t *pid)
   if (pid)
     *pid = cred.pid;
   return 0;
+}
+
+/* --- another's rights --------------------------------------------------- */
+
+/* More are left out: fewer rights, not more. */
+#define MAX_GROUPS 1024
+/* Of whom the user data base does not know.  (The group of a file of his may
+ * be that of a folder.) */
+#define NO_GROUP 65534
+
+struct trust_rights {
+  uid_t uid;
+  gid_t gid;
+  int nr, nr_own;
+  gid_t groups[MAX_GROUPS];
+  gid_t *own; /* the process's, to go back to */
+};
+
+struct trust_rights *
+trust_rights_of (uid_t uid)
+{
+  struct trust_rights *r = calloc (1, sizeof *r);
+  CLEANUP_FREE char *buf = malloc (65536);
+  struct passwd pw, *found = NULL;
+
+  if (!r || !buf)
+    goto nomem;
+  r->uid = uid;
+  r->gid = NO_GROUP;
+  if (getpwuid_r (uid, &pw, buf, 65536, &found) == 0 && found) {
+    r->gid = pw.pw_gid;
+    r->nr = MAX_GROUPS;
+    if (getgrouplist (pw.pw_name, pw.pw_gid, r->groups, &r->nr) == -1)
+      r->nr = 0;
+  }
+  r->nr_own = getgroups (0, NULL);
+  r->own
+      = r->nr_own >= 0 ? calloc ((size_t)r->nr_own + 1, sizeof *r->own) : NULL;
+  if (r->own && (r->nr_own = getgroups (r->nr_own, r->own)) >= 0)
+    return r;
+
+nomem:
+  trust_rights_free (r);
+  errno = ENOMEM;
+  return NULL;
+}
+
+void
+trust_rights_free (struct trust_rights *r)
+{
+  if (r)
+    free (r->own);
+  free (r);
+}
+
+uid_t
+trust_rights_user (const struct trust_rights *r)
+{
+  return r->uid;
+}
+
+/* These system calls are about the calling thread; the functions of libc with
+ * their names change all threads. */
+static int
+set_groups (int nr, const gid_t *groups)
+{
+  return (int)syscall (SYS_setgroups, (long)nr, groups);
+}
+
+static int
+set_effective_group (gid_t gid)
+{
+  return (int)syscall (SYS_setresgid, -1L, (long)gid, -1L);
+}
+
+static int
+set_effective_user (uid_t uid)
+{
+  return (int)syscall (SYS_setresuid, -1L, (long)uid, -1L);
+}
+
+int
+trust_assume (const struct trust_rights *r, struct trust_was *was)
+{
+  *was = (struct trust_was){ .uid = geteuid (), .gid = getegid () };
+  if (!r || r->uid == was->uid)
+    return 0;
+  was->rights = r;
+  /* The user last: the others need what root may do. */
+  if (set_groups (r->nr, r->groups) == 0 && set_effective_group (r->gid) == 0
+      && set_effective_user (r->uid) == 0)
+    return 0;
+  trust_resume (was);
+  was->rights = NULL;
+  errno = EPERM;
+  return -1;
+}
+
+void
+trust_resume (const struct trust_was *was)
+{
+  int err = errno;
+
+  if (!was->rights)
+    return;
+  /* A thread that went on with only some of its rights, or groups of another,
+   * would do wrong anywhere.  (Who could not take them has lost none.) */
+  if (set_effective_user (was->uid) == -1
+      || set_effective_group (was->gid) == -1
+      || (set_groups (was->rights->nr_own, was->rights->own) == -1
+          && was->uid == 0 && errno != EPERM))
+    abort ();
+  errno = err;
 }

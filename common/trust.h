@@ -16,6 +16,9 @@
  * 3. Who answers on a socket must be the author who named it (trust_peer).
  * 4. A command names its store by device and inode (struct file_id), and the
  *    server does nothing if that is not what it has open.
+ * 5. What another user names and we go to for him is reached with his rights,
+ *    not with ours (struct trust_rights): else he could have us bring him what
+ *    is not his to read.
  *
  * Errors: -1 with errno; EPERM where somebody may not be believed.  No locks,
  * no state.
@@ -60,5 +63,25 @@ int trust_open_file (int dir, const char *name, uid_t author)
  * process that listens.  *pid is 0 where it cannot be seen from here; may be
  * NULL. */
 int trust_peer (int fd, uid_t *uid, pid_t *pid) __attribute__ ((nonnull (2)));
+
+/* What a user may do.  Looking him up (groups) may take as long as the name
+ * service likes.  NULL with errno. */
+struct trust_rights;
+struct trust_rights *trust_rights_of (uid_t uid);
+void trust_rights_free (struct trust_rights *rights); /* NULL is fine */
+uid_t trust_rights_user (const struct trust_rights *rights)
+    __attribute__ ((nonnull (1)));
+
+/* This thread, and no other, has them from here to trust_resume; NULL: it keeps
+ * its own.  EPERM if they cannot be had: only root has everybody's. */
+struct trust_was {
+  const struct trust_rights *rights; /* NULL: nothing was changed */
+  uid_t uid;
+  gid_t gid;
+};
+int trust_assume (const struct trust_rights *rights, struct trust_was *was)
+    __attribute__ ((nonnull (2)));
+/* Leaves errno alone. */
+void trust_resume (const struct trust_was *was) __attribute__ ((nonnull (1)));
 
 #endif

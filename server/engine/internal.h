@@ -118,6 +118,9 @@ struct disk {
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
   char **argv;       /* backing's bracket form, or NULL */
   char *command_dir; /* where that runs, or NULL */
+  /* It is the word of a sidecar that is that user's. */
+  bool backing_by_other;
+  uid_t backing_user;
   uint64_t size;
   uint32_t granule, shift;
   bool read_only, no_source;

@@ -177,6 +177,8 @@ disk_open (const struct disk_config *cfg, char **error)
       .connections = d->connections,
       .timeout = (unsigned)min_u64 (d->timeout, 3600000),
       .identity_mode = d->identity_mode,
+      .has_user = d->backing_by_other,
+      .user = d->backing_user,
       .state_changed = source_changed,
       .opaque = d,
     };

@@ -165,13 +165,17 @@ nomem:
 }
 
 /* Who wrote the sidecar may have us run commands and open files: root may, and
- * we ourselves. */
+ * we ourselves, if nobody else could write to it.  *author: whose it is; may
+ * be NULL. */
 static bool
-is_trusted (const struct sidecar *sc)
+is_trusted (const struct sidecar *sc, uid_t *author)
 {
-  struct stat sb;
+  struct stat sb = { .st_uid = (uid_t)-1 };
+  bool known = fstat (sc->fd, &sb) == 0;
 
-  return fstat (sc->fd, &sb) == 0 && trust_about (sb.st_uid, NULL);
+  if (author)
+    *author = sb.st_uid;
+  return known && (sb.st_mode & 022) == 0 && trust_about (sb.st_uid, NULL);
 }
 
 /* Who has it?  The lock cannot tell.  The session record can (I8), if its
@@ -187,7 +191,7 @@ name_owner (struct disk *d, char **error)
   struct stat sb;
 
   /* What another user's says of a socket is nothing to send anybody to. */
-  if (sc && sc->h.session_open && sc->h.session_pid && is_trusted (sc)) {
+  if (sc && sc->h.session_open && sc->h.session_pid && is_trusted (sc, NULL)) {
     pid = (long)sc->h.session_pid;
     control = sc->h.control ? strdup (sc->h.control) : NULL;
   }
@@ -219,6 +223,8 @@ source_settings (struct disk *d)
     .connections = d->connections,
     .timeout = (unsigned)min_u64 (d->timeout, 3600000),
     .identity_mode = d->identity_mode,
+    .has_user = d->backing_by_other,
+    .user = d->backing_user,
   };
 }
 
@@ -648,6 +654,7 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
   }
   if (!d->backing && h->backing) {
     d->backing = strdup (h->backing);
+    d->backing_by_other = !is_trusted (d->sc, &d->backing_user);
     /* Its relative paths are those of the folder where it was given. */
     if (h->command_dir && sidecar_set (&d->command_dir, h->command_dir) == -1) {
       message_set (error, "out of memory");
@@ -896,7 +903,7 @@ find_old_work (struct disk *d, struct work_identity *id, enum work_state *state)
   int err;
 
   /* Whoever wrote the sidecar must not have us open just anything. */
-  if (path_is_confined () || !is_trusted (d->sc))
+  if (path_is_confined () || !is_trusted (d->sc, NULL))
     return find_work (d, id, &owners, state);
   w = work_open (h->work, id, owners.uid, owners.nr, d->read_only, state);
   err = errno;
@@ -1300,16 +1307,13 @@ take_command (struct disk *d, const struct disk_config *cfg, char **error)
 {
   if (d->argv || !d->backing || d->backing[0] != '[')
     return 0;
-  if (!cfg->no_command && d->sc && !cfg->backing && !is_trusted (d->sc)) {
-    struct stat sb = { 0 };
-
-    (void)fstat (d->sc->fd, &sb);
+  if (!cfg->no_command && d->backing_by_other) {
     message_set (error,
-                 "the sidecar %s belongs to user %lu, and the backing store "
-                 "that it names is a command, which is not run for another "
-                 "user: say backing= if you trust it (backfill info shows it), "
-                 "or take store and sidecar over (chown)",
-                 d->metadata, (unsigned long)sb.st_uid);
+                 "the sidecar %s belongs to user %lu, or others may write to "
+                 "it, and the backing store that it names is a command, which "
+                 "is not run for another user: say backing= if you trust it "
+                 "(backfill info shows it)",
+                 d->metadata, (unsigned long)d->backing_user);
     errno = EPERM;
     return -1;
   }

@@ -173,6 +173,9 @@ def test_nbd_sockets_lead_to_their_own_server_only():
         hers = w.serve(M, "m", "size=1M")
         # M's NBD socket, U's control socket.
         own = os.path.dirname(w.entry(w.path("M", "m.img")))
+        # (It is written again when the server listens.)
+        wait_for("her entry is whole", lambda: "listen" in open(
+            w.entry(w.path("M", "m.img"))).read())
         w.plant(M, "p-m1", w.path("M", "m.img"), control, listen=hers.sock)
         for path in glob.glob(own + "/*.volume"):
             os.unlink(path)
@@ -400,6 +403,103 @@ while True:
     c, _ = s.accept()
     threading.Thread(target=serve, args=(c,), daemon=True).start()
 """
+
+
+def test_a_sidecar_reaches_what_its_owner_may_reach():
+    """M's sidecar names an NBD socket that only U may use: root does not copy
+    U's disk into M's store."""
+    with World() as w:
+        for name in ("M", "U"):
+            os.chmod(w.path(name), 0o700)
+        os.chmod(w.path("vols"), 0o1777)
+        nbdkit = os.environ.get("NBDKIT", "nbdkit")
+
+        def source(uid, name, text):
+            sock = w.path("MU"[uid - M], name)
+            s = w.start(as_user(uid, nbdkit, "-f", "-U", sock, "-P",
+                                sock + ".pid", "-r", "data", text), "nbd.log")
+            wait_for("the source of " + name, lambda: os.path.exists(
+                sock + ".pid") and os.path.getsize(sock + ".pid"))
+            return s, sock
+
+        def local(img):
+            r = cli("info", "--json", img)
+            return r.returncode == 0 and json.loads(r.stdout)["local"]
+
+        theirs, secret = source(U, "s.sock", '"secret"*4096')
+        mine, sock = source(M, "m.sock", '"public"*4096')
+        os.symlink(sock, w.path("M", "link"))
+        os.lchown(w.path("M", "link"), M, M)
+        imgs = [w.path("vols", "%d.img" % i) for i in (1, 2)]
+        for i, img in enumerate(imgs):
+            s = w.serve(M, "v%d" % i, "identity=size", store=img,
+                        *["backing=nbd+unix:///?socket=" + w.path("M", "link")])
+            s.terminate()
+            ended(s)
+        os.unlink(w.path("M", "link"))
+        os.symlink(secret, w.path("M", "link"))
+        os.lchown(w.path("M", "link"), M, M)
+        d = w.daemon("--socket-mode=0666")
+        subprocess.run(as_user(M, "backfill", "allocate", "--quiet", imgs[0]),
+                       timeout=LONG)
+        p = w.serve(0, "root", store=imgs[1])
+        r = cli("allocate", "--quiet", imgs[1])
+        check("jobs have started", r.returncode == 0, r)
+        for log in ("daemon.log", "root.log"):
+            wait_for(log + " tells", lambda: "user %d" % M in w.log(log))
+            check(log + " says why", "Permission denied (as user %d" % M
+                  in w.log(log), w.log(log))
+        time.sleep(1)
+        check("nothing came", [local(i) for i in imgs] == [0, 0])
+        for img in imgs:
+            with open(img, "rb") as f:
+                check("nor is it there", b"secret" not in f.read())
+        # Her own, in a folder that is hers alone.
+        os.unlink(w.path("M", "link"))
+        os.symlink(sock, w.path("M", "link"))
+        os.lchown(w.path("M", "link"), M, M)
+        for img in imgs:
+            wait_for("her own is copied", lambda: local(img) == 24576)
+            with open(img, "rb") as f:
+                check("that it is", f.read(6) == b"public")
+        for q in (p, d, theirs, mine):
+            q.terminate()
+            ended(q)
+        # Root's own word is for root's rights.
+        theirs, secret = source(U, "s2.sock", '"secret"*4096')
+        s = w.serve(0, "own", "backing=nbd+unix:///?socket=" + secret)
+        img = w.path("vols", "own.img")
+        s.terminate()
+        ended(s)
+        for n in ("", ".backfill"):
+            os.chown(img + n, M, M)
+        s = w.serve(0, "own", "allocate=yes",
+                    "backing=nbd+unix:///?socket=" + secret)
+        wait_for("with backing= it is copied", lambda: local(img) == 24576)
+        for q in (s, theirs):
+            q.terminate()
+            ended(q)
+
+
+def test_what_others_may_write_to_is_nobodys_word():
+    with World() as w:
+        mark = w.path("mark")
+        img = w.path("vols", "c.img")
+        backing = "backing=[ sh -c 'touch %s; exec nbdkit null 1M' ]" % mark
+        s = w.serve(0, "c", backing)
+        s.terminate()
+        ended(s)
+        os.unlink(mark)
+        os.chmod(img + ".backfill", 0o660)
+        w.serve(0, "c", expect=False)
+        check("the command of root's sidecar that a group may write to is not "
+              "run", not os.path.exists(mark) and "others may write"
+              in w.log("c.log"), w.log("c.log"))
+        os.chmod(img + ".backfill", 0o600)
+        s = w.serve(0, "c")
+        wait_for("else it is", lambda: os.path.exists(mark))
+        s.terminate()
+        ended(s)
 
 
 def test_names_and_paths_forge_nothing():

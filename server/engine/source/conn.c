@@ -225,6 +225,73 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
 
 /* Making a connection. */
 
+/* It is not clear by itself who was not let in. */
+static void
+note_user (struct source_conn *c)
+{
+  size_t len = strlen (c->why);
+
+  if (c->src->rights && trust_rights_user (c->src->rights) != geteuid ())
+    snprintf (c->why + len, sizeof c->why - len,
+              " (as user %lu, who owns the sidecar that names it; it is ours "
+              "to reach if backing= is said)",
+              (unsigned long)trust_rights_user (c->src->rights));
+}
+
+/* What is named may be any NBD server but one behind a command (ssh). */
+static int
+allow_transports (struct source_conn *c)
+{
+  if (!c->src->rights)
+    return 0;
+  return nbd_set_uri_allow_transports (
+      c->h, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX
+                | LIBNBD_ALLOW_TRANSPORT_VSOCK);
+}
+
+/* With the rights of who has named it: the socket, and the keys and
+ * certificates, which are read as the handshake comes to them. */
+static int
+connect_uri (struct source_conn *c)
+{
+  struct source *src = c->src;
+  struct trust_was was;
+  int r = -1;
+
+  if (trust_assume (src->rights, &was) == -1) {
+    snprintf (c->why, sizeof c->why, "%s", strerror (errno));
+    return -1;
+  }
+  /* libnbd 1.14 then trusts whatever certificate it is shown. */
+  if (src->ca_file
+      && faccessat (AT_FDCWD, src->ca_file, R_OK, AT_EACCESS) == -1)
+    snprintf (c->why, sizeof c->why,
+              "%s: %s; without a CA certificate any server would be trusted",
+              src->ca_file, strerror (errno));
+  else if ((r = nbd_aio_connect_uri (c->h, src->uri)) == -1)
+    read_note_error (c);
+  trust_resume (&was);
+  return r;
+}
+
+static int
+notify (struct source_conn *c, int (*what) (struct nbd_handle *h))
+{
+  struct trust_was was = { .rights = NULL };
+  int r;
+
+  if (c->state == CONN_CONNECTING
+      && trust_assume (c->src->rights, &was) == -1) {
+    snprintf (c->why, sizeof c->why, "%s", strerror (errno));
+    return -1;
+  }
+  r = what (c->h);
+  if (r == -1)
+    read_note_error (c);
+  trust_resume (&was);
+  return r;
+}
+
 static void
 conn_connect (struct source_conn *c)
 {
@@ -236,17 +303,9 @@ conn_connect (struct source_conn *c)
   if (!(c->h = nbd_create ())
       || nbd_add_meta_context (c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) == -1
       || nbd_set_uri_allow_local_file (c->h, true) == -1
+      || allow_transports (c) == -1
       || nbd_set_pread_initialize (c->h, false) == -1)
     goto fail;
-  /* libnbd 1.14 then trusts whatever certificate it is shown. */
-  if (src->ca_file
-      && faccessat (AT_FDCWD, src->ca_file, R_OK, AT_EACCESS) == -1) {
-    snprintf (c->why, sizeof c->why,
-              "%s: %s; without a CA certificate any server would be trusted",
-              src->ca_file, strerror (errno));
-    conn_lost (c, false, SOURCE_LOST);
-    return;
-  }
   if (src->command) {
     fd = command_connect (src->command, c->task.thread->loop, c->index == 0,
                           c->why, sizeof c->why);
@@ -257,8 +316,10 @@ conn_connect (struct source_conn *c)
     if (nbd_aio_connect_socket (c->h, fd) == -1)
       goto fail;
   }
-  else if (nbd_aio_connect_uri (c->h, src->uri) == -1)
-    goto fail;
+  else if (connect_uri (c) == -1) {
+    note_user (c);
+    conn_lost (c, false, SOURCE_LOST);
+  }
   return;
 
 fail:
@@ -708,14 +769,12 @@ on_io (struct ev_loop *loop, ev_io *w, int revents)
     if (c->state == CONN_UP && !c->sent.head && is_tls_chatter (c))
       c->muted = true;
     else
-      r = nbd_aio_notify_read (c->h);
+      r = notify (c, nbd_aio_notify_read);
   }
   else if (revents & EV_WRITE && dir & LIBNBD_AIO_DIRECTION_WRITE)
-    r = nbd_aio_notify_write (c->h);
-  if (r == -1) {
-    read_note_error (c);
+    r = notify (c, nbd_aio_notify_write);
+  if (r == -1)
     c->dead = true;
-  }
   conn_settle (c);
 }
 

@@ -33,6 +33,7 @@
 #include "clock.h"
 #include "source/pool.h"
 #include "source/source.h"
+#include "trust.h"
 
 #define MAX_CONNECTIONS 16
 #define NR_PRIOS 3
@@ -105,6 +106,7 @@ struct source {
   char *name; /* the URI or the command, for messages */
   char *uri;
   char *ca_file; /* NULL: the URI names no folder of certificates */
+  struct trust_rights *rights; /* to connect with; NULL: our own */
   struct command *command;
   unsigned timeout, silence, refused_retry;
   enum source_identity_mode identity_mode;

@@ -98,6 +98,7 @@ source_new (const struct source_config *config)
 {
   struct source *src;
   pthread_condattr_t attr;
+  bool needs_rights = false; /* TCP without keys asks nobody who he is */
 
   if (!config->uri == !config->argv) {
     errno = EINVAL;
@@ -120,15 +121,20 @@ source_new (const struct source_config *config)
     src->uri = strdup (config->uri);
     src->name = strdup (config->uri);
     src->ca_file = ca_file_of (config->uri);
+    needs_rights = config->has_user && strncmp (config->uri, "nbd://", 6) != 0;
+    if (needs_rights)
+      src->rights = trust_rights_of (config->user);
   }
   else {
     src->command
         = command_new (config->argv, config->socket_dir, config->command_dir);
     src->name = src->command ? strdup (src->command->name) : NULL;
   }
-  if (!src->name || (!src->uri && !src->command)) {
+  if (!src->name || (!src->uri && !src->command)
+      || (needs_rights && !src->rights)) {
     int err = errno;
 
+    trust_rights_free (src->rights);
     command_free (src->command);
     free (src->ca_file);
     free (src->uri);
@@ -350,6 +356,7 @@ source_free (struct source *src)
     conn_free (&src->conn[i]);
   pthread_cond_destroy (&src->changed);
   pthread_mutex_destroy (&src->lock);
+  trust_rights_free (src->rights);
   command_free (src->command);
   free (src->ca_file);
   free (src->uri);

@@ -71,6 +71,9 @@ struct source_config {
   unsigned refused_retry;  /* ms until a refused server is asked again; 0 is
                               a second */
   enum source_identity_mode identity_mode;
+  /* Another user has named the URI: it is reached with his rights alone. */
+  bool has_user;
+  uid_t user;
   /* Called from an I/O thread at each change of state, no lock held. */
   void (*state_changed) (void *opaque, enum source_state state,
                          const char *why);
