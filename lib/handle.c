@@ -423,6 +423,34 @@ handle_is_path (const char *disk)
   return is_path (disk);
 }
 
+/* The first backfilld that answers and may be believed; ENXIO: there is none.
+ */
+static struct conn *
+take_daemon (struct backfill *h, const struct trust *trust, bool events,
+             int64_t deadline)
+{
+  int64_t greeting = time_now () + GREETING_TIMEOUT;
+  char *socket, why[512] = "";
+
+  for (unsigned i = 0; (socket = registry_daemon (i)) != NULL; i++) {
+    struct conn *conn = handle_take (h, socket, trust, events,
+                                     greeting < deadline ? greeting : deadline);
+
+    free (socket);
+    if (conn != NULL)
+      return conn;
+    if (has_gone ())
+      continue;
+    /* Anybody may sit on its name. */
+    if (backfill_get_errno () == EPERM)
+      snprintf (why, sizeof why, ": %s", backfill_get_error ());
+    else
+      return NULL; /* it is there and does not answer: that is the matter */
+  }
+  error_set (ENXIO, "backfilld is not running%s", why);
+  return NULL;
+}
+
 struct conn *
 handle_daemon (struct backfill *h, const char *path, bool events, char **device,
                int64_t deadline)
@@ -430,8 +458,6 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
   CLEANUP_FREE char *real = resolved_path (path);
   struct trust trust = { 0 };
   struct conn *conn = NULL;
-  int64_t greeting = time_now () + GREETING_TIMEOUT;
-  char *socket, why[512] = "";
   bool there = false;
   struct stat st;
 
@@ -444,22 +470,9 @@ handle_daemon (struct backfill *h, const char *path, bool events, char **device,
     trust.uid = st.st_uid;
     there = true;
   }
-  for (unsigned i = 0; conn == NULL && (socket = registry_daemon (i)); i++) {
-    conn = handle_take (h, socket, &trust, events,
-                        greeting < deadline ? greeting : deadline);
-    free (socket);
-    if (conn != NULL || has_gone ())
-      continue;
-    /* Anybody may sit on its name. */
-    if (backfill_get_errno () == EPERM)
-      snprintf (why, sizeof why, ": %s", backfill_get_error ());
-    else
-      return NULL; /* it is there and does not answer: that is the matter */
-  }
-  if (conn == NULL) {
-    error_set (ENXIO, "backfilld is not running%s", why);
+  conn = take_daemon (h, &trust, events, deadline);
+  if (conn == NULL)
     return NULL;
-  }
   if (there)
     set_file (conn, &st);
   *device = real;
@@ -571,9 +584,20 @@ route_name (struct backfill *h, const char *name, bool events, char **device,
   size_t found = 0;
 
   if (servers_ask (h, events, "query-disks", NULL, &servers, deadline) == -1) {
-    if (backfill_get_errno () == ENXIO && name != NULL && is_file (name))
-      return route_path (h, name, events, device, deadline);
-    return NULL;
+    const struct trust us = { .whom = TRUST_US };
+    char why[2048];
+
+    if (backfill_get_errno () != ENXIO || h->socket != NULL)
+      return NULL;
+    if (name != NULL)
+      return is_file (name) ? route_path (h, name, events, device, deadline)
+                            : NULL;
+    /* A backfilld that has no volume open is not in the registry. */
+    snprintf (why, sizeof why, "%s", backfill_get_error ());
+    conn = take_daemon (h, &us, events, deadline);
+    if (conn == NULL && backfill_get_errno () == ENXIO)
+      error_set (ENXIO, "%s", why);
+    return conn;
   }
   for (size_t i = 0; i < servers.len; i++) {
     struct server *s = &servers.ptr[i];
