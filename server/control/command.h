@@ -1,5 +1,5 @@
-/* command.h - the commands: one table, from which dispatch, argument checks,
- * query-commands and the reference page all come.
+/* command.h - the commands: one table (table.c), from which dispatch, argument
+ * checks, query-commands and the reference page all come.
  *
  * A command's life is a struct call: call_begin checks everything that can be
  * checked without a disk, call_run does it (on the thread that `where` names)
@@ -49,6 +49,11 @@ enum where {
   RUN_SLOW,  /* waits for the store */
 };
 #define NR_POOLS 4 /* RUN_LOOP has one too: it parses long messages */
+
+/* A longer `id` is refused, so that there is room for an answer. */
+#define MAX_ID (64u << 10)
+/* How JSON is written. */
+#define DUMP_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
 
 struct call {
   const struct disks *disks;
@@ -108,31 +113,7 @@ void call_free (struct call *call) __attribute__ ((nonnull (1)));
  * NULL. */
 json_t *command_greeting (const char *process);
 
-/* The reference, as POD. */
+/* reference.c: the reference, as POD. */
 void command_print (FILE *fp) __attribute__ ((nonnull (1)));
-
-/* object.c: the engine's structs as JSON.  NULL on ENOMEM. */
-
-/* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. */
-json_t *object_text (const char *s) __attribute__ ((nonnull (1)));
-/* JSON has no unsigned 64 bits: clipped. */
-json_t *object_number (uint64_t n);
-/* Add a member, which is stolen.  -1 if it or the object is NULL. */
-int object_set (json_t *object, const char *key, json_t *value)
-    __attribute__ ((nonnull (2)));
-/* {"class", "desc"[, "errno", "errno-name"]} */
-json_t *object_error (const char *class, int errnum, const char *fmt, ...)
-    __attribute__ ((format (printf, 3, 4), nonnull (1, 3)));
-json_t *object_disk (struct disk *disk) __attribute__ ((nonnull (1)));
-/* One that does not answer: what is known without asking it. */
-json_t *object_silent (struct disk *disk) __attribute__ ((nonnull (1)));
-/* One that is not open. */
-json_t *object_peek (const struct disk_peek *peek)
-    __attribute__ ((nonnull (1)));
-/* JSON null if there is no job. */
-json_t *object_job (const char *name, const struct job_info *info)
-    __attribute__ ((nonnull (1, 2)));
-json_t *object_event (const struct disk_event *event)
-    __attribute__ ((nonnull (1)));
 
 #endif

@@ -23,7 +23,7 @@
 #include "cleanup.h"
 #include "log.h"
 #include "message.h"
-#include "private.h"
+#include "control/internal.h"
 
 static const unsigned pool_threads[NR_POOLS] = {
   [RUN_LOOP] = 1, /* long messages */

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 
 #include "cleanup.h"
-#include "private.h"
+#include "control/internal.h"
+#include "object.h"
 
 static bool
 anyone_listens (struct control *c)

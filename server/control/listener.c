@@ -39,7 +39,7 @@
 #include "cleanup.h"
 #include "log.h"
 #include "message.h"
-#include "private.h"
+#include "control/internal.h"
 
 #define ACCEPT_BATCH 64
 #define ACCEPT_PAUSE 0.1 /* s, without descriptors */

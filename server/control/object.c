@@ -21,7 +21,7 @@
 #include <time.h>
 
 #include "cleanup.h"
-#include "command.h"
+#include "object.h"
 #include "wire.h"
 
 json_t *

@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
-#include "private.h"
+#include "control/internal.h"
 
 #define STACK_SIZE (512u << 10)
 

@@ -31,7 +31,7 @@
 
 #include "cleanup.h"
 #include "log.h"
-#include "private.h"
+#include "control/internal.h"
 
 #define READ_SIZE 65536u
 

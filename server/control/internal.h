@@ -1,11 +1,14 @@
-/* private.h - what the files of the control socket share.
+/* internal.h - what the files of the control socket share.
  *
  * listener.c  the socket's file, and accepting clients
  * control.c   the loop thread, its inbox, start and end
  * pool.c      threads that run commands
  * session.c   one client: reading, answering, limits
  * event.c     the engine's events into the inbox
- * command.c, object.c   see command.h
+ * call.c      a command's message, from its first check to its answer
+ * table.c     the commands (command.h); query.c, command.c and map-page.c run
+ *             them (handlers.h), with args.h for what a client gave, target.h
+ *             for the disk, object.h for what it gets
  *
  * One thread, the loop's, owns all sessions: nothing about them is locked.
  * Other threads only put items in the inbox (answers, events) and take
@@ -14,8 +17,8 @@
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
-#ifndef BACKFILL_CONTROL_PRIVATE_H
-#define BACKFILL_CONTROL_PRIVATE_H
+#ifndef BACKFILL_CONTROL_INTERNAL_H
+#define BACKFILL_CONTROL_INTERNAL_H
 
 #include <pthread.h>
 #include <stdbool.h>
