@@ -308,9 +308,31 @@ arrived (struct source_req *req, int error)
     return;
   }
   if (job)
-    job_fetch_ended (d, job, offset, end, error, 0);
+    d->fetch.ended (d, job, offset, end, error, 0);
   LOCK_SCOPE (&d->fetch.lock);
   fetch_unref (f);
+}
+
+void
+fetch_on_end (struct disk *d, fetch_ended_fn ended)
+{
+  d->fetch.ended = ended;
+}
+
+void
+fetch_set_full (struct disk *d, uint64_t offset, uint64_t end)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  d->fetch.full_offset = offset;
+  d->fetch.full_end = end;
+}
+
+/* No lock is held but a claim.  Do zeros at offset get blocks in the store? */
+static bool
+wants_full (struct disk *d, uint64_t offset)
+{
+  LOCK_SCOPE (&d->fetch.lock);
+  return offset >= d->fetch.full_offset && offset < d->fetch.full_end;
 }
 
 /* Committing. */
@@ -404,8 +426,7 @@ commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
     }
     stop = granule_offset (d, n);
     if (zero) {
-      err = zero_claimed (d, start, stop, job_wants_full (d, start),
-                          MAP_COPIED);
+      err = zero_claimed (d, start, stop, wants_full (d, start), MAP_COPIED);
       if (err)
         return err;
     }
@@ -454,7 +475,7 @@ commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
     if (state == MAP_ABSENT)
       err = f->zero ? zero_claimed (d, granule_offset (d, g),
                                     granule_offset (d, stop),
-                                    job_wants_full (d, f->offset), MAP_HOLE)
+                                    wants_full (d, f->offset), MAP_HOLE)
                     : commit_run_of (d, f, g, stop, &wrote);
     else if (state == MAP_DAMAGED)
       err = EIO;
@@ -478,7 +499,7 @@ settle (struct fetch *f)
   int err = commit_fetch (d, f, &dropped);
 
   if (f->job)
-    job_fetch_ended (d, f->job, f->offset, f->end, 0, err);
+    d->fetch.ended (d, f->job, f->offset, f->end, 0, err);
   LOCK_SCOPE (&d->fetch.lock);
   if (err) {
     errno = err;

@@ -104,9 +104,12 @@ void copiers_stop (struct disk *d);
 /* The process has no disk any more: give memory back. */
 void fetch_buffers_free (void);
 
-/* job.c: one of its fetches ended, and how.  No lock is held. */
-void job_fetch_ended (struct disk *d, unsigned job, uint64_t offset,
-                      uint64_t end, int source_error, int store_error);
+/* Who is told when a job's fetch has ended.  Set once, before there are
+ * threads. */
+void fetch_on_end (struct disk *d, fetch_ended_fn ended);
+/* Zeros that become local in [offset, end) are to have blocks in the store;
+ * an empty range: nowhere. */
+void fetch_set_full (struct disk *d, uint64_t offset, uint64_t end);
 /* Wake all who wait for a fetch: the gate was closed. */
 void fetch_wake_all (struct disk *d);
 bool fetch_table_is_empty (struct disk *d);

@@ -71,6 +71,12 @@ struct copiers {
   bool stop;
 };
 
+/* A job's fetch of [offset, end) ended, and how: errno of the source and of
+ * the store, 0 for none.  Called with no lock held. */
+typedef void (*fetch_ended_fn) (struct disk *d, unsigned job, uint64_t offset,
+                                uint64_t end, int source_error,
+                                int store_error);
+
 /* Fetches in flight, sorted, not overlapping. */
 struct fetch_table {
   pthread_mutex_t lock;
@@ -78,6 +84,9 @@ struct fetch_table {
   struct ahead ahead;
   unsigned commits_failed; /* for one message a row, not one a fetch */
   uint64_t backlog;        /* atomic: bytes of all its buffers */
+  /* A job that allocates zeros too is in progress, and has this range. */
+  uint64_t full_offset, full_end;
+  fetch_ended_fn ended; /* set once, before there are threads */
 };
 
 /* A thread for what must happen now and then. */
@@ -384,7 +393,4 @@ void jobs_free (struct disk *d);
 pthread_mutex_t *job_verbs (struct disk *d);
 void job_source_changed (struct disk *d);
 void job_tick (struct disk *d, uint64_t now);
-/* Zeros of this disk are to be allocated, at this offset. */
-bool job_wants_full (struct disk *d, uint64_t offset);
-
 #endif

@@ -372,6 +372,19 @@ set_status (struct disk *d, enum job_status status)
   pthread_cond_broadcast (&d->job->changed);
 }
 
+/* The lock is held.  The job's range, its options or its status have changed:
+ * does what copiers find to be zero there get blocks? */
+static void
+tell_full (struct disk *d)
+{
+  struct job *j = d->job;
+
+  if (in_progress (j) && j->options.full)
+    fetch_set_full (d, j->offset, j->end);
+  else
+    fetch_set_full (d, 0, 0);
+}
+
 /* Make the record durable.  verb_lock is held.  0 or errno. */
 static int
 write_record (struct disk *d)
@@ -612,9 +625,10 @@ wait_room (struct disk *d, uint64_t bytes)
   }
 }
 
-void
-job_fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
-                 int source_error, int store_error)
+/* A fetch_ended_fn. */
+static void
+fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
+             int source_error, int store_error)
 {
   struct job *j = d->job;
 
@@ -1101,8 +1115,9 @@ conclude (struct disk *d)
     else
       j->result = JOB_RESULT_COMPLETED;
     j->pause = JOB_PAUSE_NONE;
-    /* Ended, but not told yet: the record comes first. */
+    /* Set now; the event follows once the record is durable. */
     j->status = JOB_CONCLUDED;
+    tell_full (d);
   }
   write_record (d);
   LOCK_SCOPE (&j->lock);
@@ -1181,6 +1196,7 @@ jobs_open (struct disk *d, char **error)
     return -1;
   }
   d->job = j;
+  fetch_on_end (d, fetch_ended);
   pthread_mutex_init (&j->verb_lock, NULL);
   pthread_mutex_init (&j->lock, NULL);
   cond_init (&j->changed);
@@ -1234,6 +1250,7 @@ jobs_open (struct disk *d, char **error)
   /* Read-only it does not go on; whoever may write goes on with it. */
   if (d->read_only && in_progress (j))
     j->status = JOB_PAUSED;
+  tell_full (d);
   return 0;
 }
 
@@ -1285,6 +1302,7 @@ jobs_start (struct disk *d, char **error)
       j->result = JOB_RESULT_CANCELLED;
       j->errnum = ECANCELED;
       snprintf (j->error, sizeof j->error, "the job was aborted");
+      tell_full (d);
       log_info ("%s: job %" PRIu64 " was aborted when the last server ended",
                 d->store_path, j->number);
       return 0;
@@ -1369,16 +1387,6 @@ job_source_changed (struct disk *d)
     return;
   LOCK_SCOPE (&j->lock);
   job_wake (j);
-}
-
-bool
-job_wants_full (struct disk *d, uint64_t offset)
-{
-  struct job *j = d->job;
-  LOCK_SCOPE (&j->lock);
-
-  return in_progress (j) && j->options.full && offset >= j->offset
-         && offset < j->end;
 }
 
 /* The lock is held: one more of what was local when. */
@@ -1521,6 +1529,7 @@ job_start (struct disk *d, const struct job_options *options, uint64_t *number,
                                         granule_ceil (d, j->end));
     j->status = JOB_CREATED;
     j->number++;
+    tell_full (d);
   }
   err = write_record (d);
   {
@@ -1539,6 +1548,7 @@ job_start (struct disk *d, const struct job_options *options, uint64_t *number,
       err = errno;
     }
     j->status = JOB_NONE;
+    tell_full (d);
   }
   write_record (d);
   errno = err;
