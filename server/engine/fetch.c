@@ -1,229 +1,34 @@
-/* fetch.c - the fetch table and the copiers.  See fetch.h.
+/* fetch.c - asking for what is absent, and waiting for it.  See fetch.h.
  *
- * The life of a fetch: made in the table (lock held), submitted to the source
- * (no lock), arrived() on an I/O thread, readers copy from its buffer, a
- * copier commits it and takes it from the table.  References: one for the
- * flight, one for each piece.
+ * A fetch begins here: a guest's read, read-ahead or a job adds it to the table
+ * and submits it to the source.  Its answer comes here (arrived, on an I/O
+ * thread), wakes the readers, and is handed to a copier.
  *
  * Memory: what is asked for and not in the store yet is bounded for each disk.
- * A job sees to its own share (job.c), read-ahead stops at BACKLOG_LIMIT;
+ * A job sees to its own share (share.h), read-ahead stops at BACKLOG_LIMIT;
  * demand fetches over DEMAND_LIMIT are passed through without being kept, as a
  * guest's read must not wait for a slow store (G22).
  *
- * Each disk has its own copiers: a store that hangs takes its own only.
- *
- * Locking: see fetch.h.  The copiers' queue has a leaf lock of its own.
+ * Locking: see fetch-table.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fetch.h"
-#include "parked.h"
-#include "proof.h"
-#include "share.h"
 
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
 #define AHEAD_REQUEST (UINT64_C (1) << 20)
-/* A demand read of known zeros makes this much of the run local at once. */
-#define ZERO_LIMIT (UINT64_C (1) << 30)
-/* The same where zeros have to be written. */
-#define SLOW_ZERO_LIMIT (UINT64_C (16) << 20)
-#define POOL_CLASSES 3u
-#define POOL_BYTES (UINT64_C (12) << 20)
-#define POOL_KEEP 96u /* of one size */
-
-/* Buffers, kept for reuse: a fresh megabyte costs 256 page faults.  They are
- * mapped, not malloc'd, so that what is not kept goes back to the system. */
-static struct {
-  pthread_mutex_t lock;
-  void *kept[POOL_CLASSES][POOL_KEEP];
-  unsigned nr[POOL_CLASSES];
-  uint64_t bytes;
-} pool = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static const size_t pool_size[POOL_CLASSES]
-    = { 256u << 10, 1u << 20, 2u << 20 };
-
-static uint64_t
-backlog (struct disk *d)
-{
-  return counted (&d->fetch.backlog);
-}
-
-/* The pool's lock is held. */
-static void *
-pool_take (unsigned c)
-{
-  pool.bytes -= pool_size[c];
-  return pool.kept[c][--pool.nr[c]];
-}
-
-/* Room for one of class c, at the cost of other sizes, which were of use to
- * an earlier job.  The pool's lock is held. */
+/* The gate is closed: nothing new is to be asked for. */
 static bool
-pool_has_room (unsigned c)
+is_gated (struct disk *d)
 {
-  /* Each of many jobs has a request in flight. */
-  uint64_t limit = POOL_BYTES + (uint64_t)jobs_running () * pool_size[1];
-
-  for (unsigned i = 0; i < POOL_CLASSES; i++)
-    while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
-      munmap (pool_take (i), pool_size[i]);
-  /* There were more jobs. */
-  while (pool.nr[c] > 0 && pool.bytes > limit)
-    munmap (pool_take (c), pool_size[c]);
-  return pool.nr[c] < POOL_KEEP && pool.bytes + pool_size[c] <= limit;
-}
-
-static char *
-buffer_get (size_t size, size_t *got)
-{
-  unsigned c = 0;
-
-  if (size <= 64u << 10) {
-    *got = size;
-    return malloc (size);
-  }
-  while (c < POOL_CLASSES - 1 && pool_size[c] < size)
-    c++;
-  *got = max_u64 (size, pool_size[c]);
-  if (*got == pool_size[c]) {
-    LOCK_SCOPE (&pool.lock);
-    if (pool.nr[c] > 0)
-      return pool_take (c);
-  }
-  if (*got == pool_size[c]) {
-    void *p = mmap (NULL, *got, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    return p == MAP_FAILED ? NULL : p;
-  }
-  return malloc (*got);
-}
-
-static void
-buffer_put (char *buf, size_t size)
-{
-  for (unsigned c = 0; c < POOL_CLASSES; c++)
-    if (size == pool_size[c]) {
-      {
-        LOCK_SCOPE (&pool.lock);
-        if (pool_has_room (c)) {
-          pool.bytes += size;
-          pool.kept[c][pool.nr[c]++] = buf;
-          return;
-        }
-      }
-      munmap (buf, size);
-      return;
-    }
-  free (buf);
-}
-
-/* The table.  Its lock is held in all of these. */
-
-static void
-fetch_unref (struct fetch *f)
-{
-  if (--f->refs > 0)
-    return;
-  if (f->buf) {
-    buffer_put (f->buf, f->buf_size);
-    __atomic_sub_fetch (&f->disk->fetch.backlog, f->buf_size, __ATOMIC_RELAXED);
-  }
-  pthread_cond_destroy (&f->changed);
-  free (f);
-}
-
-static void
-table_remove (struct fetch *f)
-{
-  if (!f->in_table)
-    return;
-  if (f->prev)
-    f->prev->next = f->next;
-  else
-    f->disk->fetch.first = f->next;
-  if (f->next)
-    f->next->prev = f->prev;
-  f->in_table = false;
-}
-
-/* The first fetch that ends after offset. */
-static struct fetch *
-table_find (struct disk *d, uint64_t offset)
-{
-  struct fetch *f = d->fetch.first;
-
-  while (f && f->end <= offset)
-    f = f->next;
-  return f;
-}
-
-static struct fetch *
-fetch_new (struct disk *d, uint64_t offset, uint64_t end, bool zero)
-{
-  struct fetch *f = calloc (1, sizeof *f);
-  struct fetch *next, *prev = NULL;
-
-  if (!f)
-    return NULL;
-  f->disk = d;
-  f->offset = offset;
-  f->end = end;
-  f->refs = 1;
-  f->zero = zero;
-  if (zero)
-    f->state = FETCH_HERE;
-  else {
-    f->buf = buffer_get (end - offset, &f->buf_size);
-    if (!f->buf) {
-      free (f);
-      return NULL;
-    }
-    count (&d->fetch.backlog, f->buf_size);
-  }
-  cond_init (&f->changed);
-
-  for (next = d->fetch.first; next && next->offset < offset; next = next->next)
-    prev = next;
-  f->prev = prev;
-  f->next = next;
-  if (prev)
-    prev->next = f;
-  else
-    d->fetch.first = f;
-  if (next)
-    next->prev = f;
-  f->in_table = true;
-  return f;
-}
-
-/* No lock held. */
-
-static void
-queue_commit (struct fetch *f)
-{
-  struct copiers *c = &f->disk->copiers;
-
-  {
-    LOCK_SCOPE (&c->lock);
-    f->queued = NULL;
-    *c->tail = f;
-    c->tail = &f->queued;
-  }
-  /* Whoever wakes would only wait for the lock.  f may be gone; the disk is
-   * not, as its source is stopped and its guests have left first. */
-  pthread_cond_signal (&c->wake);
+  return __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE);
 }
 
 static void arrived (struct source_req *req, int error);
@@ -293,7 +98,7 @@ arrived (struct source_req *req, int error)
     }
     if (!again) {
       if (!keep) {
-        table_remove (f);
+        fetch_table_remove (f);
         f->committed = true;
       }
       pthread_cond_broadcast (&f->changed);
@@ -304,7 +109,7 @@ arrived (struct source_req *req, int error)
     return;
   }
   if (keep) {
-    queue_commit (f);
+    copier_queue (f);
     return;
   }
   if (job)
@@ -313,307 +118,25 @@ arrived (struct source_req *req, int error)
   fetch_unref (f);
 }
 
-void
-fetch_on_end (struct disk *d, fetch_ended_fn ended)
-{
-  d->fetch.ended = ended;
-}
-
-void
-fetch_set_full (struct disk *d, uint64_t offset, uint64_t end)
-{
-  LOCK_SCOPE (&d->fetch.lock);
-  d->fetch.full_offset = offset;
-  d->fetch.full_end = end;
-}
-
-/* No lock is held but a claim.  Do zeros at offset get blocks in the store? */
-static bool
-wants_full (struct disk *d, uint64_t offset)
-{
-  LOCK_SCOPE (&d->fetch.lock);
-  return offset >= d->fetch.full_offset && offset < d->fetch.full_end;
-}
-
-/* Committing. */
-
-/* Absent granules [offset, end) become zeros.  A claim covers them.  What the
- * store holds there goes: an earlier crash may have left bytes (I6).  0 or
- * errno. */
-static int
-zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
-              enum map_mark how)
-{
-  int err;
-
-  if (proof_before (d, granule_floor (d, offset), granule_ceil (d, end), NULL,
-                    offset, end)
-      == -1)
-    return errno;
-  err = store_clear (d->store, end - offset, offset, full) == -1 ? errno : 0;
-  writeback_changed (d, offset, end);
-  if (err)
-    return err;
-  return proof_after (d, granule_floor (d, offset), granule_ceil (d, end), how,
-                      NULL, offset, end)
-                 == -1
-             ? errno
-             : 0;
-}
-
-/* Call for each absent run of [offset, end), under the claim. */
-static int
-zero_absent (struct disk *d, uint64_t offset, uint64_t end, bool full)
-{
-  uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end), stop;
-
-  while (g < last) {
-    if (map_run (d->map, g, last, &stop) == MAP_ABSENT) {
-      int err = zero_claimed (d, granule_offset (d, g),
-                              granule_offset (d, stop), full, MAP_HOLE);
-
-      if (err)
-        return err;
-      parked_apply (d, g, stop);
-    }
-    g = stop;
-  }
-  return 0;
-}
-
-int
-fetch_zero_range (struct disk *d, uint64_t offset, uint64_t end, bool full)
-{
-  /* Zeros may have to be written: then in steps, so that a guest's write
-   * never waits long for the claim. */
-  uint64_t step
-      = full || store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
-  int err = 0;
-
-  while (offset < end && err == 0) {
-    uint64_t stop = min_u64 (end, step_end (d, offset, step));
-    struct claim c;
-
-    claim_take (&d->claims, &c, granule_floor (d, offset),
-                granule_ceil (d, stop));
-    err = zero_absent (d, offset, stop, full);
-    claim_drop (&d->claims, &c);
-    offset = stop;
-  }
-  return err;
-}
-
-/* Granules [g, end) of the fetch are absent and under our claim. */
-static int
-commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
-               bool *wrote)
-{
-  while (g < end) {
-    uint64_t start = granule_offset (d, g), stop;
-    bool zero = false;
-    uint64_t n = g;
-    int err;
-
-    /* A run of granules that are all zero, or none. */
-    for (; n < end; n++) {
-      const char *p = f->buf + ((n << d->shift) - f->offset);
-      bool z = is_all_zero (p, granule_offset (d, n + 1) - (n << d->shift));
-
-      if (n == g)
-        zero = z;
-      else if (z != zero)
-        break;
-    }
-    stop = granule_offset (d, n);
-    if (zero) {
-      err = zero_claimed (d, start, stop, wants_full (d, start), MAP_COPIED);
-      if (err)
-        return err;
-    }
-    else {
-      const char *buf = f->buf + (start - f->offset);
-
-      if (proof_before (d, g, n, buf, start, stop) == -1)
-        return errno;
-      err = store_pwrite (d->store, buf, stop - start, start) == -1 ? errno : 0;
-      /* An earlier fetch of it may have failed half way, and be listed. */
-      writeback_changed (d, start, stop);
-      if (err)
-        return err;
-      if (proof_after (d, g, n, MAP_COPIED, buf, start, stop) == -1)
-        return errno;
-      count (&d->copied, stop - start);
-      *wrote = true;
-    }
-    g = n;
-  }
-  return 0;
-}
-
-/* *dropped: nothing was written, as the job that asked has ended. */
-static int
-commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
-{
-  uint64_t first = granule_floor (d, f->offset);
-  uint64_t last = granule_ceil (d, f->end);
-  uint64_t g = first, stop;
-  struct claim c;
-  bool wanted, wrote = false;
-  int err = 0;
-
-  claim_take (&d->claims, &c, first, last);
-  {
-    LOCK_SCOPE (&d->fetch.lock);
-    *dropped = f->discard && !f->demand;
-    wanted = f->demand || !f->job;
-    f->committing = !*dropped;
-  }
-  while (!*dropped && g < last && err == 0) {
-    enum map_state state = map_run (d->map, g, last, &stop);
-
-    /* Looked at again under the claim: what the guest wrote since stays. */
-    if (state == MAP_ABSENT)
-      err = f->zero ? zero_claimed (d, granule_offset (d, g),
-                                    granule_offset (d, stop),
-                                    wants_full (d, f->offset), MAP_HOLE)
-                    : commit_run_of (d, f, g, stop, &wrote);
-    else if (state == MAP_DAMAGED)
-      err = EIO;
-    /* Parts of writes that wait for this very fetch; an absent granule
-     * keeps them waiting. */
-    if (err == 0)
-      parked_apply (d, g, stop);
-    g = stop;
-  }
-  claim_drop (&d->claims, &c);
-  if (wrote)
-    writeback_add (d, f->offset, f->end, wanted);
-  return err;
-}
-
-static void
-settle (struct fetch *f)
-{
-  struct disk *d = f->disk;
-  bool dropped;
-  int err = commit_fetch (d, f, &dropped);
-
-  if (f->job)
-    d->fetch.ended (d, f->job, f->offset, f->end, 0, err);
-  LOCK_SCOPE (&d->fetch.lock);
-  if (err) {
-    errno = err;
-    if (d->fetch.commits_failed++ % 1000 == 0)
-      log_error ("%s: cannot keep what was fetched for %llu+%llu: %m; it is "
-                 "read from the backing store until it can",
-                 d->store_path, (unsigned long long)f->offset,
-                 (unsigned long long)(f->end - f->offset));
-    f->error = err;
-  }
-  else {
-    d->fetch.commits_failed = 0;
-    /* As it was then: who joined since must ask again. */
-    f->kept = !dropped;
-  }
-  table_remove (f);
-  f->committed = true;
-  f->committing = false;
-  pthread_cond_broadcast (&f->changed);
-  fetch_unref (f);
-}
-
-static void *
-copy (void *arg)
-{
-  struct copiers *c = arg;
-
-  thread_in_background ();
-  for (;;) {
-    struct fetch *f;
-
-    {
-      LOCK_SCOPE (&c->lock);
-      while (!c->first && !c->stop)
-        pthread_cond_wait (&c->wake, &c->lock);
-      f = c->first;
-      if (!f)
-        return NULL;
-      c->first = f->queued;
-      if (!c->first)
-        c->tail = &c->first;
-    }
-    settle (f);
-  }
-}
-
-int
-copiers_start (struct disk *d)
-{
-  struct copiers *c = &d->copiers;
-
-  c->stop = false;
-  for (c->nr = 0; c->nr < NR_COPIERS; c->nr++)
-    if (thread_start (&c->thread[c->nr], copy, c) == -1) {
-      int err = errno;
-
-      copiers_stop (d);
-      errno = err;
-      return -1;
-    }
-  return 0;
-}
-
-void
-copiers_stop (struct disk *d)
-{
-  struct copiers *c = &d->copiers;
-
-  {
-    LOCK_SCOPE (&c->lock);
-    c->stop = true;
-    pthread_cond_broadcast (&c->wake);
-  }
-  for (unsigned i = 0; i < c->nr; i++)
-    pthread_join (c->thread[i], NULL);
-  c->nr = 0;
-}
-
-void
-fetch_buffers_free (void)
-{
-  LOCK_SCOPE (&pool.lock);
-  for (unsigned c = 0; c < POOL_CLASSES; c++)
-    while (pool.nr[c] > 0)
-      munmap (pool_take (c), pool_size[c]);
-}
-
-/* Asking. */
-
-/* How much of a run of known zeros becomes local at once. */
-static uint64_t
-zero_limit (struct disk *d)
-{
-  return store_zero_is_slow (d->store) ? SLOW_ZERO_LIMIT : ZERO_LIMIT;
-}
-
-/* Have the map of [offset, end) in memory: the table's lock is wanted by the
- * I/O threads of all disks, and must not wait for this one's sidecar. */
+/* Read the map of [offset, end) into memory, before the table's lock is taken:
+ * I/O threads, which serve all disks, want that lock, and must not wait for
+ * this disk's sidecar. */
 static void
 load_map (struct disk *d, uint64_t offset, uint64_t end)
 {
   map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
 }
 
-/* What can be fetched from `at` in one go: absent, not in flight, of one
- * kind.  The table's lock is held.  False: nothing there.  Ends on a granule
- * or the disk's end. */
+/* fetch_table.lock is held.  The first range of [at, limit) that can be fetched
+ * in one go: absent, not in flight, of one kind, at most `most` bytes.  It ends
+ * on a granule or the disk's end.  False: there is none. */
 static bool
 next_gap (struct disk *d, uint64_t at, uint64_t limit, uint64_t most,
           uint64_t *start, uint64_t *end, bool *zero)
 {
   while (at < limit) {
     uint64_t g = granule_floor (d, at);
-    struct fetch *f = table_find (d, at);
+    struct fetch *f = fetch_table_find (d, at);
     enum extents_kind kind;
     uint64_t stop;
     unsigned flags;
@@ -638,99 +161,116 @@ next_gap (struct disk *d, uint64_t at, uint64_t limit, uint64_t most,
   return false;
 }
 
-static bool
-is_gated (struct disk *d)
+/* fetch_table.lock is held.  Join f, which covers offset.  *cancel: set to it,
+ * with a reference, if it is to be asked again as demand. */
+static void
+join (struct fetch *f, uint64_t offset, uint64_t limit, enum source_prio prio,
+      struct fetch_piece *piece, struct fetch **cancel)
 {
-  return __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE);
+  f->refs++;
+  f->demand |= prio == SOURCE_DEMAND;
+  *piece
+      = (struct fetch_piece){ f, offset, min_u64 (limit, f->end), false, NULL };
+  if (prio == SOURCE_DEMAND && f->state == FETCH_ASKED && !f->promote
+      && f->req.prio != SOURCE_DEMAND) {
+    /* It may still wait behind other background work. */
+    f->promote = true;
+    f->refs++;
+    *cancel = f;
+  }
+}
+
+/* fetch_table.lock is held.  Make a fetch for offset, which is in none; next is
+ * the one behind it, or NULL.  The map is in memory up to loaded (load_map).
+ * *made: set to it if it is to be submitted or queued.  The result is that of
+ * fetch_get. */
+static int
+make (struct disk *d, uint64_t offset, uint64_t limit, enum source_prio prio,
+      const struct fetch *next, uint64_t loaded, struct fetch_piece *piece,
+      struct fetch **made)
+{
+  uint64_t g = granule_floor (d, offset), stop;
+  enum map_state state = map_run (d->map, g, granule_ceil (d, limit), &stop);
+  uint64_t start = granule_offset (d, g), end;
+  enum extents_kind kind;
+  struct fetch *f;
+  unsigned flags;
+
+  if (state == MAP_LIVE)
+    return 0;
+  if (state == MAP_DAMAGED) {
+    errno = EIO;
+    return -1;
+  }
+  if (is_gated (d)) {
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  end = granule_offset (d, stop);
+  if (next)
+    end = min_u64 (end, next->offset);
+  kind = extents_run (d->ext, start, end, &end, &flags);
+  if (kind == EXTENTS_ZERO) {
+    uint64_t wide_start, wide_end;
+    bool zero;
+
+    /* The whole run, or what of it is near, becomes local at once. */
+    if (next_gap (d, start, loaded, d->size, &wide_start, &wide_end, &zero)
+        && wide_start == start && zero)
+      end = wide_end;
+  }
+  else
+    end = min_u64 (end, start + SOURCE_MAX_REQUEST);
+  f = fetch_table_add (d, start, end, kind == EXTENTS_ZERO);
+  if (!f) {
+    errno = ENOMEM;
+    return -1;
+  }
+  f->demand = prio == SOURCE_DEMAND;
+  f->passing = d->read_only
+               || (prio == SOURCE_DEMAND && fetch_backlog (d) > DEMAND_LIMIT);
+  f->refs++;
+  f->req.prio = prio;
+  *piece = (struct fetch_piece){ f, offset, min_u64 (limit, end), true, NULL };
+  /* A fetch of known zeros is answered already, and its flight is over. */
+  if (f->zero && f->passing) {
+    fetch_table_remove (f);
+    f->committed = true;
+    fetch_unref (f);
+  }
+  else
+    *made = f;
+  return 1;
 }
 
 int
 fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
            enum source_prio prio, struct fetch_piece *piece)
 {
-  uint64_t g = granule_floor (d, offset), stop;
+  uint64_t start = granule_offset (d, granule_floor (d, offset)), stop;
   struct fetch *f, *cancel = NULL, *made = NULL;
   uint64_t loaded = 0;
   unsigned flags;
 
-  if (extents_run (d->ext, granule_offset (d, g), limit, &stop, &flags)
-      == EXTENTS_ZERO) {
-    loaded = min_u64 (d->size, granule_offset (d, g) + zero_limit (d));
+  if (extents_run (d->ext, start, limit, &stop, &flags) == EXTENTS_ZERO) {
+    loaded = min_u64 (d->size, start + copier_zero_step (d, false));
     load_map (d, offset, loaded);
   }
   {
     LOCK_SCOPE (&d->fetch.lock);
 
-    f = table_find (d, offset);
-    if (f && f->offset <= offset) {
-      f->refs++;
-      f->demand |= prio == SOURCE_DEMAND;
-      *piece = (struct fetch_piece){ f, offset, min_u64 (limit, f->end), false,
-                                     NULL };
-      if (prio == SOURCE_DEMAND && f->state == FETCH_ASKED && !f->promote
-          && f->req.prio != SOURCE_DEMAND) {
-        /* It may still wait behind other background work. */
-        f->promote = true;
-        f->refs++;
-        cancel = f;
-      }
-    }
+    f = fetch_table_find (d, offset);
+    if (f && f->offset <= offset)
+      join (f, offset, limit, prio, piece, &cancel);
     else {
-      enum map_state state
-          = map_run (d->map, g, granule_ceil (d, limit), &stop);
-      enum extents_kind kind;
-      uint64_t start = granule_offset (d, g), end;
+      int r = make (d, offset, limit, prio, f, loaded, piece, &made);
 
-      if (state == MAP_LIVE)
-        return 0;
-      if (state == MAP_DAMAGED) {
-        errno = EIO;
-        return -1;
-      }
-      if (is_gated (d)) {
-        errno = ESHUTDOWN;
-        return -1;
-      }
-      end = granule_offset (d, stop);
-      if (f)
-        end = min_u64 (end, f->offset);
-      kind = extents_run (d->ext, start, end, &end, &flags);
-      if (kind == EXTENTS_ZERO) {
-        uint64_t wide_start, wide_end;
-        bool zero;
-
-        /* The whole run, or what of it is near, becomes local at once. */
-        if (next_gap (d, start, loaded, ZERO_LIMIT, &wide_start, &wide_end,
-                      &zero)
-            && wide_start == start && zero)
-          end = wide_end;
-      }
-      else
-        end = min_u64 (end, start + SOURCE_MAX_REQUEST);
-      f = fetch_new (d, start, end, kind == EXTENTS_ZERO);
-      if (!f) {
-        errno = ENOMEM;
-        return -1;
-      }
-      f->demand = prio == SOURCE_DEMAND;
-      f->passing = d->read_only
-                   || (prio == SOURCE_DEMAND && backlog (d) > DEMAND_LIMIT);
-      f->refs++;
-      /* A zero one is there already, and settles on its own. */
-      if (f->zero && f->passing) {
-        table_remove (f);
-        f->committed = true;
-        fetch_unref (f);
-      }
-      else
-        made = f;
-      *piece
-          = (struct fetch_piece){ f, offset, min_u64 (limit, end), true, NULL };
-      f->req.prio = prio;
+      if (r != 1)
+        return r;
     }
   }
   if (made && made->zero)
-    queue_commit (made);
+    copier_queue (made);
   else if (made)
     submit (made);
   if (cancel) {
@@ -744,7 +284,7 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
   return 1;
 }
 
-/* Let it go; the lock is held. */
+/* fetch_table.lock is held. */
 static void
 piece_drop (struct fetch_piece *piece)
 {
@@ -774,7 +314,7 @@ fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
       if (err)
         break;
     }
-    /* One that was out of time was so for who asked first. */
+    /* A fetch whose time was over may have had less time than this reader. */
     if (err == 0 && f->state == FETCH_FAILED)
       err = piece->own || f->error == ESHUTDOWN ? f->error : EAGAIN;
     if (err) {
@@ -797,16 +337,6 @@ fetch_drop (struct disk *d, struct fetch_piece *piece)
 {
   LOCK_SCOPE (&d->fetch.lock);
   piece_drop (piece);
-}
-
-void
-fetch_kick (struct disk *d, uint64_t offset)
-{
-  LOCK_SCOPE (&d->fetch.lock);
-  struct fetch *f = table_find (d, offset);
-
-  if (f && f->offset <= offset)
-    pthread_cond_broadcast (&f->changed);
 }
 
 int
@@ -837,7 +367,7 @@ fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
 int
 fetch_wait_room (struct disk *d, uint64_t deadline)
 {
-  while (backlog (d) + SOURCE_MAX_REQUEST > DEMAND_LIMIT) {
+  while (fetch_backlog (d) + SOURCE_MAX_REQUEST > DEMAND_LIMIT) {
     if (is_gated (d))
       return ESHUTDOWN;
     if (now_ms () >= deadline)
@@ -847,8 +377,8 @@ fetch_wait_room (struct disk *d, uint64_t deadline)
   return 0;
 }
 
-/* Is there nothing that could be planned near [offset, end)?  The map of what
- * could is in memory then. */
+/* Is all local that could be read ahead near [offset, end)?  If not, the map of
+ * it is in memory when this returns. */
 static bool
 is_local_around (struct disk *d, uint64_t offset, uint64_t end)
 {
@@ -887,12 +417,12 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
       uint64_t start, end;
       bool zero;
 
-      while (nr < 16 && backlog (d) < BACKLOG_LIMIT
+      while (nr < 16 && fetch_backlog (d) < BACKLOG_LIMIT
              && next_gap (d, at, limit, AHEAD_REQUEST, &start, &end, &zero)) {
         at = end;
         if (zero || start >= limit)
           continue;
-        made[nr] = fetch_new (d, start, end, false);
+        made[nr] = fetch_table_add (d, start, end, false);
         if (!made[nr])
           break;
         made[nr]->req.prio = SOURCE_AHEAD;
@@ -924,7 +454,7 @@ fetch_job (struct disk *d, unsigned job, uint64_t offset, uint64_t *end,
       return 0;
     }
     *end = min_u64 (stop, start + SOURCE_MAX_REQUEST);
-    f = fetch_new (d, start, *end, false);
+    f = fetch_table_add (d, start, *end, false);
     if (!f) {
       errno = ENOMEM;
       return -1;
@@ -969,19 +499,4 @@ fetch_job_is_writing (struct disk *d)
     if (f->job && f->committing && !f->demand)
       return true;
   return false;
-}
-
-void
-fetch_wake_all (struct disk *d)
-{
-  LOCK_SCOPE (&d->fetch.lock);
-  for (struct fetch *f = d->fetch.first; f; f = f->next)
-    pthread_cond_broadcast (&f->changed);
-}
-
-bool
-fetch_table_is_empty (struct disk *d)
-{
-  LOCK_SCOPE (&d->fetch.lock);
-  return d->fetch.first == NULL;
 }

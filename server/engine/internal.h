@@ -1,8 +1,8 @@
 /* internal.h - what the engine's policy files share: the disk as they see it.
  *
- * disk.c (operations), fetch.c (copying), commit.c (durability), volume.c
- * (opening and closing), job.c and extents.c hang their state here.  Nobody
- * outside the engine includes it.
+ * disk.c (operations), fetch.c and copier.c (copying), commit.c (durability),
+ * writeback.c, volume.c (opening and closing), life.c, housekeeper.c, job.c and
+ * extents.c hang their state here.  Nobody outside the engine includes it.
  *
  * Lock order: see disk.h.
  *
@@ -23,7 +23,9 @@
 #include "claim.h"
 #include "clock.h"
 #include "cleanup.h"
+#include "copier.h"
 #include "disk.h"
+#include "fetch-table.h"
 #include "job.h"
 #include "log.h"
 #include "map.h"
@@ -33,8 +35,8 @@
 #include "store.h"
 #include "thread.h"
 #include "work.h"
+#include "writeback.h"
 
-struct fetch;
 struct job;
 struct extents;
 struct parked;
@@ -60,35 +62,6 @@ struct committer {
   uint64_t syncs;
 };
 
-/* Threads that put into the store what was fetched. */
-#define NR_COPIERS 2u
-struct copiers {
-  pthread_mutex_t lock;
-  pthread_cond_t wake;
-  struct fetch *first, **tail;
-  pthread_t thread[NR_COPIERS];
-  unsigned nr;
-  bool stop;
-};
-
-/* A job's fetch of [offset, end) ended, and how: errno of the source and of
- * the store, 0 for none.  Called with no lock held. */
-typedef void (*fetch_ended_fn) (struct disk *d, unsigned job, uint64_t offset,
-                                uint64_t end, int source_error,
-                                int store_error);
-
-/* Fetches in flight, sorted, not overlapping. */
-struct fetch_table {
-  pthread_mutex_t lock;
-  struct fetch *first;
-  struct ahead ahead;
-  unsigned commits_failed; /* for one message a row, not one a fetch */
-  uint64_t backlog;        /* atomic: bytes of all its buffers */
-  /* A job that allocates zeros too is in progress, and has this range. */
-  uint64_t full_offset, full_end;
-  fetch_ended_fn ended; /* set once, before there are threads */
-};
-
 /* A thread for what must happen now and then. */
 struct housekeeper {
   pthread_mutex_t lock;
@@ -98,29 +71,6 @@ struct housekeeper {
   uint64_t checkpoint_ms; /* 0 before the start: the default */
   /* The last ones, of bytes and of holes: ms, the thread's own. */
   uint64_t checkpoint_at, holes_at;
-};
-
-/* Pieces of the store that copiers wrote, oldest first. */
-#define WRITEBACK_PIECES 64u
-struct writeback_piece {
-  uint64_t offset, end;
-  bool keep; /* in memory, as a guest is about to read it */
-};
-#define WRITTEN_PIECES 512u
-struct writeback {
-  pthread_mutex_t lock;
-  struct writeback_piece piece[WRITEBACK_PIECES];
-  unsigned head, nr;
-  uint64_t bytes;
-  /* Those that the disk has taken, to be dropped when it has them for good. */
-  struct writeback_piece written[WRITTEN_PIECES];
-  unsigned nr_written;
-  uint64_t bytes_written;
-  /* Those that are being dropped. */
-  struct writeback_piece dropping[WRITTEN_PIECES];
-  unsigned nr_dropping;
-  unsigned listed; /* atomic: nr_written + nr_dropping */
-  pthread_mutex_t drop_lock;
 };
 
 struct disk {
@@ -332,12 +282,6 @@ int sync_end (struct disk *d, struct syncing *s, int err);
 /* A writeback failed. */
 void commit_set_failed (struct disk *d, int err);
 int commit_failed (struct disk *d);
-
-/* writeback.c: a copier has written [offset, end).  keep: somebody wants to
- * read it.  No claim is held. */
-void writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep);
-/* A guest or a copier has written [offset, end), whose claim is held. */
-void writeback_changed (struct disk *d, uint64_t offset, uint64_t end);
 
 /* volume.c */
 int volume_open (struct disk *d, const struct disk_config *config,

@@ -814,7 +814,7 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   /* In steps, as an abort waits for what is being written. */
   if (j->options.full || store_zero_is_slow (d->store))
     end = min_u64 (end, step_end (d, w->at, ZERO_STEP));
-  err = fetch_zero_range (d, w->at, end, j->options.full);
+  err = copier_zero_range (d, w->at, end, j->options.full);
   if (err == 0) {
     w->at = end;
     return GO;

@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "buffers.h"
 #include "fetch.h"
 #include "internal.h"
 #include "runtime.h"
@@ -40,7 +41,7 @@ void
 disk_pools_stop (void)
 {
   source_pool_stop ();
-  fetch_buffers_free ();
+  buffers_free ();
 }
 
 void
@@ -137,14 +138,11 @@ disk_open (const struct disk_config *cfg, char **error)
   cond_init (&d->commit.done);
   pthread_mutex_init (&d->commit.sync_lock, NULL);
   cond_init (&d->commit.sync_ended);
-  pthread_mutex_init (&d->fetch.lock, NULL);
-  pthread_mutex_init (&d->copiers.lock, NULL);
-  cond_init (&d->copiers.wake);
-  d->copiers.tail = &d->copiers.first;
+  fetch_table_init (&d->fetch);
+  copiers_init (&d->copiers);
   pthread_mutex_init (&d->keeper.lock, NULL);
   cond_init (&d->keeper.wake);
-  pthread_mutex_init (&d->writeback.lock, NULL);
-  pthread_mutex_init (&d->writeback.drop_lock, NULL);
+  writeback_init (&d->writeback);
   pthread_mutex_init (&d->header_lock, NULL);
   pthread_mutex_init (&d->park_lock, NULL);
   pthread_mutex_init (&d->gate_lock, NULL);
@@ -431,13 +429,11 @@ disk_free (struct disk *d)
   pthread_cond_destroy (&d->commit.done);
   pthread_mutex_destroy (&d->commit.sync_lock);
   pthread_cond_destroy (&d->commit.sync_ended);
-  pthread_mutex_destroy (&d->fetch.lock);
-  pthread_mutex_destroy (&d->copiers.lock);
-  pthread_cond_destroy (&d->copiers.wake);
+  fetch_table_destroy (&d->fetch);
+  copiers_destroy (&d->copiers);
   pthread_mutex_destroy (&d->keeper.lock);
   pthread_cond_destroy (&d->keeper.wake);
-  pthread_mutex_destroy (&d->writeback.lock);
-  pthread_mutex_destroy (&d->writeback.drop_lock);
+  writeback_destroy (&d->writeback);
   pthread_mutex_destroy (&d->header_lock);
   pthread_mutex_destroy (&d->park_lock);
   pthread_mutex_destroy (&d->gate_lock);

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fetch.h"
+#include "fetch-table.h"
 #include "parked.h"
 #include "proof.h"
 

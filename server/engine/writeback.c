@@ -1,6 +1,6 @@
-/* writeback.c - what copiers wrote, on its way to the disk and out of memory.
+/* writeback.c - see writeback.h.
  *
- * Each piece is sent to the disk at once, and when more than a window of them
+ * Each piece is sent to the device at once, and when more than a window of them
  * is under way the oldest is waited for: a guest's flush then finds little of
  * ours to write.
  *
@@ -9,24 +9,22 @@
  * used again are cheaper than fresh ones, three times so in a virtual machine
  * whose host has taken its memory back.
  *
- * A page may be dropped only if it is on the disk for good.  What is in the
- * disk's own cache may be lost with a later flush that fails; then recovery
+ * A page may be dropped only if the device has it for good.  What is in the
+ * device's write cache may be lost with a later flush that fails; then recovery
  * writes it again from the page cache.  So a store is synced before pieces of
  * it are dropped, many at a time.  And if a page's write failed the kernel
  * calls it clean all the same, and then the page cache is the last place that
- * has its bytes (G24).  So dropping goes: under a claim, so that
- * nobody writes there, write what is dirty, wait, and ask whether any write of
- * this file has failed; only then drop.  A description of the file is told of
- * a failure once; drop_fd serves nothing else, and drop_lock sees to it that
- * whoever is told has noted it before the next one asks.
+ * has its bytes (G24).  So dropping goes: take a claim, so that nobody writes
+ * there; write what is dirty and wait; ask whether any write of this file has
+ * failed; only then drop.
+ *
+ * Each open file description reports a writeback error once.  drop_fd is used
+ * for nothing else, and drop_lock serialises its users, so an error is recorded
+ * before the next check.
  *
  * What a guest has changed since the piece was listed may be newer than that
  * sync: such a piece stays.  The guest looks after its write, within its
  * claim: a piece that is listed later is synced later.
- *
- * Locking: writeback.lock guards the lists; who set nr_dropping is the one that
- * drops, and nobody else changes it until it is 0.  drop_lock is held across
- * I/O to the store, inside a claim.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -38,13 +36,29 @@
 
 #include "internal.h"
 #include "share.h"
+#include "writeback.h"
 
-/* What all jobs together keep in memory. */
+/* What all jobs together have under way to their devices. */
 #define WINDOW (UINT64_C (32) << 20)
 #define PIECE (UINT64_C (4) << 20)
-/* And each, as syncs must be few, until they are dropped. */
+/* What they list before it is synced and dropped, and the least for each job,
+ * as syncs must be few. */
 #define SYNC_BYTES (UINT64_C (32) << 20)
 #define SYNC_BYTES_EACH (UINT64_C (16) << 20)
+
+void
+writeback_init (struct writeback *wb)
+{
+  pthread_mutex_init (&wb->lock, NULL);
+  pthread_mutex_init (&wb->drop_lock, NULL);
+}
+
+void
+writeback_destroy (struct writeback *wb)
+{
+  pthread_mutex_destroy (&wb->lock);
+  pthread_mutex_destroy (&wb->drop_lock);
+}
 
 /* False: this file system cannot do it.  Only the first call of a file may say
  * so, which is one that waits for nothing: one that waits is told of writes
@@ -106,7 +120,8 @@ writeback_changed (struct disk *d, uint64_t offset, uint64_t end)
 {
   struct writeback *wb = &d->writeback;
 
-  /* The other side lists, and then syncs. */
+  /* Pairs with drop_later, which lists a piece before it syncs: either listed
+   * is seen here, or the sync comes after the write. */
   __atomic_thread_fence (__ATOMIC_SEQ_CST);
   if (__atomic_load_n (&wb->listed, __ATOMIC_RELAXED) == 0)
     return;
@@ -115,7 +130,7 @@ writeback_changed (struct disk *d, uint64_t offset, uint64_t end)
   changed (wb->dropping, wb->nr_dropping, offset, end);
 }
 
-/* The lock is held. */
+/* writeback.lock is held. */
 static void
 set_listed (struct writeback *wb)
 {
@@ -123,7 +138,8 @@ set_listed (struct writeback *wb)
                     __ATOMIC_SEQ_CST);
 }
 
-/* True: there are enough to be dropped, by the caller. */
+/* List a piece that is to be dropped.  True: there are enough, and the caller
+ * is to drop those in wb->dropping. */
 static bool
 list (struct writeback *wb, const struct writeback_piece *p)
 {
@@ -148,8 +164,8 @@ list (struct writeback *wb, const struct writeback_piece *p)
   return true;
 }
 
-/* The disk has taken it; with enough of them, have it keep them, and let the
- * pages go. */
+/* The device has the piece in its cache.  When there are enough of these, sync
+ * the store, and drop their pages. */
 static void
 drop_later (struct disk *d, const struct writeback_piece *p)
 {

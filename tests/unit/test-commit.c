@@ -1044,7 +1044,7 @@ holes_have_a_clock_of_their_own (void **state)
   uint64_t end = now_ms () + 30000;
 
   (void)state;
-  assert_int_equal (fetch_zero_range (disk, 0, 32 * MIB, false), 0);
+  assert_int_equal (copier_zero_range (disk, 0, 32 * MIB, false), 0);
   disk->keeper.checkpoint_ms = 600;
   assert_int_equal (housekeeper_start (disk), 0);
   while (!box_in_s (&box, 0) && now_ms () < end) {
