@@ -35,6 +35,7 @@
 #define LOCK_NAME "lock"
 #define WORK_SUFFIX ".work"
 #define TRIES 16
+#define MAX_CLEANED 20000u /* directories and files, at each start */
 
 /* One that this process has made. */
 struct own {
@@ -155,9 +156,10 @@ try_lock (int fd, bool make, uid_t owner)
   return -1;
 }
 
-/* Everything in the directory but working maps and the lock. */
+/* Everything in the directory but working maps and the lock, up to *left
+ * files. */
 static void
-clear_out (int fd, bool *empty)
+clear_out (int fd, unsigned *left, bool *empty)
 {
   CLEANUP_CLOSEDIR DIR *dir = NULL;
   const struct dirent *d;
@@ -170,6 +172,11 @@ clear_out (int fd, bool *empty)
   *empty = true;
   rewinddir (dir);
   while ((d = readdir (dir)) != NULL) {
+    if (*left == 0) {
+      *empty = false;
+      return;
+    }
+    --*left;
     if (strcmp (d->d_name, ".") == 0 || strcmp (d->d_name, "..") == 0
         || strcmp (d->d_name, LOCK_NAME) == 0)
       continue;
@@ -180,7 +187,7 @@ clear_out (int fd, bool *empty)
 
 /* What the process of that directory has left, if it has ended. */
 static void
-clean_one (int base, const char *name)
+clean_one (int base, const char *name, unsigned *left)
 {
   uid_t owner;
   CLEANUP_CLOSE int fd = trust_open_dir (base, name, &owner);
@@ -196,24 +203,29 @@ clean_one (int base, const char *name)
       unlinkat (base, name, AT_REMOVEDIR);
     return;
   }
-  clear_out (fd, &empty);
+  clear_out (fd, left, &empty);
   if (empty) {
     unlinkat (fd, LOCK_NAME, 0);
     unlinkat (base, name, AT_REMOVEDIR);
   }
 }
 
+/* Others may leave any number of them, and more while we clean: what is too
+ * much is the next one's to do. */
 static void
 clean (int base)
 {
+  unsigned left = MAX_CLEANED;
   CLEANUP_CLOSEDIR DIR *dir = NULL;
   const struct dirent *d;
   int copy = openat (base, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
   dir = copy >= 0 ? fdopendir (copy) : NULL;
-  while (dir && (d = readdir (dir)) != NULL)
-    if (strncmp (d->d_name, ENTRY_DIR_PREFIX, strlen (ENTRY_DIR_PREFIX)) == 0)
-      clean_one (base, d->d_name);
+  while (dir && left > 0 && (d = readdir (dir)) != NULL)
+    if (strncmp (d->d_name, ENTRY_DIR_PREFIX, strlen (ENTRY_DIR_PREFIX)) == 0) {
+      left--;
+      clean_one (base, d->d_name, &left);
+    }
 }
 
 /* Make and lock one.  0 with *name and *lock; 1: try again; -1. */

@@ -420,6 +420,38 @@ leftovers_go (void **state)
   assert_int_equal (count_in (dir), 2);
 }
 
+/* However much somebody leaves, a start is not held up by it: the next ones go
+ * on. */
+static void
+leftovers_go_in_portions (void **state)
+{
+  char path[128];
+  unsigned before;
+
+  (void)state;
+  if (geteuid () != 0)
+    skip ();
+  assert_int_equal (chmod (dir, 01777), 0);
+  before = count_in (dir);
+  snprintf (path, sizeof path, "%s/p-many", dir);
+  assert_int_equal (mkdir (path, 0755), 0);
+  for (int i = -1; i < 21000; i++) {
+    if (i == -1)
+      snprintf (path, sizeof path, "%s/p-many/lock", dir);
+    else
+      snprintf (path, sizeof path, "%s/p-many/%d", dir, i);
+    write_file (path, "");
+    if (i == -1)
+      assert_int_equal (chown (path, NOBODY, NOBODY), 0);
+  }
+  snprintf (path, sizeof path, "%s/p-many", dir);
+  assert_int_equal (chown (path, NOBODY, NOBODY), 0);
+  next_process (NOBODY);
+  assert_in_range (count_in (path), 500, 2000);
+  next_process (NOBODY);
+  assert_int_equal (count_in (dir), before);
+}
+
 /* What belongs to a process that lives stays, also for others of its user. */
 static void
 the_living_keep_theirs (void **state)
@@ -528,6 +560,7 @@ main (void)
     TEST (mounts_are_passed_over),
     TEST (one_directory_for_a_process),
     TEST (leftovers_go),
+    TEST (leftovers_go_in_portions),
     TEST (the_living_keep_theirs),
     TEST (messages_are_clean),
     TEST (no_folder_is_an_error),
