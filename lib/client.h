@@ -127,7 +127,7 @@ struct trust {
   enum {
     TRUST_US,      /* root and the caller: a socket of a name that is known */
     TRUST_OWNER,   /* and uid, the store's owner */
-    TRUST_AUTHOR,  /* uid alone, who entered the socket in the registry */
+    TRUST_AUTHOR,  /* uid, who entered the socket in the registry, or root */
     TRUST_ANYBODY, /* the caller named the socket */
   } whom;
   uid_t uid;

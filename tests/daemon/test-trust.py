@@ -481,6 +481,44 @@ def test_a_sidecar_reaches_what_its_owner_may_reach():
             ended(q)
 
 
+def test_a_socket_that_root_has_made_for_another():
+    """As systemd does for a backfilld that has a User=: the registry names the
+    user, and root is at the other end."""
+    with World() as w:
+        os.chown(w.path("state"), U, U)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(w.path("run", "backfilld.sock"))
+        listener.listen(64)
+        daemon = as_user(U, shutil.which("backfilld"), "--runtime-dir="
+                         + w.path("run"), "--state-dir=" + w.path("state"),
+                         w.path("U"))
+        with open(w.path("daemon.log"), "ab") as log:
+            d = subprocess.Popen(
+                ["sh", "-c", 'exec 3<&%d; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+                 % listener.fileno(), "sh", *daemon], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
+        w.procs.append(d)
+        listener.close()
+        img = w.path("U", "x.img")
+        r = cli("create", img, "--size", "1M")
+        check("it makes a volume", r.returncode == 0, r)
+        r = cli("flush", img)
+        check("has it open", r.returncode == 0, r)
+        r = cli("list")
+        check("and is found", r.returncode == 0 and img in r.stdout, r)
+        # M's entry leads to it, too: it is another process.
+        mine = w.path("M", "x.img")
+        with open(mine, "wb") as f:
+            f.truncate(MiB)
+        os.chown(mine, M, M)
+        w.plant(M, "p-m1", mine, w.path("run", "backfilld.sock"))
+        r = cli("list")
+        check("but not as M's", r.returncode == 0 and "planted" not in r.stdout,
+              r)
+        d.terminate()
+        ended(d)
+
+
 def test_what_others_may_write_to_is_nobodys_word():
     with World() as w:
         mark = w.path("mark")
