@@ -1,5 +1,5 @@
-/* plugin.h - between the plugin's two files: config.c turns the keys of the
- * command line into this, plugin.c works from it.
+/* plugin.h - between config.c and the rest: config.c turns the keys of the
+ * command line into this, process.c works from it.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

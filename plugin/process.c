@@ -1,0 +1,510 @@
+/* process.c - the plugin from its keys to its end.
+ *
+ * The disks are opened in .get_ready, where errors still reach the user; their
+ * sessions begin and threads start in .after_fork, because nbdkit may still
+ * fail or change its user in between, and the daemon's fork keeps no threads.
+ *
+ * Shutdown: nbdkit waits for its clients and does not call .close.  So a
+ * watcher thread sleeps until the server is told to quit, then closes each
+ * disk's gate at once: what was acknowledged is durable, and the volume is
+ * free for its next owner, whether or not the clients have left.
+ *
+ * Threads: the static variables are written before the threads start and
+ * after they ended, in between only read.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "cleanup.h"
+#include "control.h"
+#include "disk.h"
+#include "export.h"
+#include "handover.h"
+#include "process.h"
+#include "plugin.h"
+#include "runtime.h"
+#include "server.h"
+#include "thread.h"
+
+static struct plugin_config *config;
+static struct disks disks;
+static struct control *control;
+static char *own_dir, *control_path;
+/* What get_ready left for what comes between it and after_fork. */
+static struct {
+  bool done;    /* it has ended well */
+  bool user;    /* nbdkit will change its user */
+  bool forked;  /* and this is the parent: the volumes are the child's */
+  bool started; /* after_fork has been called */
+  uid_t uid;
+  pid_t pid;
+} ready;
+static pthread_t watcher;
+/* A control command did not end in time: what it uses must stay. */
+static bool busy;
+static bool watching;
+
+int
+process_config_complete (void)
+{
+  config = config_complete ();
+  return config ? 0 : -1;
+}
+
+static void
+on_event (void *opaque, const struct disk_event *event)
+{
+  (void)opaque;
+  if (control)
+    control_event (control, event);
+}
+
+static void
+on_quit (void *opaque)
+{
+  (void)opaque;
+  nbdkit_shutdown ();
+}
+
+/* By default in the directory of this process, where nobody else makes
+ * files. */
+static int
+set_control_path (const char *dir)
+{
+  CLEANUP_FREE char *error = NULL;
+
+  own_dir = runtime_own_dir (dir, &error);
+  if (own_dir == NULL) {
+    nbdkit_error ("%s", error);
+    return -1;
+  }
+  if (config->control)
+    control_path = strdup (config->control);
+  else if (asprintf (&control_path, "%s/control", own_dir) == -1)
+    control_path = NULL;
+  if (control_path == NULL) {
+    nbdkit_error ("control socket: %m");
+    return -1;
+  }
+  return 0;
+}
+
+/* Where the runtime files go; malloc'd. */
+static char *
+runtime_dir (void)
+{
+  struct stat st;
+  char *dir;
+
+  if (config->runtime_dir == NULL) {
+    dir = runtime_default_dir ();
+    if (dir == NULL)
+      nbdkit_error ("no runtime directory (%m): make /run/backfill or set "
+                    "XDG_RUNTIME_DIR, or give runtime-dir=PATH");
+    return dir;
+  }
+  if (mkdir (config->runtime_dir, 0700) == -1 && errno != EEXIST) {
+    nbdkit_error ("runtime-dir=%s: cannot be made: %m", config->runtime_dir);
+    return NULL;
+  }
+  if (stat (config->runtime_dir, &st) == -1 || !S_ISDIR (st.st_mode)) {
+    nbdkit_error ("runtime-dir=%s: not a folder", config->runtime_dir);
+    return NULL;
+  }
+  dir = strdup (config->runtime_dir);
+  if (dir == NULL)
+    nbdkit_error ("strdup: %m");
+  return dir;
+}
+
+/* Names that are given were compared; here they are known that the sidecars
+ * remember. */
+static int
+check_name (struct disk *disk)
+{
+  for (size_t i = 0; disks.ptr[i] != disk; i++)
+    if (strcmp (disk_name (disks.ptr[i]), disk_name (disk)) == 0) {
+      nbdkit_error ("%s and %s are both named '%s' (a name is remembered): "
+                    "give each its own name=",
+                    disk_store_path (disks.ptr[i]), disk_store_path (disk),
+                    disk_name (disk));
+      return -1;
+    }
+  return 0;
+}
+
+/* The engine would refuse it too, but after the fork, where nobody is told. */
+static int
+check_allocate (const struct disk_config *dc, struct disk *disk)
+{
+  uint64_t size = disk_size (disk), offset = dc->allocate.offset;
+
+  if (!dc->has_allocate
+      || (offset <= size && dc->allocate.length <= size - offset))
+    return 0;
+  nbdkit_error ("allocate=%" PRIu64 "+%" PRIu64 " is not within %s, which has "
+                "%" PRIu64 " bytes",
+                offset, dc->allocate.length, disk_store_path (disk), size);
+  return -1;
+}
+
+/* What is made now is to be his: then the tools of others find the server, too.
+ */
+static void
+give_disks (const char *user)
+{
+  const struct passwd *pw = getpwnam (user);
+  uid_t uid = pw ? pw->pw_uid : (uid_t)strtoul (user, NULL, 10);
+  gid_t gid = pw ? pw->pw_gid : (gid_t)-1;
+
+  for (size_t i = 0; i < disks.len; i++)
+    if (!disk_read_only (disks.ptr[i]) && !disk_give (disks.ptr[i], uid, gid))
+      nbdkit_error ("%s does not belong to %s: only he will find this server; "
+                    "give him store and sidecar",
+                    disk_store_path (disks.ptr[i]), user);
+}
+
+/* It would be run by the first user, and not be his any more. */
+static int
+check_no_command (const struct disk_config *dc)
+{
+  if (!dc->backing || dc->backing[0] != '[')
+    return 0;
+  nbdkit_error (
+      "nbdkit -u and backing=[ ... ] do not go together: start nbdkit "
+      "as that user (setpriv, or User= of systemd)");
+  return -1;
+}
+
+static int
+open_disks (const char *dir)
+{
+  size_t i;
+
+  disks.ptr = calloc (config->nr_disks, sizeof *disks.ptr);
+  if (disks.ptr == NULL || exports_make (&disks, config->nr_disks) == -1) {
+    nbdkit_error ("calloc: %m");
+    return -1;
+  }
+  for (i = 0; i < config->nr_disks; i++) {
+    struct disk_config *dc = &config->disks[i];
+    CLEANUP_FREE char *error = NULL;
+    struct disk *disk;
+
+    dc->runtime_dir = dir;
+    dc->control = control_path;
+    dc->event = on_event;
+    /* Who fails to start after this, as another has the address, must leave
+     * nothing open.  */
+    dc->session_later = true;
+    dc->user_later = ready.user;
+    dc->no_command |= ready.user;
+    if (ready.user && check_no_command (dc) == -1)
+      return -1;
+    disk = handover_open (dc, &error);
+    if (disk == NULL) {
+      nbdkit_error ("%s", error);
+      return -1;
+    }
+    disks.ptr[disks.len++] = disk;
+    if (check_name (disk) == -1 || check_allocate (dc, disk) == -1)
+      return -1;
+    exports_add (i);
+  }
+  return 0;
+}
+
+static int
+listen_control (void)
+{
+  CLEANUP_FREE char *error = NULL;
+  const struct control_config cc = {
+    .path = control_path,
+    .has_mode = config->has_control_mode,
+    .mode = config->control_mode,
+    .has_user = config->has_control_user,
+    .user = config->control_user,
+    .has_group = config->has_control_group,
+    .group = config->control_group,
+    .disks = disks,
+    .quit = on_quit,
+    .program = "nbdkit-backfill-plugin",
+    .own_dir = own_dir,
+  };
+
+  control = control_listen (&cc, &error);
+  if (control == NULL) {
+    nbdkit_error ("%s", error);
+    return -1;
+  }
+  return 0;
+}
+
+static void *
+gate_one (void *disk)
+{
+  if (disk_gate (disk) == -1)
+    nbdkit_error ("%s: not everything could be made durable: %m",
+                  disk_store_path (disk));
+  else
+    handover_offer (disk);
+  return NULL;
+}
+
+/* All at once: each may take seconds when its backing store hangs. */
+static void
+gate_all (void)
+{
+  CLEANUP_FREE pthread_t *threads = calloc (disks.len, sizeof *threads);
+  CLEANUP_FREE bool *started = calloc (disks.len, sizeof *started);
+  size_t i;
+
+  for (i = 1; threads && started && i < disks.len; i++)
+    started[i]
+        = pthread_create (&threads[i], NULL, gate_one, disks.ptr[i]) == 0;
+  for (i = 0; i < disks.len; i++)
+    if (started && started[i])
+      pthread_join (threads[i], NULL);
+    else
+      gate_one (disks.ptr[i]);
+}
+
+/* After gate_all. */
+static bool
+all_idle (void)
+{
+  size_t i;
+  int tries;
+
+  for (i = 0; i < disks.len; i++)
+    /* Somebody may just be finding the gate closed. */
+    for (tries = 0; !disk_is_idle (disks.ptr[i]); tries++) {
+      if (tries == 50)
+        return false;
+      usleep (10000);
+    }
+  return true;
+}
+
+/* In the parent of a fork between get_ready and after_fork. */
+static void
+note_fork (void)
+{
+  if (ready.done && !ready.started)
+    ready.forked = true;
+}
+
+/* Nbdkit exits when it cannot listen on its address, and calls nothing of a
+ * plugin then. */
+static void
+leave_at_exit (void)
+{
+  if (!ready.done || ready.forked || ready.started)
+    return;
+  if (control)
+    control_unlisten (control);
+  for (size_t i = 0; i < disks.len; i++)
+    disk_free (disks.ptr[i]);
+  disks.len = 0;
+  runtime_leave ();
+}
+
+int
+process_get_ready (void)
+{
+  CLEANUP_FREE char *dir = runtime_dir ();
+  CLEANUP_FREE char *user = server_user ();
+
+  if (dir == NULL)
+    return -1;
+  runtime_raise_files ();
+  /* Where we look for backfilld, too. */
+  if (config->runtime_dir)
+    setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
+  /* A limit on the size of files is an error of one write (EFBIG), and not
+   * the end of all disks. */
+  signal (SIGXFSZ, SIG_IGN);
+  if (!config->control_off && set_control_path (dir) == -1)
+    return -1;
+  disk_set_total_speed (config->total_speed);
+  ready.uid = geteuid ();
+  ready.pid = getpid ();
+  ready.user = user != NULL;
+
+  /* The volumes' locks come first: they keep a second owner from taking the
+   * socket of the one that is there. */
+  if (open_disks (dir) == 0
+      && (config->control_off || ready.user || listen_control () == 0)
+      && atexit (leave_at_exit) == 0
+      && pthread_atfork (NULL, note_fork, NULL) == 0) {
+    server_note_pipes ();
+    /* The other user could not remove it. */
+    if (user) {
+      give_disks (user);
+      runtime_leave ();
+    }
+    ready.done = true;
+    return 0;
+  }
+  /* The server exits now, without .unload: leave the volumes closed. */
+  gate_all ();
+  if (control)
+    control_unlisten (control);
+  runtime_leave ();
+  return -1;
+}
+
+/* Sleeps until the server is told to quit.  (The server then prints "aborting
+ * sleep because of server shut down": there is no quieter way to know.) */
+static void *
+watch (void *arg)
+{
+  while (nbdkit_nanosleep (24 * 60 * 60, 0) == 0)
+    ;
+  nbdkit_debug ("quitting: committing all disks");
+  /* First: the volumes' next owner may want the same socket. */
+  if (control)
+    control_unlisten (control);
+  gate_all ();
+  if (!all_idle ()) {
+    /* Nbdkit waits for its workers, and one of them may be where none comes
+     * back from.  What can be closed was closed, and the rest is as after
+     * SIGKILL whatever we do. */
+    nbdkit_error ("the local files of a disk do not answer: ending without "
+                  "waiting for them");
+    _exit (EXIT_FAILURE);
+  }
+  if (control)
+    busy = control_stop (control) == -1;
+  return arg;
+}
+
+static int
+start_threads (void)
+{
+  CLEANUP_FREE char *error = NULL;
+  size_t i;
+
+  if (disk_pools_start () == -1) {
+    nbdkit_error ("cannot start threads: %m");
+    return -1;
+  }
+  for (i = 0; i < disks.len; i++)
+    if ((ready.user && !disk_read_only (disks.ptr[i])
+         && disk_change_user (disks.ptr[i], control_path, &error) == -1)
+        || disk_start (disks.ptr[i], &error) == -1)
+      goto err;
+  if (control && control_start (control, &error) == -1)
+    goto err;
+  if (thread_start (&watcher, watch, NULL) == -1) {
+    nbdkit_error ("cannot start a thread: %m");
+    return -1;
+  }
+  watching = true;
+  return 0;
+
+err:
+  nbdkit_error ("%s", error);
+  return -1;
+}
+
+/* As whom the server runs from now on: its files are that user's. */
+static int
+change_user (void)
+{
+  CLEANUP_FREE char *dir = NULL;
+
+  if (!ready.user && geteuid () != ready.uid) {
+    nbdkit_error ("nbdkit has changed its user, and its command line did not "
+                  "say so: give -u USER in words of their own");
+    return -1;
+  }
+  if (!ready.user || config->control_off)
+    return 0;
+  dir = runtime_dir ();
+  if (dir == NULL)
+    return -1;
+  free (own_dir);
+  free (control_path);
+  own_dir = control_path = NULL;
+  return set_control_path (dir) == -1 || listen_control () == -1 ? -1 : 0;
+}
+
+int
+process_after_fork (void)
+{
+  sigset_t all, old;
+  int r;
+
+  ready.started = true;
+  if (getpid () != ready.pid)
+    server_part_from_parent ();
+  /* Signals are the server's: no thread made from here takes one. */
+  sigfillset (&all);
+  pthread_sigmask (SIG_SETMASK, &all, &old);
+  r = change_user () == 0 ? start_threads () : -1;
+  pthread_sigmask (SIG_SETMASK, &old, NULL);
+
+  /* The server exits now, without .cleanup: leave the volumes closed. */
+  if (r == -1) {
+    gate_all ();
+    if (control)
+      control_unlisten (control);
+    runtime_leave ();
+  }
+  return r;
+}
+
+void
+process_cleanup (void)
+{
+  size_t i;
+
+  /* A server on standard input ends without being told to quit. */
+  nbdkit_shutdown ();
+  if (watching)
+    pthread_join (watcher, NULL);
+  watching = false;
+
+  /* The threads first: they may still hold a disk. */
+  disk_pools_stop ();
+  for (i = 0; !busy && i < disks.len; i++)
+    disk_free (disks.ptr[i]);
+  disks.len = 0;
+}
+
+void
+process_unload (void)
+{
+  size_t i;
+
+  /* Still there if the server did not come to serve. */
+  for (i = 0; i < disks.len; i++)
+    if (disk_is_idle (disks.ptr[i]))
+      disk_free (disks.ptr[i]);
+  free (disks.ptr);
+  exports_free ();
+  if (control && !busy)
+    control_free (control);
+  free (own_dir);
+  free (control_path);
+  config_free ();
+  if (!busy)
+    runtime_leave ();
+}
