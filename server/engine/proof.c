@@ -507,3 +507,24 @@ proof_check (struct disk *d, struct work *old, bool copies, uint64_t *offset)
   }
   return r;
 }
+
+bool
+proof_holds (struct disk *d, struct work *old, const char *bytes,
+             uint64_t offset, uint64_t end)
+{
+  struct work_sums sums[BATCH];
+  unsigned nr = (unsigned)((end - offset + old->unit - 1) / old->unit);
+
+  if (work_read_sums (old, offset / old->unit, nr, sums) == -1)
+    return false;
+  for (unsigned i = 0; i < nr; i++) {
+    uint64_t n = min_u64 (old->unit, d->size - offset);
+    uint32_t sum = crc32c_pieces (bytes, n);
+
+    if (sum != sums[i].was && sum != sums[i].will)
+      return false;
+    bytes += n;
+    offset += n;
+  }
+  return true;
+}

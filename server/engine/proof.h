@@ -37,5 +37,9 @@ void proof_failed (struct disk *d, uint64_t g, uint64_t end)
  * says where; UINT64_MAX: by its count.  -1: errno. */
 int proof_check (struct disk *d, struct work *old, bool copies,
                  uint64_t *offset) __attribute__ ((nonnull (1, 2, 4)));
+/* Does old say that these are the bytes of [offset, end), one granule? */
+bool proof_holds (struct disk *d, struct work *old, const char *bytes,
+                  uint64_t offset, uint64_t end)
+    __attribute__ ((nonnull (1, 2, 3)));
 
 #endif

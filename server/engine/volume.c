@@ -778,6 +778,58 @@ rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
   return 0;
 }
 
+/* A granule that was copied: is it what W says, and now on its way to the disk
+ * again?  The bytes that are compared are those that are written, as a page may
+ * leave the cache in between. */
+static bool
+rewrite_copy (struct disk *d, struct work *old, char *buf, uint64_t offset,
+              uint64_t end)
+{
+  uint64_t start, stop;
+
+  if (store_pread (d->store, buf, end - offset, offset) == -1
+      || !proof_holds (d, old, buf, offset, end)
+      || store_next_data (d->store, offset, end, &start, &stop) == -1)
+    return false;
+  /* A hole has no page to lose. */
+  return start >= end
+         || store_pwrite (d->store, buf, end - offset, offset) == 0;
+}
+
+/* W forgets the copies that a failed sync has lost, or may have: they can be
+ * fetched again. */
+static int
+rewrite_copies (struct disk *d, struct work *old, char *buf)
+{
+  uint64_t words[WORK_WORDS], guest[WORK_WORDS];
+  uint64_t nr = map_nr (d->map);
+
+  for (uint32_t i = 0; work_next (old, i, &i); i++) {
+    uint64_t first = (uint64_t)i * SIDECAR_BITS;
+    bool lost = false;
+
+    if (first >= nr)
+      break;
+    if (work_read (old, WORK_COPIES, i, words) == -1
+        || work_read (old, WORK_GUEST, i, guest) == -1)
+      return -1;
+    for (uint32_t b = 0; b < min_u64 (SIDECAR_BITS, nr - first); b++) {
+      uint64_t bit = UINT64_C (1) << (b % 64);
+
+      if ((words[b / 64] & ~guest[b / 64] & bit)
+          && !rewrite_copy (d, old, buf, granule_offset (d, first + b),
+                            granule_offset (d, first + b + 1))) {
+        words[b / 64] &= ~bit;
+        lost = true;
+      }
+    }
+    if (lost && work_write (old, WORK_COPIES, i, 0, SIDECAR_WORDS, words) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+/* copies: those that W names as copies, too, as if a guest had written them. */
 static int
 rewrite_pending (struct disk *d, struct work *old, bool copies,
                  struct rewriting *rw)
@@ -811,6 +863,8 @@ rewrite_pending (struct disk *d, struct work *old, bool copies,
         return -1;
     }
   }
+  if (!copies && !old->first_format && rewrite_copies (d, old, buf) == -1)
+    return -1;
   /* A bad disk may tell no earlier than this. */
   return store_sync (d->store) == 0 ? 0 : rewrite_failed (rw, 0);
 }
@@ -1045,8 +1099,8 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
   struct rewriting rw = { .failed = state == WORK_SYNCING };
   int err;
 
-  /* Copies are believed where no sync can have lost them: they can be fetched
-   * again. */
+  /* Copies, which can be fetched again, are believed where no sync can have
+   * lost them; else those that prove themselves are written again. */
   if (old && !d->read_only) {
     /* A sync that fails here is told of once; whoever opens the volume after
      * that must know. */
@@ -1085,7 +1139,8 @@ recover (struct disk *d, const struct disk_config *cfg, struct work *old,
       old = NULL;
     }
   }
-  if (old && map_recover (d->map, old, state == WORK_OK) == -1) {
+  if (old
+      && map_recover (d->map, old, state == WORK_OK || !d->read_only) == -1) {
     message_set (error, "cannot read the working map %s: %m", old->path);
     return -1;
   }

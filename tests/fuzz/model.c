@@ -32,7 +32,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -1284,39 +1283,13 @@ make_shared (void)
   }
 }
 
-/* It died while a sync ran, or after one had failed. */
-static bool
-died_syncing (void)
-{
-  char pattern[300];
-  glob_t found = { 0 };
-  bool syncing = false;
-
-  snprintf (pattern, sizeof pattern, "%s/*/*.work", run_dir);
-  glob (pattern, 0, NULL, &found);
-  for (size_t i = 0; i < found.gl_pathc; i++) {
-    int fd = open (found.gl_pathv[i], O_RDONLY | O_CLOEXEC);
-    uint8_t state[4] = { 0 };
-
-    if (fd >= 0 && pread (fd, state, sizeof state, 112) == sizeof state)
-      syncing |= get_le32 (state) != 1;
-    if (fd >= 0)
-      close (fd);
-  }
-  globfree (&found);
-  return syncing;
-}
-
 /* Of a process that died: holes learnt from the backing store are found
- * again, and copies that a sync may have lost fetched again; all else must be
- * as it was. */
+ * again, all else must be as it was. */
 static void
-forget_copies (void)
+forget_holes (void)
 {
-  bool syncing = died_syncing ();
-
   for (uint64_t g = 0; g < sh->nr_granules; g++)
-    if ((sh->zero[g] || syncing) && !sh->changed[g])
+    if (sh->zero[g] && !sh->changed[g])
       sh->local[g] = 0;
 }
 
@@ -1467,7 +1440,7 @@ run_lives (void)
       /* All is in the sidecar. */
       remove_tree (run_dir);
     else
-      forget_copies ();
+      forget_holes ();
     mkdir (run_dir, 0700);
   }
   check_image ();
