@@ -328,13 +328,19 @@ bool housekeeper_stop (struct disk *d, uint64_t until);
 
 /* job.c */
 int jobs_open (struct disk *d, char **error); /* reads the record */
+void jobs_free (struct disk *d);
+/* While this lock is held no job of the disk is changed or recorded. */
+pthread_mutex_t *job_verbs (struct disk *d);
+/* The source was lost, or is back. */
+void job_source_changed (struct disk *d);
+/* Called now and then: takes a sample, and writes the record if it is old. */
+void job_tick (struct disk *d, uint64_t now);
+
+/* job-verbs.c: go on with the job that the record has, or start the one that
+ * allocate= asks for. */
 int jobs_start (struct disk *d, char **error);
 /* Stop the pump; the record stays as it is, so that a restart goes on.  False:
  * it has not ended until then (ms), as for housekeeper_stop. */
 bool jobs_stop (struct disk *d, uint64_t until);
-void jobs_free (struct disk *d);
-/* Held, no job of the disk is changed or recorded. */
-pthread_mutex_t *job_verbs (struct disk *d);
-void job_source_changed (struct disk *d);
-void job_tick (struct disk *d, uint64_t now);
+
 #endif

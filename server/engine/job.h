@@ -2,7 +2,8 @@
  *
  * A disk has at most one job.  Ended jobs are kept, also over a restart,
  * until the next one on that disk starts or they are dismissed.  All
- * functions take the disk; they are in job.c.
+ * functions take the disk.  They are in job-verbs.c, those that only look at a
+ * job in job.c.
  *
  * Jobs of a disk have numbers, from 1, which go up by one and on over a
  * restart: so whoever started one, or waits for one, is not told about
