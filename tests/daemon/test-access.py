@@ -47,6 +47,12 @@ def test_confined():
         os.symlink(p.path("other", "secret.img"), p.vol("link.img"))
         os.symlink(p.path("other"), p.vol("dir"))
         os.mkdir(p.vol("sub"))
+        # What the neighbour's name has more than ours is a folder in ours.
+        os.mkdir(p.vol("2"))
+        os.mkdir(p.path("vols2"))
+        for folder in (p.vol("2"), p.path("vols2")):
+            with open(folder + "/a.img", "wb") as f:
+                f.write(b"secret" * 1000)
         c = p.control()
         for path in (p.path("other", "secret.img"),
                      p.vol("link.img"),
@@ -55,6 +61,7 @@ def test_confined():
                      p.vol("sub") + "/../../other/secret.img",
                      p.vol("sub") + "//../x.img",
                      p.dir + "/volsx/a.img",
+                     p.dir + "/vols2/a.img", p.dir + "/vols2/new.img",
                      "vols/a.img", "a.img", "", "/", p.vol("."),
                      p.path("vols"), "/proc/self/root/etc/passwd",
                      "/proc/1/mem", "/etc/passwd"):
@@ -70,7 +77,10 @@ def test_confined():
         check("nothing was made", sorted(os.listdir(p.path("other")))
               == ["secret.img"] and not os.path.exists(p.path("x.img"))
               and sorted(os.listdir(p.path("vols")))
-              == ["dir", "link.img", "sub"], os.listdir(p.path("vols")))
+              == ["2", "dir", "link.img", "sub"]
+              and os.listdir(p.vol("2")) == ["a.img"]
+              and os.listdir(p.path("vols2")) == ["a.img"],
+              os.listdir(p.path("vols")))
         after = os.stat(p.path("other", "secret.img"))
         check("nothing was changed", before.st_mtime_ns == after.st_mtime_ns
               and before.st_ctime_ns == after.st_ctime_ns)

@@ -53,7 +53,8 @@
 
 /* What the server does when it gets a command: '=' is the rest of the string
  * as what it returns, '!' as an error object, '*' an event before the
- * answer.  "hang" and "close" are what they say. */
+ * answer; '?' is as '=', with the id of another command.  "hang" and "close"
+ * are what they say; "late" waits until the test lets it go on. */
 struct step {
   const char *command; /* that it must be */
   const char *does[4];
@@ -66,6 +67,7 @@ struct server {
   atomic_size_t at;       /* next step, over all connections */
   const struct step *any; /* answers to anything, when there are no steps */
   atomic_int connections;
+  atomic_bool go_on; /* what is late */
   atomic_bool stop;
   pthread_t thread;
 };
@@ -143,6 +145,11 @@ answer (struct server *server, int fd, json_t *message)
       put (fd, what + 1);
       put (fd, "\r\n");
     }
+    else if (*what == '?') {
+      put (fd, "{\"return\":");
+      put (fd, what + 1);
+      put (fd, ",\"id\":1000}\r\n");
+    }
     else if (*what == '=' || *what == '!') {
       put (fd, *what == '=' ? "{\"return\":" : "{\"error\":");
       put (fd, what + 1);
@@ -150,6 +157,9 @@ answer (struct server *server, int fd, json_t *message)
     }
     else if (strcmp (what, "close") == 0)
       alive = false;
+    else if (strcmp (what, "late") == 0)
+      while (!atomic_load (&server->go_on))
+        usleep (1000);
     else if (strcmp (what, "flood") == 0)
       alive = flood (fd);
     else
@@ -723,6 +733,63 @@ test_hang (void **state)
   stop_at_end (&server);
 }
 
+/* What answers another command is the answer of none: it is an error, also
+ * when it would do. */
+static void
+test_other_answer (void **state)
+{
+  static const struct step steps[] = {
+    { "query-disks", { "?[]" } },
+    { "query-disks", { "=[]" } },
+    { NULL, { NULL } },
+  };
+  struct backfill_disk_info **disks;
+  struct server server;
+  struct backfill *h;
+  unsigned n;
+
+  (void)state;
+  start (&server, steps, NULL);
+  h = backfill_connect (server.path);
+  assert_int_equal (backfill_list_disks (h, &n, &disks), -1);
+  assert_int_equal (backfill_get_errno (), EPROTO);
+  assert_non_null (strstr (backfill_get_error (), "was not asked"));
+  assert_int_equal (backfill_list_disks (h, &n, &disks), 0);
+  backfill_free_disks (disks);
+  backfill_close (h);
+  stop_at_end (&server);
+}
+
+/* An answer that came too late is not the next command's: that goes over
+ * another connection. */
+static void
+test_late_answer (void **state)
+{
+  static const struct step steps[] = {
+    { "query-disks", { "late", "=[" DISK ("vda", "/a") "]" } },
+    { "query-disks", { "=[]" } },
+    { NULL, { NULL } },
+  };
+  struct backfill_disk_info **disks;
+  struct server server;
+  struct backfill *h;
+  unsigned n;
+
+  (void)state;
+  start (&server, steps, NULL);
+  h = backfill_connect (server.path);
+  assert_int_equal (backfill_set_timeout (h, 200), 0);
+  assert_int_equal (backfill_list_disks (h, &n, &disks), -1);
+  assert_int_equal (backfill_get_errno (), ETIMEDOUT);
+  atomic_store (&server.go_on, true);
+  assert_int_equal (backfill_set_timeout (h, 60000), 0);
+  assert_int_equal (backfill_list_disks (h, &n, &disks), 0);
+  assert_int_equal (n, 0);
+  backfill_free_disks (disks);
+  backfill_close (h);
+  stop_at_end (&server);
+}
+
 /* Linked with --wrap: a flood is as fast as its reader.  However little of the
  * processor the server has, there is something to be read. */
 int __real_poll (struct pollfd *fds, nfds_t n, int timeout);
@@ -902,12 +969,13 @@ int
 main (void)
 {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test (test_connect),  cmocka_unit_test (test_long_path),
-    cmocka_unit_test (test_list),     cmocka_unit_test (test_job_info),
-    cmocka_unit_test (test_allocate), cmocka_unit_test (test_wait),
-    cmocka_unit_test (test_map),      cmocka_unit_test (test_hang),
-    cmocka_unit_test (test_flood),    cmocka_unit_test (test_events),
-    cmocka_unit_test (test_command),  cmocka_unit_test (test_threads),
+    cmocka_unit_test (test_connect),      cmocka_unit_test (test_long_path),
+    cmocka_unit_test (test_list),         cmocka_unit_test (test_job_info),
+    cmocka_unit_test (test_allocate),     cmocka_unit_test (test_wait),
+    cmocka_unit_test (test_map),          cmocka_unit_test (test_hang),
+    cmocka_unit_test (test_flood),        cmocka_unit_test (test_events),
+    cmocka_unit_test (test_command),      cmocka_unit_test (test_threads),
+    cmocka_unit_test (test_other_answer), cmocka_unit_test (test_late_answer),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

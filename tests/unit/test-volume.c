@@ -1069,6 +1069,50 @@ abort_after_the_gate_is_refused (void **state)
   box_close (d);
 }
 
+/* An abort was recorded and the process died before the job had ended: it does
+ * not go on, and is told of as aborted (G37). */
+static void
+aborting_is_not_gone_on_with (void **state)
+{
+  struct job_options o = { .speed = 1 };
+  CLEANUP_FREE char *file = NULL;
+  char *error = NULL;
+  struct sidecar_job record;
+  struct job_info info;
+  struct sidecar *sc;
+  struct disk *d;
+
+  (void)state;
+  box_golden (&box, MIB, MIB);
+  file = box_key ("file", box.golden);
+  box_serve (&box, "file", file, NULL);
+  config.has_size = false;
+  config.backing = box.uri;
+  assert_int_equal (disk_pools_start (), 0);
+  d = box_start (&box, &config);
+  assert_int_equal (job_start (d, &o, NULL, &error), 0);
+  assert_int_equal (disk_gate (d), 0);
+  disk_free (d);
+  sc = sidecar_open (box.metadata, false, &error);
+  assert_non_null (sc);
+  assert_int_equal (sidecar_read_job (sc, &record), 1);
+  assert_int_not_equal (record.status, JOB_CONCLUDED);
+  record.status = JOB_ABORTING;
+  assert_int_equal (sidecar_write_job (sc, &record), 0);
+  sidecar_free (sc);
+
+  /* As often as it is opened. */
+  for (int i = 0; i < 2; i++) {
+    d = box_start (&box, &config);
+    job_get_info (d, &info);
+    assert_int_equal (info.status, JOB_CONCLUDED);
+    assert_int_equal (info.result, JOB_RESULT_CANCELLED);
+    assert_int_equal (info.errnum, ECANCELED);
+    box_close (d);
+  }
+  disk_pools_stop ();
+}
+
 /* A part of a granule is written while the gate closes: the guest is told
  * that, not that its disk has an error. */
 
@@ -1172,6 +1216,7 @@ main (void)
     TEST (read_only_writes_nothing),
     TEST (nothing_is_done_after_the_gate),
     TEST (abort_after_the_gate_is_refused),
+    TEST (aborting_is_not_gone_on_with),
     TEST (gate_tells_a_parked_write),
   };
 
