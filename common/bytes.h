@@ -44,11 +44,13 @@ is_power_of_2 (uint64_t n)
 static inline bool
 is_all_zero (const char *p, uint64_t len)
 {
-  /* Most data says so in its first bytes. */
+  uint64_t first;
+
   if (len < 16)
     return len == 0 || (p[0] == 0 && memcmp (p, p + 1, len - 1) == 0);
-  return *(const uint64_t *)(const void *)p == 0
-         && memcmp (p, p + 8, len - 8) == 0;
+  /* Most data says so in its first bytes.  They may lie at any address. */
+  memcpy (&first, p, 8);
+  return first == 0 && memcmp (p, p + 8, len - 8) == 0;
 }
 
 static inline void
