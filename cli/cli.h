@@ -32,6 +32,7 @@ enum {
 struct cli {
   const char *socket;  /* -c, or NULL: by the registry */
   const char *command; /* its name */
+  bool takes_disk;     /* it is about one disk */
   bool json;           /* --json */
 };
 extern struct cli cli;
@@ -53,7 +54,38 @@ int cmd_resume (int argc, char **argv);
 int cmd_speed (int argc, char **argv);
 int cmd_watch (int argc, char **argv);
 
-/* main.c */
+/* message.c */
+
+/* "backfill: ...", then how to get help; exits with STATUS_USAGE. */
+void cli_usage (const char *fmt, ...)
+    __attribute__ ((format (printf, 1, 2), noreturn));
+/* "backfill: ..."; STATUS_FAILED. */
+int cli_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
+/* The same with libbackfill's last error. */
+int cli_failed (void);
+
+/* options.c */
+
+/* What options_before gives that is no letter, and not libvirt's. */
+enum {
+  OPTION_JSON = 0x10000,
+  OPTION_LONG_OPTIONS,
+  OPTION_SHORT_OPTIONS,
+  OPTION_COMMANDS,
+  OPTION_DISKS,
+};
+/* The next option before the command that is a question; -1 at the end, '?'
+ * after getopt's message.  Those that set something are taken. */
+int options_before (int argc, char **argv);
+/* The options of all commands, as lines of help: before the command, or those
+ * that a command's help has. */
+void options_help (FILE *fp, bool command);
+/* For the completion script, one a line.  help: a command's, NULL: what may
+ * come before a command. */
+void options_long (const char *help);
+void options_short (void);
+/* Usage error if libvirt's options were given to a command without DISK. */
+void options_check_disk (void);
 
 /* getopt_long over a command's options plus -c, --json and libvirt's, which
  * it handles itself; longs ends with a zero entry, or is NULL.  Returns -1 at
@@ -66,14 +98,6 @@ const char *cli_disk (int argc, char **argv);
 /* The disk that this DISK (or NULL) means: with libvirt's options another. */
 const char *cli_find (const char *disk);
 
-/* "backfill: ...", then how to get help; exits with STATUS_USAGE. */
-void cli_usage (const char *fmt, ...)
-    __attribute__ ((format (printf, 1, 2), noreturn));
-/* "backfill: ..."; STATUS_FAILED. */
-int cli_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
-/* The same with libbackfill's last error. */
-int cli_failed (void);
-
 /* A handle, or NULL after a message. */
 struct backfill *cli_connect (void);
 
@@ -85,13 +109,6 @@ enum {
   LIBVIRT_POOL,
   LIBVIRT_VOLUME
 };
-#define LIBVIRT_OPTIONS                                      \
-  { "connect", required_argument, NULL, LIBVIRT_CONNECT },   \
-      { "domain", required_argument, NULL, LIBVIRT_DOMAIN }, \
-      { "pool", required_argument, NULL, LIBVIRT_POOL },     \
-  {                                                          \
-    "volume", required_argument, NULL, LIBVIRT_VOLUME        \
-  }
 /* Takes one of them; false: it is another. */
 bool libvirt_option (int c);
 /* One of them was given: then libvirt_disk tells which disk is meant. */
@@ -154,7 +171,7 @@ int disks_unanswered (struct backfill_disk_info **disks, unsigned n);
  * as they are. */
 int disks_names (void);
 
-/* svg.c */
+/* picture.c */
 
 /* A part of the disk, its bytes by state. */
 struct cell {
@@ -171,11 +188,20 @@ struct picture {
   uint64_t job_next; /* first absent byte of its range, or job_end */
 };
 
+/* The disk, its regions in a range (length 0: to the end), and its job, for a
+ * picture of it.  Borrows both. */
+void picture_init (struct picture *picture,
+                   const struct backfill_disk_info *disk, uint64_t offset,
+                   uint64_t length, const struct backfill_state_region *regions,
+                   unsigned n);
 /* Spread the regions over n cells of equal size. */
 void picture_cells (const struct picture *picture, struct cell *cells,
                     size_t n);
 /* Which cell a byte is in. */
 size_t picture_cell (const struct picture *picture, uint64_t offset, size_t n);
+
+/* svg.c */
+
 void picture_svg (const struct picture *picture, FILE *fp);
 
 #endif

@@ -232,8 +232,46 @@ parse_number (const char *what, const char *s, uint64_t max)
   return n;
 }
 
-int
-cmd_allocate (int argc, char **argv)
+/* What allocate was asked for. */
+struct request {
+  uint64_t offset, length;
+  unsigned flags;
+  struct backfill_allocate_options options;
+  bool wait, quiet;
+  struct progress progress;
+};
+
+static int
+parse_on_error (const char *word)
+{
+  if (strcmp (word, "report") == 0)
+    return BACKFILL_ON_ERROR_REPORT;
+  if (strcmp (word, "skip") == 0)
+    return BACKFILL_ON_ERROR_SKIP;
+  cli_usage ("--on-error: '%s' is neither report nor skip", word);
+}
+
+static void
+parse_retry (struct backfill_allocate_options *options, const char *time)
+{
+  options->retry = text_duration ("--retry", time);
+  options->has_retry = options->retry != UNITS_FOREVER;
+  if (!options->has_retry)
+    options->retry = 0;
+}
+
+static int
+parse_fd (const char *text)
+{
+  int fd = (int)parse_number ("--progress", text, INT_MAX);
+
+  if (fcntl (fd, F_GETFD) == -1)
+    cli_usage ("--progress: file descriptor %d is not open", fd);
+  return fd;
+}
+
+static void
+parse_request (int argc, char **argv, struct request *r)
 {
   enum {
     OFFSET = 0x100,
@@ -260,88 +298,96 @@ cmd_allocate (int argc, char **argv)
     { "quiet", no_argument, NULL, QUIET },
     { NULL, 0, NULL, 0 },
   };
-  struct progress progress = { .fd = -1, .fd_percent = -1, .percent = -1 };
-  struct backfill_allocate_options options = { .struct_size = sizeof options };
-  unsigned flags = BACKFILL_ALLOCATE_SPARSE;
-  uint64_t offset = 0, length = 0, number = 0;
-  bool wait = false, quiet = false;
-  struct backfill *h;
-  const char *disk;
-  int c, r, status = STATUS_OK;
+  int c;
 
   while ((c = cli_getopt (argc, argv, longs)) != -1)
     switch (c) {
     case OFFSET:
-      offset = text_size ("--offset", optarg);
+      r->offset = text_size ("--offset", optarg);
       break;
     case LENGTH:
-      length = text_size ("--length", optarg);
+      r->length = text_size ("--length", optarg);
       /* In the protocol 0 means all: nobody means that by 0. */
-      if (length == 0)
+      if (r->length == 0)
         cli_usage ("--length: leave it out to allocate to the end");
       break;
     case SPEED:
-      options.speed = text_speed ("--speed", optarg);
+      r->options.speed = text_speed ("--speed", optarg);
       break;
     case SPARSE:
-      flags |= BACKFILL_ALLOCATE_SPARSE;
+      r->flags |= BACKFILL_ALLOCATE_SPARSE;
       break;
     case FULL:
-      flags &= ~BACKFILL_ALLOCATE_SPARSE;
+      r->flags &= ~BACKFILL_ALLOCATE_SPARSE;
       break;
     case ON_ERROR:
-      if (strcmp (optarg, "report") == 0)
-        options.on_error = BACKFILL_ON_ERROR_REPORT;
-      else if (strcmp (optarg, "skip") == 0)
-        options.on_error = BACKFILL_ON_ERROR_SKIP;
-      else
-        cli_usage ("--on-error: '%s' is neither report nor skip", optarg);
+      r->options.on_error = parse_on_error (optarg);
       break;
     case RETRY:
-      options.retry = text_duration ("--retry", optarg);
-      options.has_retry = options.retry != UNITS_FOREVER;
-      if (!options.has_retry)
-        options.retry = 0;
+      parse_retry (&r->options, optarg);
       break;
     case WAIT:
-      wait = true;
+      r->wait = true;
       break;
     case PROGRESS:
-      wait = true;
-      if (optarg != NULL) {
-        progress.fd = (int)parse_number ("--progress", optarg, INT_MAX);
-        if (fcntl (progress.fd, F_GETFD) == -1)
-          cli_usage ("--progress: file descriptor %d is not open", progress.fd);
-      }
+      r->wait = true;
+      if (optarg != NULL)
+        r->progress.fd = parse_fd (optarg);
       break;
     case QUIET:
-      quiet = true;
+      r->quiet = true;
       break;
     }
-  options.number = &number;
+}
+
+/* How its end is waited for, or that it is not. */
+static void
+prepare_wait (struct request *r)
+{
+  struct progress *p = &r->progress;
+
+  if (!r->wait) {
+    r->flags |= BACKFILL_ALLOCATE_NONBLOCK;
+    return;
+  }
+  if (p->fd >= 0)
+    signal (SIGPIPE, SIG_IGN);
+  catch_interrupt ();
+  r->options.progress = show_progress;
+  r->options.opaque = p;
+}
+
+int
+cmd_allocate (int argc, char **argv)
+{
+  struct request request = {
+    .flags = BACKFILL_ALLOCATE_SPARSE,
+    .options = { .struct_size = sizeof request.options },
+    .progress = { .fd = -1, .fd_percent = -1, .percent = -1 },
+  };
+  struct progress *progress = &request.progress;
+  uint64_t number = 0;
+  struct backfill *h;
+  const char *disk;
+  int r, status = STATUS_OK;
+
+  parse_request (argc, argv, &request);
+  request.options.number = &number;
   disk = cli_disk (argc, argv);
-  progress.show = !quiet && !cli.json && progress.fd != STDOUT_FILENO;
-  progress.terminal = text_terminal (stdout);
+  progress->show = !request.quiet && !cli.json && progress->fd != STDOUT_FILENO;
+  progress->terminal = text_terminal (stdout);
 
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (wait) {
-    if (progress.fd >= 0)
-      signal (SIGPIPE, SIG_IGN);
-    catch_interrupt ();
-    options.progress = show_progress;
-    options.opaque = &progress;
-  }
-  else
-    flags |= BACKFILL_ALLOCATE_NONBLOCK;
-  r = backfill_block_allocate_options (h, disk, offset, length, flags,
-                                       &options);
-  end_line (&progress);
+  prepare_wait (&request);
+  r = backfill_block_allocate_options (h, disk, request.offset, request.length,
+                                       request.flags, &request.options);
+  end_line (progress);
   if (r == -1) {
-    if (progress.last.type == BACKFILL_JOB_FAILED
-        || progress.last.type == BACKFILL_JOB_CANCELLED)
-      status = job_failed (&progress.last);
+    if (progress->last.type == BACKFILL_JOB_FAILED
+        || progress->last.type == BACKFILL_JOB_CANCELLED)
+      status = job_failed (&progress->last);
     else
       status = cli_failed ();
   }
@@ -350,7 +396,7 @@ cmd_allocate (int argc, char **argv)
 
     status = status == STATUS_OK ? printed : status;
   }
-  else if (r == 0 && !wait && !quiet)
+  else if (r == 0 && !request.wait && !request.quiet)
     printf ("started: 'backfill info' shows how far it is\n");
   backfill_close (h);
   return status;

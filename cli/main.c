@@ -1,4 +1,4 @@
-/* main.c - the `backfill` command: options, help, and which command to run.
+/* main.c - the `backfill` command: help, and which command to run.
  *
  * One table has every command with its help text.  The completion script asks
  * for the words of that table (--list-commands, --long-options), so that it
@@ -8,18 +8,12 @@
  */
 #include "config.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ctype.h>
-#include <errno.h>
 #include <locale.h>
 
-#include "cleanup.h"
 #include "cli.h"
-
-struct cli cli;
 
 struct command {
   const char *name;
@@ -157,20 +151,10 @@ print_help (FILE *fp)
       "DISK is a disk's name or the path of its store; \"\" is the disk whose\n"
       "name is empty.  It can be left out where there is only one disk.\n"
       "\n"
-      "Options:\n"
-      "  -c, --control SOCKET  the server's control socket (without it the\n"
-      "                        owner of the disk is looked up in\n"
-      "                        $BACKFILL_RUNTIME_DIR, /run/backfill or\n"
-      "                        $XDG_RUNTIME_DIR/backfill)\n"
-      "      --domain DOMAIN       the disk of a libvirt domain; DISK is its "
-      "target\n"
-      "                        (vda), its source's name, or its store's path\n"
-      "      --pool POOL --volume VOLUME\n"
-      "                        the disk that is this storage volume\n"
-      "      --connect URI     where libvirt is\n"
-      "      --json            print JSON\n"
-      "  -h, --help            show this, or the help of COMMAND\n"
-      "  -V, --version         show the version\n"
+      "Options:\n",
+      fp);
+  options_help (fp, false);
+  fputs (
       "\n"
       "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the job failed or was\n"
       "aborted, 4 a server does not answer, whose disks are shown as such,\n"
@@ -183,82 +167,8 @@ print_command_help (const struct command *c)
 {
   printf ("Usage: backfill [-c SOCKET] %s%s%s [OPTION...]\n\n%s\n", c->name,
           c->arguments[0] != '\0' ? " " : "", c->arguments, c->help);
-  printf ("Options of every command:\n"
-          "  -c, --control SOCKET  the server's control socket\n"
-          "      --json            print JSON\n"
-          "  -h, --help            show this\n");
-}
-
-/* The long options of a help text, one a line, for the completion script. */
-static void
-print_long_options (const char *help)
-{
-  for (const char *p = strstr (help, "  --"); p != NULL;
-       p = strstr (p + 1, "  --")) {
-    size_t len = 4;
-
-    while (isalnum ((unsigned char)p[len]) || p[len] == '-')
-      len++;
-    printf ("%.*s\n", (int)len - 2, p + 2);
-  }
-  printf ("--control\n--domain\n--pool\n--volume\n--connect\n--json\n--help\n");
-}
-
-static void __attribute__ ((format (printf, 1, 0)))
-complain (const char *fmt, va_list ap)
-{
-  CLEANUP_FREE char *text = NULL;
-
-  if (vasprintf (&text, fmt, ap) == -1)
-    text = NULL;
-  fflush (stdout);
-  fprintf (stderr, "backfill: %s\n",
-           text != NULL ? text_clean (text) : "out of memory");
-}
-
-void
-cli_usage (const char *fmt, ...)
-{
-  va_list ap;
-
-  va_start (ap, fmt);
-  complain (fmt, ap);
-  va_end (ap);
-  fprintf (stderr, "Try 'backfill %s%s--help'.\n",
-           cli.command != NULL ? cli.command : "",
-           cli.command != NULL ? " " : "");
-  exit (STATUS_USAGE);
-}
-
-int
-cli_error (const char *fmt, ...)
-{
-  va_list ap;
-
-  va_start (ap, fmt);
-  complain (fmt, ap);
-  va_end (ap);
-  return STATUS_FAILED;
-}
-
-int
-cli_failed (void)
-{
-  if (backfill_get_errno () == ENXIO && cli.socket == NULL)
-    return cli_error ("%s (-c SOCKET names a control socket that is "
-                      "somewhere else)",
-                      backfill_get_error ());
-  return cli_error ("%s", backfill_get_error ());
-}
-
-struct backfill *
-cli_connect (void)
-{
-  struct backfill *h = backfill_connect (cli.socket);
-
-  if (h == NULL)
-    cli_failed ();
-  return h;
+  printf ("Options of every command:\n");
+  options_help (stdout, true);
 }
 
 static const struct command *
@@ -268,62 +178,6 @@ find_command (const char *name)
     if (strcmp (c->name, name) == 0)
       return c;
   return NULL;
-}
-
-/* What has no DISK is about a whole server, or none. */
-static void
-check_takes_disk (void)
-{
-  if (strstr (find_command (cli.command)->arguments, "[DISK]") == NULL)
-    cli_usage ("'%s' is not about one disk: it does not go with --domain, "
-               "--volume, --pool or --connect",
-               cli.command);
-}
-
-int
-cli_getopt (int argc, char **argv, const struct option *longs)
-{
-  enum { OPT_CONTROL = 'c', OPT_JSON = 0x10000 };
-  struct option all[32] = { { "control", required_argument, NULL, OPT_CONTROL },
-                            { "json", no_argument, NULL, OPT_JSON },
-                            LIBVIRT_OPTIONS };
-  int c;
-
-  for (size_t i = 0; longs != NULL && longs[i].name != NULL && i < 25; i++)
-    all[6 + i] = longs[i];
-  for (;;) {
-    c = getopt_long (argc, argv, "c:", all, NULL);
-    switch (c) {
-    case OPT_CONTROL:
-      cli.socket = optarg;
-      break;
-    case OPT_JSON:
-      cli.json = true;
-      break;
-    case '?':
-      fprintf (stderr, "Try 'backfill %s --help'.\n", cli.command);
-      exit (STATUS_USAGE);
-    default:
-      if (!libvirt_option (c))
-        return c;
-      check_takes_disk ();
-    }
-  }
-}
-
-const char *
-cli_find (const char *disk)
-{
-  return libvirt_used () ? libvirt_disk (disk) : disk;
-}
-
-const char *
-cli_disk (int argc, char **argv)
-{
-  if (argc - optind > 1)
-    cli_usage ("'%s' takes one DISK: '%s' is one too many", cli.command,
-               argv[optind + 1]);
-  return cli_find (optind < argc ? argv[optind] : NULL);
 }
 
 /* Output that was not written is a failure, whatever the command says. */
@@ -337,109 +191,120 @@ finish (int status)
   return status;
 }
 
-int
-main (int argc, char **argv)
+/* The options before the command.  False: *status is the end of it. */
+static bool
+take_options (int argc, char **argv, int *status)
 {
-  enum {
-    OPT_JSON = 0x100,
-    OPT_LONG_OPTIONS,
-    OPT_SHORT_OPTIONS,
-    OPT_COMMANDS,
-    OPT_DISKS
-  };
-  static const struct option longs[] = {
-    { "control", required_argument, NULL, 'c' },
-    LIBVIRT_OPTIONS,
-    { "json", no_argument, NULL, OPT_JSON },
-    { "help", no_argument, NULL, 'h' },
-    { "version", no_argument, NULL, 'V' },
-    { "long-options", no_argument, NULL, OPT_LONG_OPTIONS },
-    { "short-options", no_argument, NULL, OPT_SHORT_OPTIONS },
-    { "list-commands", no_argument, NULL, OPT_COMMANDS },
-    { "list-disks", no_argument, NULL, OPT_DISKS },
-    { NULL, 0, NULL, 0 },
-  };
-  static char program[] = "backfill";
-  const struct command *command;
-  int c;
+  *status = STATUS_OK;
+  switch (options_before (argc, argv)) {
+  case -1:
+    return true;
+  case 'h':
+    print_help (stdout);
+    return false;
+  case 'V':
+    printf ("backfill %s\n", backfill_version ());
+    return false;
+  case OPTION_LONG_OPTIONS:
+    options_long (NULL);
+    return false;
+  case OPTION_SHORT_OPTIONS:
+    options_short ();
+    return false;
+  case OPTION_COMMANDS:
+    for (const struct command *p = commands; p->name != NULL; p++)
+      puts (p->name);
+    return false;
+  case OPTION_DISKS:
+    *status = disks_names ();
+    return false;
+  default:
+    fprintf (stderr, "Try 'backfill --help'.\n");
+    *status = STATUS_USAGE;
+    return false;
+  }
+}
 
-  setlocale (LC_CTYPE, "");
-  argv[0] = program; /* getopt's messages begin with it */
-  while ((c = getopt_long (argc, argv, "+c:hV", longs, NULL)) != -1)
-    switch (c) {
-    case 'c':
-      cli.socket = optarg;
-      break;
-    case OPT_JSON:
-      cli.json = true;
-      break;
-    case 'h':
-      print_help (stdout);
-      return finish (STATUS_OK);
-    case 'V':
-      printf ("backfill %s\n", backfill_version ());
-      return finish (STATUS_OK);
-    case OPT_LONG_OPTIONS:
-      printf ("--control\n--domain\n--pool\n--volume\n--connect\n--json\n"
-              "--help\n--version\n");
-      return finish (STATUS_OK);
-    case OPT_SHORT_OPTIONS:
-      printf ("-c\n-h\n-V\n");
-      return finish (STATUS_OK);
-    case OPT_COMMANDS:
-      for (const struct command *p = commands; p->name != NULL; p++)
-        puts (p->name);
-      return finish (STATUS_OK);
-    case OPT_DISKS:
-      return finish (disks_names ());
-    default:
-      if (libvirt_option (c))
-        break;
-      fprintf (stderr, "Try 'backfill --help'.\n");
-      return STATUS_USAGE;
-    }
-  /* Of a domain the disk may come first, as in virsh. */
-  if (libvirt_takes_path () && optind < argc
-      && find_command (argv[optind]) == NULL) {
-    libvirt_path (argv[optind++]);
-    if (optind == argc)
-      cli_usage ("'%s' is not a command: if it is a disk, a command must "
-                 "follow",
-                 argv[optind - 1]);
-  }
-  if (optind == argc) {
-    print_help (stderr);
-    return STATUS_USAGE;
-  }
+/* Of a domain the disk may come first, as in virsh. */
+static void
+take_path (int argc, char **argv)
+{
+  if (!libvirt_takes_path () || optind == argc
+      || find_command (argv[optind]) != NULL)
+    return;
+  libvirt_path (argv[optind++]);
+  if (optind == argc)
+    cli_usage ("'%s' is not a command: if it is a disk, a command must "
+               "follow",
+               argv[optind - 1]);
+}
 
-  if (strcmp (argv[optind], "help") == 0) {
-    command = optind + 1 < argc ? find_command (argv[optind + 1]) : NULL;
-    if (optind + 1 < argc && command == NULL)
-      cli_usage ("'%s' is not a command", argv[optind + 1]);
-    if (command != NULL)
-      print_command_help (command);
-    else
-      print_help (stdout);
-    return finish (STATUS_OK);
-  }
-  command = find_command (argv[optind]);
+/* The command of that name; no return if there is none. */
+static const struct command *
+need_command (const char *name)
+{
+  const struct command *command = find_command (name);
+
   if (command == NULL)
-    cli_usage ("'%s' is not a command", argv[optind]);
-  cli.command = command->name;
-  argc -= optind;
-  argv += optind;
+    cli_usage ("'%s' is not a command", name);
+  return command;
+}
+
+/* "help", "help COMMAND" */
+static void
+help (int argc, char **argv)
+{
+  if (argc > 1)
+    print_command_help (need_command (argv[1]));
+  else
+    print_help (stdout);
+}
+
+/* Questions about a command, anywhere among its arguments: answered. */
+static bool
+answer_about (const struct command *command, int argc, char **argv)
+{
   for (int i = 1; i < argc && strcmp (argv[i], "--") != 0; i++) {
     if (strcmp (argv[i], "--help") == 0 || strcmp (argv[i], "-h") == 0) {
       print_command_help (command);
-      return finish (STATUS_OK);
+      return true;
     }
     if (strcmp (argv[i], "--long-options") == 0) {
-      print_long_options (command->help);
-      return finish (STATUS_OK);
+      options_long (command->help);
+      return true;
     }
   }
-  if (libvirt_used ())
-    check_takes_disk ();
+  return false;
+}
+
+int
+main (int argc, char **argv)
+{
+  static char program[] = "backfill";
+  const struct command *command;
+  int status;
+
+  setlocale (LC_CTYPE, "");
+  argv[0] = program; /* getopt's messages begin with it */
+  if (!take_options (argc, argv, &status))
+    return finish (status);
+  take_path (argc, argv);
+  argc -= optind;
+  argv += optind;
+  if (argc == 0) {
+    print_help (stderr);
+    return STATUS_USAGE;
+  }
+  if (strcmp (argv[0], "help") == 0) {
+    help (argc, argv);
+    return finish (STATUS_OK);
+  }
+  command = need_command (argv[0]);
+  cli.command = command->name;
+  cli.takes_disk = strstr (command->arguments, "[DISK]") != NULL;
+  if (answer_about (command, argc, argv))
+    return finish (STATUS_OK);
+  options_check_disk ();
   argv[0] = program;
   optind = 0; /* glibc: start anew, also with other flags */
   return finish (command->run (argc, argv));

@@ -1,7 +1,4 @@
-/* map.c - the map command: text, totals, JSON, and pictures.
- *
- * Where a job stands is not told by the server, and is not guessed: it is the
- * first absent byte of the job's range, which the map shows.
+/* map.c - the map command: text, totals, JSON, and bars.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -96,90 +93,6 @@ print_map_json (const struct backfill_state_region *regions, unsigned n)
             i > 0 ? "," : "", regions[i].offset, regions[i].length,
             text_state (regions[i].state));
   printf (n > 0 ? "\n]\n" : "]\n");
-}
-
-/* Boundaries by 128-bit arithmetic: exact for any disk. */
-static uint64_t
-cell_start (const struct picture *picture, size_t i, size_t n)
-{
-  return picture->start
-         + (uint64_t)((unsigned __int128)(picture->end - picture->start) * i
-                      / n);
-}
-
-size_t
-picture_cell (const struct picture *picture, uint64_t offset, size_t n)
-{
-  size_t i = (size_t)((unsigned __int128)(offset - picture->start) * n
-                      / (picture->end - picture->start));
-
-  if (i >= n)
-    i = n - 1;
-  while (i > 0 && cell_start (picture, i, n) > offset)
-    i--;
-  while (i + 1 < n && cell_start (picture, i + 1, n) <= offset)
-    i++;
-  return i;
-}
-
-void
-picture_cells (const struct picture *picture, struct cell *cells, size_t n)
-{
-  memset (cells, 0, n * sizeof *cells);
-  for (size_t r = 0; r < picture->nregions; r++) {
-    uint64_t offset = picture->regions[r].offset;
-    uint64_t end = offset + picture->regions[r].length;
-
-    offset = offset < picture->start ? picture->start : offset;
-    end = end > picture->end ? picture->end : end;
-    if (offset >= end)
-      continue;
-    for (size_t i = picture_cell (picture, offset, n); offset < end; i++) {
-      uint64_t stop = i + 1 < n ? cell_start (picture, i + 1, n) : picture->end;
-
-      stop = stop > end ? end : stop;
-      cells[i].bytes[picture->regions[r].state] += stop - offset;
-      offset = stop;
-    }
-  }
-}
-
-/* The disk, its regions in a range, and its job, for a picture of it. */
-static void
-picture_init (struct picture *picture, const struct backfill_disk_info *disk,
-              uint64_t offset, uint64_t length,
-              const struct backfill_state_region *regions, unsigned n)
-{
-  const struct backfill_job_info *job = &disk->job;
-
-  memset (picture, 0, sizeof *picture);
-  picture->disk = disk;
-  picture->regions = regions;
-  picture->nregions = n;
-  picture->start = offset < disk->size ? offset : disk->size;
-  picture->end = length == 0 || length > disk->size - picture->start
-                     ? disk->size
-                     : picture->start + length;
-  picture->has_job
-      = job->type == BACKFILL_JOB_BOUNDED && job->range_offset < disk->size;
-  if (!picture->has_job)
-    return;
-  picture->job_start = job->range_offset;
-  picture->job_end
-      = job->range_length == 0
-                || job->range_length > disk->size - job->range_offset
-            ? disk->size
-            : job->range_offset + job->range_length;
-  picture->job_next = picture->job_end;
-  for (unsigned i = 0; i < n; i++)
-    if (regions[i].state == BACKFILL_ABSENT
-        && regions[i].offset < picture->job_end
-        && regions[i].offset + regions[i].length > picture->job_start) {
-      picture->job_next = regions[i].offset > picture->job_start
-                              ? regions[i].offset
-                              : picture->job_start;
-      break;
-    }
 }
 
 static char
@@ -384,8 +297,15 @@ write_svg (const struct picture *picture, const char *file)
   return STATUS_OK;
 }
 
-int
-cmd_map (int argc, char **argv)
+/* What is to be shown, and how. */
+struct view {
+  uint64_t offset, length;
+  bool totals, ascii;
+  const char *svg; /* file */
+};
+
+static void
+parse_view (int argc, char **argv, struct view *v)
 {
   enum { OFFSET = 0x100, LENGTH, TOTALS, ASCII, SVG };
   static const struct option longs[] = {
@@ -396,80 +316,98 @@ cmd_map (int argc, char **argv)
     { "svg", required_argument, NULL, SVG },
     { NULL, 0, NULL, 0 },
   };
-  CLEANUP_FREE struct backfill_state_region *regions = NULL;
-  struct backfill_disk_info *info = NULL;
-  uint64_t offset = 0, length = 0;
-  bool totals = false, ascii = false;
-  const char *svg = NULL, *disk;
-  struct backfill *h;
-  unsigned n;
-  int c, status = STATUS_OK;
+  int c;
 
   while ((c = cli_getopt (argc, argv, longs)) != -1)
     switch (c) {
     case OFFSET:
-      offset = text_size ("--offset", optarg);
+      v->offset = text_size ("--offset", optarg);
       break;
     case LENGTH:
-      length = text_size ("--length", optarg);
-      if (length == 0)
+      v->length = text_size ("--length", optarg);
+      if (v->length == 0)
         cli_usage ("--length: leave it out to see all to the end");
       break;
     case TOTALS:
-      totals = true;
+      v->totals = true;
       break;
     case ASCII:
-      ascii = true;
+      v->ascii = true;
       break;
     case SVG:
-      svg = optarg;
+      v->svg = optarg;
       break;
     }
-  disk = cli_disk (argc, argv);
-  if (ascii + totals + (svg != NULL) > 1)
+}
+
+static void
+check_view (const struct view *v)
+{
+  if (v->ascii + v->totals + (v->svg != NULL) > 1)
     cli_usage ("--ascii, --svg and --totals are three ways to show a map: "
                "choose one");
-  if (cli.json && (ascii || svg != NULL))
+  if (cli.json && (v->ascii || v->svg != NULL))
     cli_usage ("a picture cannot be had as JSON");
+}
 
-  h = cli_connect ();
-  if (h == NULL)
-    return STATUS_FAILED;
-  if (ascii) {
-    status = print_ascii (h, disk, offset, length);
-    goto out;
-  }
-  if (svg != NULL && backfill_get_disk_info (h, disk, &info) == -1) {
+static void
+show_totals (const struct backfill_state_region *regions, unsigned n)
+{
+  struct totals sums;
+
+  count (regions, n, &sums);
+  if (cli.json)
+    print_totals_json (&sums);
+  else
+    print_totals (&sums);
+}
+
+/* One disk, not as a bar. */
+static int
+show_map (struct backfill *h, const char *disk, const struct view *v)
+{
+  CLEANUP_FREE struct backfill_state_region *regions = NULL;
+  struct backfill_disk_info *info = NULL;
+  int status = STATUS_OK;
+  unsigned n;
+
+  if ((v->svg != NULL && backfill_get_disk_info (h, disk, &info) == -1)
+      || backfill_block_get_state_map (h, disk, v->offset, v->length, &n,
+                                       &regions)
+             == -1)
     status = cli_failed ();
-    goto out;
-  }
-  if (backfill_block_get_state_map (h, disk, offset, length, &n, &regions)
-      == -1) {
-    status = cli_failed ();
-    goto out;
-  }
-  if (svg != NULL) {
+  else if (v->svg != NULL) {
     struct picture picture;
 
-    picture_init (&picture, info, offset, length, regions, n);
-    status = write_svg (&picture, svg);
+    picture_init (&picture, info, v->offset, v->length, regions, n);
+    status = write_svg (&picture, v->svg);
   }
-  else if (totals) {
-    struct totals sums;
-
-    count (regions, n, &sums);
-    if (cli.json)
-      print_totals_json (&sums);
-    else
-      print_totals (&sums);
-  }
+  else if (v->totals)
+    show_totals (regions, n);
   else if (cli.json)
     print_map_json (regions, n);
   else
     print_map (regions, n);
-
-out:
   backfill_free_disk_info (info);
+  return status;
+}
+
+int
+cmd_map (int argc, char **argv)
+{
+  struct view view = { 0 };
+  struct backfill *h;
+  const char *disk;
+  int status;
+
+  parse_view (argc, argv, &view);
+  disk = cli_disk (argc, argv);
+  check_view (&view);
+  h = cli_connect ();
+  if (h == NULL)
+    return STATUS_FAILED;
+  status = view.ascii ? print_ascii (h, disk, view.offset, view.length)
+                      : show_map (h, disk, &view);
   backfill_close (h);
   return status;
 }

@@ -252,36 +252,36 @@ title (const struct backfill_disk_info *disk)
   return slash != NULL ? slash + 1 : disk->store;
 }
 
-void
-picture_svg (const struct picture *p, FILE *fp)
-{
-  const struct backfill_disk_info *disk = p->disk;
-  uint64_t span = p->end - p->start, cell = disk->granule;
-  struct picture grid = *p;
-  size_t n, rows;
-  CLEANUP_FREE struct cell *cells = NULL;
-  char a[TEXT_MAX], b[TEXT_MAX];
-  uint64_t sums[3] = { 0 };
-  int height, y;
+/* The grid of a picture. */
+struct grid {
+  struct picture picture; /* with its end at the last cell's */
+  uint64_t cell;          /* bytes, a power of two of granules */
+  size_t n, rows;         /* cells, rows of COLUMNS */
+};
 
-  while (span / cell > COLUMNS * MAX_ROWS - 1)
-    cell *= 2;
-  n = (size_t)(span / cell + (span % cell != 0));
-  rows = n == 0 ? 1 : (n + COLUMNS - 1) / COLUMNS;
-  height = (int)(TOP + rows * HIGH + LEGEND);
-  cells = calloc (n + 1, sizeof *cells);
-  if (cells == NULL) {
-    cli_error ("out of memory");
-    return;
-  }
+static void
+grid_init (struct grid *grid, const struct picture *p)
+{
+  uint64_t span = p->end - p->start;
+
+  grid->picture = *p;
+  grid->cell = p->disk->granule;
+  while (span / grid->cell > COLUMNS * MAX_ROWS - 1)
+    grid->cell *= 2;
+  grid->n = (size_t)(span / grid->cell + (span % grid->cell != 0));
+  grid->rows = grid->n == 0 ? 1 : (grid->n + COLUMNS - 1) / COLUMNS;
   /* All cells are of one size, also the last, of which a part may be past the
    * end. */
-  grid.end = p->start + n * cell;
-  if (n > 0)
-    picture_cells (&grid, cells, n);
-  for (size_t i = 0; i < n; i++)
-    for (int s = 0; s < 3; s++)
-      sums[s] += cells[i].bytes[s];
+  grid->picture.end = p->start + grid->n * grid->cell;
+}
+
+/* The document's begin, and the lines above the bar. */
+static void
+put_head (FILE *fp, const struct picture *p, int height)
+{
+  const struct backfill_disk_info *disk = p->disk;
+  uint64_t span = p->end - p->start;
+  char a[TEXT_MAX], b[TEXT_MAX];
 
   fprintf (fp,
            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
@@ -307,31 +307,29 @@ picture_svg (const struct picture *p, FILE *fp)
   fprintf (fp, "</text>\n<text x=\"%d\" y=\"64\" fill=\"#666666\">", LEFT);
   put_escaped (disk->store, fp);
   fprintf (fp, "</text>\n");
+}
 
-  if (n == 0)
-    fprintf (fp,
-             "<text x=\"%d\" y=\"%d\" fill=\"#666666\">nothing to show: "
-             "%s</text>\n",
-             LEFT, TOP + BOX,
-             disk->size == 0 ? "the disk is empty" : "the range is empty");
-  else
-    put_bar (fp, sums, span);
-  fprintf (fp, "<g shape-rendering=\"crispEdges\">\n");
-  put_cells (fp, cells, n);
-  fprintf (fp, "</g>\n");
-  for (size_t row = 0; n > 0 && row < rows; row += 4)
+/* The offset of each fourth row, left of it. */
+static void
+put_offsets (FILE *fp, const struct grid *grid)
+{
+  char a[TEXT_MAX];
+
+  for (size_t row = 0; grid->n > 0 && row < grid->rows; row += 4)
     fprintf (fp,
              "<text x=\"%d\" y=\"%zu\" font-size=\"9\" text-anchor=\"end\" "
              "fill=\"#666666\">%s</text>\n",
              LEFT - 6, TOP + row * HIGH + BOX,
-             text_bytes (a, p->start + row * COLUMNS * cell));
-  if (p->has_job && n > 0)
-    put_job (fp, &grid, n);
+             text_bytes (a, grid->picture.start + row * COLUMNS * grid->cell));
+}
 
-  y = (int)(TOP + rows * HIGH) + 20;
-  put_legend (fp, sums, span, y);
-  y += 36;
-  if (p->has_job) {
+/* What the marks below the cells mean. */
+static void
+put_notes (FILE *fp, const struct grid *grid, int y)
+{
+  char a[TEXT_MAX], b[TEXT_MAX];
+
+  if (grid->picture.has_job) {
     fprintf (fp,
              "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" "
              "fill=\"none\" stroke=\"" JOB_COLOUR "\" "
@@ -341,10 +339,51 @@ picture_svg (const struct picture *p, FILE *fp)
              LEFT + 1, y - 11, LEFT + 20, y);
     y += 22;
   }
-  if (n > 0)
+  if (grid->n > 0)
     fprintf (fp,
              "<text x=\"%d\" y=\"%d\" font-size=\"10\" fill=\"#666666\">one "
              "cell is %s, one row %s; mixed colours are mixed cells</text>\n",
-             LEFT, y, text_bytes (a, cell), text_bytes (b, cell * COLUMNS));
+             LEFT, y, text_bytes (a, grid->cell),
+             text_bytes (b, grid->cell * COLUMNS));
+}
+
+void
+picture_svg (const struct picture *p, FILE *fp)
+{
+  CLEANUP_FREE struct cell *cells = NULL;
+  uint64_t sums[3] = { 0 };
+  struct grid grid;
+  int bottom;
+
+  grid_init (&grid, p);
+  bottom = (int)(TOP + grid.rows * HIGH);
+  cells = calloc (grid.n + 1, sizeof *cells);
+  if (cells == NULL) {
+    cli_error ("out of memory");
+    return;
+  }
+  if (grid.n > 0)
+    picture_cells (&grid.picture, cells, grid.n);
+  for (size_t i = 0; i < grid.n; i++)
+    for (int s = 0; s < 3; s++)
+      sums[s] += cells[i].bytes[s];
+
+  put_head (fp, p, bottom + LEGEND);
+  if (grid.n == 0)
+    fprintf (fp,
+             "<text x=\"%d\" y=\"%d\" fill=\"#666666\">nothing to show: "
+             "%s</text>\n",
+             LEFT, TOP + BOX,
+             p->disk->size == 0 ? "the disk is empty" : "the range is empty");
+  else
+    put_bar (fp, sums, p->end - p->start);
+  fprintf (fp, "<g shape-rendering=\"crispEdges\">\n");
+  put_cells (fp, cells, grid.n);
+  fprintf (fp, "</g>\n");
+  put_offsets (fp, &grid);
+  if (p->has_job && grid.n > 0)
+    put_job (fp, &grid.picture, grid.n);
+  put_legend (fp, sums, p->end - p->start, bottom + 20);
+  put_notes (fp, &grid, bottom + 56);
   fprintf (fp, "</svg>\n");
 }
