@@ -294,6 +294,24 @@ def test_idle_and_many():
         check("the registry is empty", not entries(p))
 
 
+def test_a_job_is_not_idle():
+    """A volume that nobody asks for is closed, and one with a job is not."""
+    with Place(size=MiB) as p:
+        p.daemon("--idle=0", "--grace=0")
+        for name in ("job.img", "none.img"):
+            p.create(name)
+        c = p.control()
+        r = c.call("block-allocate", device=p.vol("job.img"), speed=4096)
+        check("a job is started", "desc" not in r, r)
+        wait_for("the other one is closed", lambda: [
+            o["store"] for o in c.call("query-disks")] == [p.vol("job.img")])
+        time.sleep(1.5)
+        r = c.call("query-disks")
+        check("that with the job is not", len(r) == 1
+              and p.log("daemon.log").count("going on with its job") == 0,
+              (r, p.log("daemon.log")))
+
+
 def test_ended_jobs_stay():
     """A job that has ended is told of when its volume is closed, and after a
     restart, until it is dismissed."""

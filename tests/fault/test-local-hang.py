@@ -118,7 +118,11 @@ def test_a_sync_that_hangs(d):
     h.pwrite(pattern(3, 0, 5 * G), 0)
     with open(slow(".lossyfs"), "w") as f:
         f.write("stall fsync disk 1\n")
-    ends(s)
+    # Its control socket goes first: who comes next may want the same.
+    s.term()
+    wait_for("its socket goes", lambda: not os.path.exists(s.control), 5)
+    assert not has_ended(s)
+    wait_for("the server ends", lambda: has_ended(s), ENDS)
     with open(slow(".lossyfs"), "w") as f:
         f.write("clear\nrelease\n")
     s.p.wait(LONG)
