@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <inttypes.h>
 #include <errno.h>
 
@@ -15,6 +16,7 @@
 
 /* ms for each answer when many are asked: one of them may never give it. */
 #define MAP_TIMEOUT 10000
+#define MAP_LOST 20 /* seconds, for all of them that do not answer */
 
 #define MIN_BAR 20
 
@@ -209,6 +211,15 @@ print_lines (struct line *lines, unsigned n)
   return status;
 }
 
+static time_t
+seconds (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec;
+}
+
 static int
 print_ascii (struct backfill *h, const char *disk, uint64_t offset,
              uint64_t length)
@@ -217,6 +228,7 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
   CLEANUP_FREE struct line *lines = NULL;
   int status = STATUS_OK, bad = STATUS_OK;
   unsigned n, shown = 0;
+  time_t lost = 0; /* seconds spent on disks that have no map */
 
   if (disk != NULL) {
     disks = calloc (2, sizeof *disks);
@@ -240,9 +252,16 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
     const char *which = disk;
     struct line *line = &lines[shown];
     unsigned nregions;
+    time_t start = seconds ();
 
     if (disks[i]->unanswered != NULL)
       continue;
+    if (lost >= MAP_LOST) {
+      bad = STATUS_UNANSWERED;
+      cli_error ("%u disks are left out, as others do not answer: name one",
+                 n - i);
+      break;
+    }
     /* Two servers may use one name, one server does not. */
     if (which == NULL)
       which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
@@ -252,6 +271,7 @@ print_ascii (struct backfill *h, const char *disk, uint64_t offset,
       bad = cli_failed ();
       if (disk != NULL)
         break;
+      lost += seconds () - start;
       /* It costs its own line. */
       bad = STATUS_UNANSWERED;
       continue;
