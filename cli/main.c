@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <locale.h>
+#include <sys/resource.h>
 
 #include "cli.h"
 
@@ -277,6 +278,19 @@ answer_about (const struct command *command, int argc, char **argv)
   return false;
 }
 
+/* Each server that is asked is a connection, and there may be more than the
+ * usual 1024. */
+static void
+raise_files (void)
+{
+  struct rlimit limit;
+
+  if (getrlimit (RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit (RLIMIT_NOFILE, &limit);
+  }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -285,6 +299,7 @@ main (int argc, char **argv)
   int status;
 
   setlocale (LC_CTYPE, "");
+  raise_files ();
   argv[0] = program; /* getopt's messages begin with it */
   if (!take_options (argc, argv, &status))
     return finish (status);

@@ -32,8 +32,11 @@
 #define STACK_SIZE (512u << 10)
 /* ms that a thread may need to say that its time is over. */
 #define GRACE 100
-/* Of one other user: he cannot make this slow for all. */
-#define MAX_FOREIGN 64
+/* Threads that wait for one other user's servers: he cannot keep all of them
+ * from the others. */
+#define MAX_FOREIGN_THREADS 64
+/* And how many of his servers are looked at: all guests' are QEMU's user's. */
+#define MAX_FOREIGN 512
 
 static void
 cleanup_decref (json_t **json)
@@ -44,14 +47,18 @@ cleanup_decref (json_t **json)
 
 struct one {
   struct server server; /* a copy: the thread's until it is done */
-  bool done;
+  bool started, done;
+  /* Of another user's: the first of his, which counts those under way. */
+  size_t first_of_user;
+  unsigned running;
 };
 
 struct question {
-  pthread_mutex_t lock; /* guards refs, next, left, over, and each done */
+  pthread_mutex_t lock; /* guards refs, left, over, and of each what follows
+                           its server */
   pthread_cond_t changed;
   unsigned refs;
-  size_t next, left;
+  size_t left;
   bool over; /* nobody waits any more */
   struct one *ones;
   size_t n;
@@ -311,19 +318,50 @@ put_question (struct question *q)
   free (q);
 }
 
+static void
+find_users (struct question *q)
+{
+  for (size_t i = 0; i < q->n; i++) {
+    size_t k = 0;
+
+    while (q->ones[k].server.trust.uid != q->ones[i].server.trust.uid)
+      k++;
+    q->ones[i].first_of_user = k;
+  }
+}
+
+/* The next one to ask; NULL: there is none, or who is done with one of that
+ * user's takes it.  The lock is held. */
+static struct one *
+next_one (struct question *q)
+{
+  for (size_t i = 0; !q->over && i < q->n; i++) {
+    struct one *one = &q->ones[i], *first = &q->ones[one->first_of_user];
+
+    if (one->started
+        || (first->running >= MAX_FOREIGN_THREADS
+            && !trust_about (one->server.trust.uid, NULL)))
+      continue;
+    one->started = true;
+    first->running++;
+    return one;
+  }
+  return NULL;
+}
+
 static void *
 ask_some (void *arg)
 {
   struct question *q = arg;
+  struct one *one;
 
   pthread_mutex_lock (&q->lock);
-  while (!q->over && q->next < q->n) {
-    struct one *one = &q->ones[q->next++];
-
+  while ((one = next_one (q)) != NULL) {
     pthread_mutex_unlock (&q->lock);
     ask_one (&one->server, q->events, q->command, q->deadline);
     pthread_mutex_lock (&q->lock);
     one->done = true;
+    q->ones[one->first_of_user].running--;
     q->left--;
     pthread_cond_signal (&q->changed);
   }
@@ -357,6 +395,7 @@ new_question (const struct servers *list)
     return error_nomem ();
   }
   q->left = q->n;
+  find_users (q);
   return q;
 }
 

@@ -540,6 +540,76 @@ def test_what_others_may_write_to_is_nobodys_word():
         ended(s)
 
 
+# Many servers of one user, who answer or do not.
+CROWD = r"""
+import json, os, socket, sys, threading
+run, folder, prefix, n, speaks = sys.argv[1:]
+socks = []
+for i in range(int(n)):
+    own = run + "/p-%s%d" % (prefix, i)
+    store = folder + "/%s%d.img" % (prefix, i)
+    open(store, "w").close()
+    os.mkdir(own, 0o755)
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(own + "/control")
+    s.listen(16)
+    socks.append((s, "p-%s%d" % (prefix, i), store))
+    st = os.stat(store)
+    with open(own + "/%x-%x.volume" % (st.st_dev, st.st_ino), "w") as f:
+        f.write("store %s\ncontrol %s/control\npid %d\nname %s%d\n"
+                % (store, own, os.getpid(), prefix, i))
+def serve(s, process, store):
+    while True:
+        c, _ = s.accept()
+        f = c.makefile("rw")
+        def say(o):
+            f.write(json.dumps(o) + "\r\n")
+            f.flush()
+        say({"QMP": {"version": {}, "capabilities": [], "process": process}})
+        for line in f:
+            say({"return": [] if "query-disks" not in line else [
+                {"name": process, "store": store, "metadata": "m",
+                 "backing": None, "size": 65536, "granule": 4096,
+                 "local": 65536, "absent": 0, "source": "none",
+                 "complete": True, "detached": False, "read-only": False,
+                 "stats": {}, "job": None}], "id": json.loads(line)["id"]})
+if speaks == "yes":
+    for args in socks:
+        threading.Thread(target=serve, args=args, daemon=True).start()
+open(folder + "/ready", "w").close()
+threading.Event().wait()
+"""
+
+
+def test_all_guests_of_one_user_are_found():
+    """However many there are; and beside as many of M's that are mute."""
+    with World() as w:
+        def crowd(uid, folder, n, speaks):
+            p = w.start(as_user(uid, "/usr/bin/python3", "-c", CROWD,
+                                w.path("run"), w.path(folder),
+                                folder.lower(), str(n), speaks), "crowd.log")
+            wait_for("the crowd", lambda: p.poll() is not None
+                     or os.path.exists(w.path(folder, "ready")))
+            return p
+
+        us = crowd(U, "U", 150, "yes")
+        r = cli("list")
+        check("150 of one user's", r.returncode == 0
+              and r.stdout.count("p-u") == 150, r)
+        r = subprocess.run(["sh", "-c", "ulimit -Sn 100; exec backfill list"],
+                           stdout=subprocess.PIPE, text=True, timeout=LONG)
+        check("also with few files", r.stdout.count("p-u") == 150, r)
+        ms = crowd(M, "M", 400, "no")
+        start = time.monotonic()
+        r = cli("list")
+        check("also beside mute ones", r.returncode == 4
+              and r.stdout.count("p-u") == 150, r)
+        check("in time", time.monotonic() - start < 15)
+        for p in (us, ms):
+            p.terminate()
+            ended(p)
+
+
 def test_names_and_paths_forge_nothing():
     """In entries, logs, and what the command prints."""
     with World() as w:
