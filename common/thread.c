@@ -30,13 +30,28 @@ cond_init (pthread_cond_t *cond)
 int
 thread_start (pthread_t *thread, void *(*fn) (void *), void *arg)
 {
+  return thread_start_stack (thread, 0, fn, arg);
+}
+
+int
+thread_start_stack (pthread_t *thread, size_t stack, void *(*fn) (void *),
+                    void *arg)
+{
+  pthread_attr_t attr;
+  pthread_t detached;
   sigset_t all, old;
   int err;
 
+  pthread_attr_init (&attr);
+  if (stack > 0)
+    pthread_attr_setstacksize (&attr, stack);
+  if (thread == NULL)
+    pthread_attr_setdetachstate (&attr, PTHREAD_CREATE_DETACHED);
   sigfillset (&all);
   pthread_sigmask (SIG_SETMASK, &all, &old);
-  err = pthread_create (thread, NULL, fn, arg);
+  err = pthread_create (thread ? thread : &detached, &attr, fn, arg);
   pthread_sigmask (SIG_SETMASK, &old, NULL);
+  pthread_attr_destroy (&attr);
   if (err == 0)
     return 0;
   errno = err;

@@ -27,6 +27,7 @@
 
 #include "client.h"
 #include "cleanup.h"
+#include "thread.h"
 
 #define MAX_THREADS 256
 #define STACK_SIZE (512u << 10)
@@ -37,13 +38,6 @@
 #define MAX_FOREIGN_THREADS 64
 /* And how many of his servers are looked at: all guests' are QEMU's user's. */
 #define MAX_FOREIGN 512
-
-static void
-cleanup_decref (json_t **json)
-{
-  json_decref (*json);
-}
-#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
 
 struct one {
   struct server server; /* a copy: the thread's until it is done */
@@ -373,15 +367,11 @@ static struct question *
 new_question (const struct servers *list)
 {
   struct question *q = calloc (1, sizeof *q);
-  pthread_condattr_t attr;
 
   if (q == NULL)
     return error_nomem ();
   pthread_mutex_init (&q->lock, NULL);
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&q->changed, &attr);
-  pthread_condattr_destroy (&attr);
+  cond_init (&q->changed);
   q->refs = 1;
   q->ones = calloc (list->len, sizeof *q->ones);
   for (; q->ones != NULL && q->n < list->len; q->n++)
@@ -404,28 +394,17 @@ static bool
 start_threads (struct question *q)
 {
   unsigned n = q->n < MAX_THREADS ? (unsigned)q->n : MAX_THREADS, started = 0;
-  sigset_t all, old;
-  pthread_attr_t attr;
 
   json_object_seed (0);
-  pthread_attr_init (&attr);
-  pthread_attr_setdetachstate (&attr, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize (&attr, STACK_SIZE);
-  sigfillset (&all);
-  pthread_sigmask (SIG_SETMASK, &all, &old);
   pthread_mutex_lock (&q->lock);
   for (; started < n; started++) {
-    pthread_t thread;
-
     q->refs++;
-    if (pthread_create (&thread, &attr, ask_some, q) != 0) {
+    if (thread_start_stack (NULL, STACK_SIZE, ask_some, q) == -1) {
       q->refs--;
       break;
     }
   }
   pthread_mutex_unlock (&q->lock);
-  pthread_sigmask (SIG_SETMASK, &old, NULL);
-  pthread_attr_destroy (&attr);
   return started > 0;
 }
 
@@ -558,7 +537,7 @@ error : {
 json_t *
 servers_answers (const struct servers *list)
 {
-  CLEANUP_DECREF json_t *all = json_array ();
+  json_auto_t *all = json_array ();
 
   if (all == NULL)
     return error_nomem ();

@@ -29,13 +29,6 @@
 #define FOLLOW_TIME 30000     /* ms for a disk's next server to come */
 #define MAX_STRUCT_SIZE 65536 /* more is not a size, but never set */
 
-static void
-cleanup_decref (json_t **json)
-{
-  json_decref (*json);
-}
-#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
-
 /* A size as JSON can carry it. */
 static int
 check_size (const char *what, uint64_t n)
@@ -86,7 +79,7 @@ static int
 query_job (struct conn *conn, const char *device, uint64_t number,
            int64_t deadline, struct backfill_job_info *info)
 {
-  CLEANUP_DECREF json_t *jobs = NULL;
+  json_auto_t *jobs = NULL;
   json_t *args = NULL;
 
   if (number_args (number, &args) == -1)
@@ -645,7 +638,7 @@ static json_t *
 query_all (struct backfill *h, const char *command)
 {
   bool disks = strcmp (command, "query-disks") == 0;
-  CLEANUP_DECREF json_t *all = NULL;
+  json_auto_t *all = NULL;
   struct servers servers;
   const struct server *bad = NULL;
 
@@ -703,7 +696,7 @@ int
 backfill_list_disks (struct backfill *h, unsigned *ndisks,
                      struct backfill_disk_info ***disks)
 {
-  CLEANUP_DECREF json_t *all = query_all (h, "query-disks");
+  json_auto_t *all = query_all (h, "query-disks");
 
   return give_disks (all, ndisks, disks);
 }
@@ -715,7 +708,7 @@ backfill_list_disks (struct backfill *h, unsigned *ndisks,
 static int
 append_closed (struct backfill *h, json_t *all, struct conn *conn)
 {
-  CLEANUP_DECREF json_t *rows
+  json_auto_t *rows
       = handle_execute (conn, NULL, "query-disks",
                         json_pack ("{s:b}", "all", 1), handle_deadline (h));
   json_t *row;
@@ -763,10 +756,10 @@ int
 backfill_list_all_disks (struct backfill *h, unsigned *ndisks,
                          struct backfill_disk_info ***disks)
 {
-  CLEANUP_DECREF json_t *all
-      = h->socket == NULL ? query_everything (h)
-                          : handle_call (h, NULL, "query-disks",
-                                         json_pack ("{s:b}", "all", 1));
+  json_auto_t *all = h->socket == NULL
+                         ? query_everything (h)
+                         : handle_call (h, NULL, "query-disks",
+                                        json_pack ("{s:b}", "all", 1));
 
   return give_disks (all, ndisks, disks);
 }
@@ -775,7 +768,7 @@ int
 backfill_get_disk_info (struct backfill *h, const char *disk,
                         struct backfill_disk_info **info)
 {
-  CLEANUP_DECREF json_t *disks = handle_call (h, disk, "query-disks", NULL);
+  json_auto_t *disks = handle_call (h, disk, "query-disks", NULL);
 
   if (disks == NULL)
     return -1;
@@ -803,7 +796,7 @@ backfill_command (struct backfill *h, const char *command,
                   const char *arguments, char **reply)
 {
   CLEANUP_FREE char *device = NULL;
-  CLEANUP_DECREF json_t *value = NULL;
+  json_auto_t *value = NULL;
   json_t *args = NULL;
 
   *reply = NULL;

@@ -28,8 +28,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "address.h"
 #include "client.h"
 #include "cleanup.h"
+#include "clock.h"
 
 /* More than a server queues for a client: a flood, not news. */
 #define MAX_EVENTS 100000u
@@ -37,10 +39,7 @@
 int64_t
 time_now (void)
 {
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+  return (int64_t)now_ms ();
 }
 
 int64_t
@@ -98,39 +97,14 @@ senseless (struct conn *conn, const char *what)
   return error_set (EPROTO, "the server at '%s' %s", conn->path, what);
 }
 
-/* Connect; a path that is too long for sockaddr_un goes through its folder's
- * descriptor. */
 static int
 connect_path (int fd, const char *path, int64_t deadline)
 {
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
+  struct sockaddr_un addr;
   CLEANUP_CLOSE int dir = -1;
 
-  if (strlen (path) < sizeof addr.sun_path)
-    memcpy (addr.sun_path, path, strlen (path) + 1);
-  else {
-    const char *slash = strrchr (path, '/');
-    CLEANUP_FREE char *folder = NULL;
-    int n;
-
-    if (slash == NULL) {
-      errno = ENAMETOOLONG;
-      return -1;
-    }
-    folder = strndup (path, (size_t)(slash - path) + 1);
-    if (folder == NULL)
-      return -1;
-    dir = open (folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (dir == -1)
-      return -1;
-    n = snprintf (addr.sun_path, sizeof addr.sun_path, "/proc/self/fd/%d/%s",
-                  dir, slash + 1);
-    if (n < 0 || (size_t)n >= sizeof addr.sun_path) {
-      errno = ENAMETOOLONG;
-      return -1;
-    }
-  }
-
+  if (address_of (&addr, path, &dir) == -1)
+    return -1;
   for (;;) {
     struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
 

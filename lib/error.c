@@ -13,7 +13,7 @@
 #include <errno.h>
 
 #include "client.h"
-#include "private.h"
+#include "bridge.h"
 
 static __thread int last_errno;
 static __thread char last_text[4096];

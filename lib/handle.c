@@ -34,13 +34,6 @@
 #define VERSION_TEXT "0.1.0"
 #endif
 
-static void
-cleanup_decref (json_t **json)
-{
-  json_decref (*json);
-}
-#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
-
 const char *
 backfill_version (void)
 {
@@ -304,7 +297,7 @@ json_t *
 handle_execute (struct conn *conn, const char *device, const char *command,
                 json_t *arguments, int64_t deadline)
 {
-  CLEANUP_DECREF json_t *args = arguments;
+  json_auto_t *args = arguments;
 
   if (device != NULL) {
     json_t *value = json_string (device);
@@ -710,7 +703,7 @@ handle_call (struct backfill *h, const char *disk, const char *command,
 char *
 handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
 {
-  CLEANUP_DECREF json_t *disks
+  json_auto_t *disks
       = handle_execute (conn, device, "query-disks", NULL, deadline);
   const char *name;
   char *s;

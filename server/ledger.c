@@ -21,13 +21,6 @@
 #define LOCK_NAME "lock"
 #define LEDGER_VERSION 1
 
-static void
-cleanup_decref (json_t **json)
-{
-  json_decref (*json);
-}
-#define CLEANUP_DECREF __attribute__ ((cleanup (cleanup_decref)))
-
 /* --- the list --------------------------------------------------------- */
 
 static void
@@ -280,7 +273,7 @@ static int
 read_file (struct ledger *l, char **error)
 {
   CLEANUP_FREE char *file = NULL;
-  CLEANUP_DECREF json_t *root = NULL;
+  json_auto_t *root = NULL;
   CLEANUP_CLOSE int fd = -1;
   json_t *list, *speed;
   json_error_t err;
@@ -366,7 +359,7 @@ ledger_free (struct ledger *l)
 char *
 ledger_text (const struct ledger *l)
 {
-  CLEANUP_DECREF json_t *root = json_object ();
+  json_auto_t *root = json_object ();
   json_t *volumes = json_array (), *ended = json_array ();
   json_t *users = json_object (), *missing = json_object ();
   int r = 0;

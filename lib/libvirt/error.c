@@ -17,7 +17,7 @@
 
 #include "cleanup.h"
 #include "find.h"
-#include "private.h"
+#include "bridge.h"
 
 int
 find_error (int errnum, const char *fmt, ...)

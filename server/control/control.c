@@ -21,9 +21,13 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "clock.h"
+#include "control/internal.h"
 #include "log.h"
 #include "message.h"
-#include "control/internal.h"
+#include "thread.h"
+
+#define LOOP_STACK (1u << 20)
 
 static const unsigned pool_threads[NR_POOLS] = {
   [RUN_LOOP] = 1, /* long messages */
@@ -140,11 +144,10 @@ loop_thread (void *arg)
 static bool
 wait_for_pools (struct control *c)
 {
-  struct timespec until;
+  const struct timespec until
+      = ms_to_timespec (now_ms () + STOP_TIMEOUT * 1000);
   LOCK_SCOPE (&c->lock);
 
-  clock_gettime (CLOCK_MONOTONIC, &until);
-  until.tv_sec += STOP_TIMEOUT;
   while (c->nr_alive > 0)
     if (pthread_cond_timedwait (&c->ended, &c->lock, &until) == ETIMEDOUT)
       return c->nr_alive == 0;
@@ -171,27 +174,18 @@ end_pools (struct control *c)
 static int
 start_threads (struct control *c)
 {
-  pthread_attr_t attr;
-  int r;
-
   /* With volumes one that hangs is one of many. */
   for (int i = 0; i < NR_POOLS; i++)
     if (pool_start (&c->pools[i], c, pool_threads[i],
                     c->config.volumes ? MAX_THREADS : pool_threads[i])
         == -1)
       return -1;
-  pthread_attr_init (&attr);
-  pthread_attr_setstacksize (&attr, 1u << 20);
-  r = pthread_create (&c->thread, &attr, loop_thread, c);
-  pthread_attr_destroy (&attr);
-  errno = r;
-  return r == 0 ? 0 : -1;
+  return thread_start_stack (&c->thread, LOOP_STACK, loop_thread, c);
 }
 
 int
 control_start (struct control *c, char **error)
 {
-  sigset_t all, old;
   int r, err;
   LOCK_SCOPE (&c->stop_lock);
 
@@ -211,15 +205,12 @@ control_start (struct control *c, char **error)
   ev_timer_init (&c->sweep_timer, on_sweep, 1., 1.);
   c->sweep_timer.data = c;
 
-  sigfillset (&all);
-  pthread_sigmask (SIG_SETMASK, &all, &old);
   {
     LOCK_SCOPE (&c->lock);
     c->running = true;
   }
   r = start_threads (c);
   err = errno;
-  pthread_sigmask (SIG_SETMASK, &old, NULL);
   if (r == -1) {
     {
       LOCK_SCOPE (&c->lock);

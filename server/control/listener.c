@@ -36,31 +36,17 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "address.h"
 #include "cleanup.h"
+#include "control/internal.h"
 #include "log.h"
 #include "message.h"
-#include "control/internal.h"
+#include "thread.h"
 
 #define ACCEPT_BATCH 64
 #define ACCEPT_PAUSE 0.1 /* s, without descriptors */
 #define LOCK_TRIES 10    /* of 100 ms */
 #define BIND_TRIES 100
-
-/* An address for a path of any length: through its folder's descriptor. */
-static int
-make_address (struct sockaddr_un *addr, int dir, const char *name)
-{
-  int n;
-
-  memset (addr, 0, sizeof *addr);
-  addr->sun_family = AF_UNIX;
-  n = snprintf (addr->sun_path, sizeof addr->sun_path, "/proc/self/fd/%d/%s",
-                dir, name);
-  if (n > 0 && (size_t)n < sizeof addr->sun_path)
-    return 0;
-  errno = ENAMETOOLONG;
-  return -1;
-}
 
 static void
 lock_folder (int dir)
@@ -233,7 +219,7 @@ make_socket (struct control *c, char **error)
   dir = open (folder ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir == -1 && errno == EACCES)
     dir = open (folder ? folder : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (dir == -1 || make_address (&addr, dir, name) == -1) {
+  if (dir == -1 || address_in (&addr, dir, name) == -1) {
     message_set (error, "control socket '%s': %m", c->path);
     return -1;
   }
@@ -286,7 +272,6 @@ struct control *
 control_listen (const struct control_config *config, char **error)
 {
   struct control *c = calloc (1, sizeof *c);
-  pthread_condattr_t attr;
 
   if (c == NULL) {
     message_set (error, "control socket '%s': %m", config->path);
@@ -296,10 +281,7 @@ control_listen (const struct control_config *config, char **error)
   c->config = *config;
   pthread_mutex_init (&c->lock, NULL);
   pthread_mutex_init (&c->stop_lock, NULL);
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&c->ended, &attr);
-  pthread_condattr_destroy (&attr);
+  cond_init (&c->ended);
   for (int i = 0; i < NR_POOLS; i++) {
     pthread_mutex_init (&c->pools[i].lock, NULL);
     pthread_cond_init (&c->pools[i].cond, NULL);

@@ -28,6 +28,7 @@
 
 #include "cleanup.h"
 #include "control/internal.h"
+#include "thread.h"
 
 #define STACK_SIZE (512u << 10)
 
@@ -97,18 +98,17 @@ static int
 add_thread (struct pool *pool)
 {
   struct control *c = pool->control;
-  pthread_attr_t attr;
   int r;
 
   {
     LOCK_SCOPE (&c->lock);
     c->nr_alive++;
   }
-  pthread_attr_init (&attr);
-  pthread_attr_setstacksize (&attr, STACK_SIZE);
-  r = pthread_create (&pool->threads[pool->nr_threads], &attr, pool_thread,
-                      pool);
-  pthread_attr_destroy (&attr);
+  r = thread_start_stack (&pool->threads[pool->nr_threads], STACK_SIZE,
+                          pool_thread, pool)
+              == -1
+          ? errno
+          : 0;
   if (r == 0)
     pool->nr_threads++;
   else {

@@ -30,8 +30,9 @@
 #include <sys/socket.h>
 
 #include "cleanup.h"
-#include "log.h"
+#include "clock.h"
 #include "control/internal.h"
+#include "log.h"
 
 #define READ_SIZE 65536u
 
@@ -76,10 +77,7 @@ struct session {
 static double
 now (void)
 {
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+  return (double)now_ns () / 1e9;
 }
 
 void
