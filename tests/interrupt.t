@@ -24,8 +24,8 @@ The same if the command is killed, or its terminal goes:
 
   $ backfill abort
   aborted: * (glob)
-  $ backfill allocate --wait --speed 256k >out 2>err </dev/null &
-  $ wait_for grep -q % out
+  $ backfill allocate --wait --speed 256k >out2 2>err </dev/null &
+  $ wait_for grep -q % out2
   $ kill -KILL $! && wait $! 2>/dev/null
   [137]
   $ info_of '' .job.status
@@ -36,20 +36,20 @@ The same if the command is killed, or its terminal goes:
 In the background of a shell without job control Ctrl-C is not for it:
 
   $ set +m
-  $ backfill allocate --wait --speed 1M >out 2>err </dev/null &
-  $ wait_for grep -q % out
+  $ backfill allocate --wait --speed 1M >out3 2>err </dev/null &
+  $ wait_for grep -q % out3
   $ kill -INT $!
   $ backfill speed none
   $ wait $!
-  $ tail -n 1 out | mask
+  $ tail -n 1 out3 | mask
   100%  16 MiB of 16 MiB  completed in TIME
 
 When the server ends, who waits is told so.  Its job goes on when the disk is
 served again.
 
   $ nbdkit -U two.sock -P two.pid backfill two.img backing="$golden"
-  $ backfill allocate two.img --wait --speed 256k >out 2>err </dev/null &
-  $ wait_for grep -q % out
+  $ backfill allocate two.img --wait --speed 256k >out4 2>err </dev/null &
+  $ wait_for grep -q % out4
   $ stop two
   $ wait $!
   [1]
