@@ -30,7 +30,7 @@ below (uint64_t n)
   return (uint64_t)(seed >> 8) % n;
 }
 
-/* A caller as job.c has them: asks, sleeps as long as it is told and up to
+/* A caller as pace.c has them: asks, sleeps as long as it is told and up to
  * `late` more, asks again.  Ten seconds of it; returns how many it sent. */
 static size_t
 run (struct rate *r, uint64_t request, bool vary, uint64_t late,
