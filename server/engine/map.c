@@ -83,6 +83,7 @@ struct map {
   uint32_t *pending;
   size_t nr_pending, cap_pending;
   size_t pending_reserve; /* room in it for what a commit has taken */
+  struct map_held *held;  /* ranges whose sums wait for their bits */
   struct runs holes;      /* HOLE sectors that are not in the sidecar */
   uint64_t nr_damaged, damaged_g, damaged_end;
 
@@ -708,6 +709,36 @@ map_try_live_bytes (struct map *m, uint64_t g, uint64_t end, uint64_t *bytes)
 
 /* Marking. */
 
+void
+map_hold_sums (struct map *m, struct map_held *h, uint64_t g, uint64_t end)
+{
+  const uint64_t group = (uint64_t)GROUP * BITS;
+
+  h->g = g;
+  h->end = end;
+  {
+    LOCK_SCOPE (&m->pool_lock);
+    h->next = m->held;
+    h->back = &m->held;
+    if (h->next)
+      h->next->back = &h->next;
+    m->held = h;
+  }
+  /* A commit that has looked before this may be about to punch. */
+  for (uint64_t at = g / group; at * group < end; at++) {
+    LOCK_SCOPE (stripe_of (m, (uint32_t)(at * GROUP)));
+  }
+}
+
+void
+map_release_sums (struct map *m, struct map_held *h)
+{
+  LOCK_SCOPE (&m->pool_lock);
+  *h->back = h->next;
+  if (h->next)
+    h->next->back = h->back;
+}
+
 /* The pool lock is held. */
 static int
 pending_add (struct map *m, uint32_t index)
@@ -1195,10 +1226,19 @@ snapshot_free (struct map_snapshot *s)
   free (s);
 }
 
-/* The group's stripe is held. */
+/* The group's stripe is held.  What is held is marked soon, and punched after
+ * the commit that takes it. */
 static bool
 group_is_clean (struct map *m, uint32_t first)
 {
+  const uint64_t g = (uint64_t)first * BITS, end = g + (uint64_t)GROUP * BITS;
+
+  {
+    LOCK_SCOPE (&m->pool_lock);
+    for (const struct map_held *h = m->held; h; h = h->next)
+      if (h->g < end && g < h->end)
+        return false;
+  }
   for (uint32_t i = first; i < first + GROUP && i < m->nr_sectors; i++) {
     uintptr_t e = entry_get (m, i);
     const struct page *p = (const struct page *)e;

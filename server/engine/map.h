@@ -74,6 +74,18 @@ bool map_try_live_bytes (struct map *m, uint64_t g, uint64_t end,
 int map_mark (struct map *m, uint64_t g, uint64_t end, unsigned how)
     __attribute__ ((nonnull (1)));
 
+/* While a granule's sums are in W, and its bit is not yet, no commit may punch
+ * them with what is durable of the same page.  h is the caller's until
+ * map_release_sums. */
+struct map_held {
+  uint64_t g, end;
+  struct map_held *next, **back;
+};
+void map_hold_sums (struct map *m, struct map_held *h, uint64_t g, uint64_t end)
+    __attribute__ ((nonnull (1, 2)));
+void map_release_sums (struct map *m, struct map_held *h)
+    __attribute__ ((nonnull (1, 2)));
+
 /* Whether W names granule g, and in *end where that ends: after g, at most
  * limit.  Who has the claim may change the sums of what it names, and must
  * before its bytes; of what it does not name, before it is marked.  What is

@@ -233,19 +233,27 @@ live_before (struct disk *d, uint64_t g, uint64_t end, const struct range *r)
     enum map_named named
         = map_named_run (d->map, g, batch_end (d, g, end), &stop);
     unsigned how = MAP_GUEST;
+    struct map_held held;
     int m;
 
     if (named == MAP_STABLE)
       continue;
+    map_hold_sums (d->map, &held, g, stop);
     if (batch_before (d, g << d->shift, units_of (d, g, stop),
                       named == MAP_NAMED, r)
         == -1) {
       /* What W names must not be changed without its sums. */
-      if (named == MAP_NAMED)
+      if (named == MAP_NAMED) {
+        int err = errno;
+
+        map_release_sums (d->map, &held);
+        errno = err;
         return -1;
+      }
       how |= MAP_UNPROVED;
     }
     m = map_mark (d->map, g, stop, how);
+    map_release_sums (d->map, &held);
     if (m == -1)
       return -1;
     behind |= m;
@@ -306,18 +314,23 @@ proof_after (struct disk *d, uint64_t g, uint64_t end, enum map_mark how,
       continue;
     }
     for (; g < last; g = stop) {
+      bool sums = d->work && how != MAP_HOLE;
       unsigned flags = how;
+      struct map_held held;
       int m;
 
       stop = last;
-      if (d->work && how != MAP_HOLE) {
+      if (sums) {
         stop = batch_end (d, g, last);
+        map_hold_sums (d->map, &held, g, stop);
         if (batch_after (d, g << d->shift, units_of (d, g, stop),
                          how == MAP_GUEST, &r)
             == -1)
           flags |= MAP_UNPROVED;
       }
       m = map_mark (d->map, g, stop, flags);
+      if (sums)
+        map_release_sums (d->map, &held);
       if (m == -1)
         return -1;
       behind |= m;

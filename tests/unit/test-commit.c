@@ -356,6 +356,47 @@ reopen (void)
   disk = box_open (&box, &c);
 }
 
+static void *
+guest_writer (void *arg)
+{
+  struct task *t = arg;
+  char bytes[G];
+
+  memset (bytes, 3, sizeof bytes);
+  t->result = disk_pwrite (disk, bytes, sizeof bytes, t->g * G, 0);
+  set_done (t);
+  return NULL;
+}
+
+/* W has the sums of a granule, and not yet its bit, when a commit punches out
+ * of W the page that they share with what is durable now.  They must be there
+ * when the bit is: else the next to open the volume would refuse it. */
+static void
+commit_leaves_sums_that_wait_for_their_bits (void **state)
+{
+  (void)state;
+  for (unsigned hole = 0; hole < 2; hole++) {
+    /* Absent; or a whole sector of the map that the source has a hole for. */
+    const uint64_t g = hole ? SIDECAR_BITS + 5 : 7;
+    struct task *t;
+
+    if (hole)
+      assert_int_equal (
+          box_mark (disk, SIDECAR_BITS, 2 * SIDECAR_BITS, MAP_HOLE), 0);
+    fill_bytes (disk, (20 + hole) * G, G, 1, 0);
+    calls_hold (CALL_WRITE, FILE_WORK);
+    t = start_task (guest_writer, g);
+    calls_wait_held ();
+    flush ();
+    calls_let_go ();
+    join (t);
+    assert_int_equal (t->result, 0);
+    reopen ();
+    expect_bytes (disk, (20 + hole) * G, G, 1);
+    expect_bytes (disk, g * G, G, 3);
+  }
+}
+
 static void
 failed_sync_of_the_store_is_final (void **state)
 {
@@ -1098,6 +1139,8 @@ main (void)
     TEST (failed_write_leaves_no_bit),
     TEST (completion_is_one_header),
     TEST (failed_completion_is_none),
+    cmocka_unit_test_setup_teardown (
+        commit_leaves_sums_that_wait_for_their_bits, setup_large, teardown),
     cmocka_unit_test_setup_teardown (holes_have_a_clock_of_their_own,
                                      setup_large, teardown),
   };
