@@ -1035,9 +1035,9 @@ sidecar_read_count (struct sidecar *sc, uint64_t *count)
 }
 
 int
-sidecar_begin_count (struct sidecar *sc)
+sidecar_begin_count (struct sidecar *sc, uint64_t *count)
 {
-  static const uint8_t zeros[SIDECAR_COUNT_SIZE];
+  uint8_t area[SIDECAR_COUNT_SIZE] = { 0 };
 
   if (sc->h.count_length == 0) {
     struct sidecar_header h = sc->h;
@@ -1056,8 +1056,14 @@ sidecar_begin_count (struct sidecar *sc)
     }
     sc->h.count_offset = h.count_offset;
     sc->h.count_length = h.count_length;
+    *count = 0;
   }
-  return store_write_fd (sc->fd, zeros, sizeof zeros, sc->h.count_offset, 0);
+  /* It goes on: until the header is there the last session may have to be
+   * recovered once more, and its W has this count. */
+  else if (sidecar_read_count (sc, count) == -1)
+    return -1;
+  put_le64 (area, *count);
+  return store_write_fd (sc->fd, area, sizeof area, sc->h.count_offset, 0);
 }
 
 int

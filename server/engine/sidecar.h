@@ -179,9 +179,10 @@ int sidecar_write_count (struct sidecar *sc, uint64_t count)
     __attribute__ ((nonnull (1)));
 int sidecar_read_count (struct sidecar *sc, uint64_t *count)
     __attribute__ ((nonnull (1, 2)));
-/* Make room for it, where an earlier version made the sidecar, and set it to
- * 0: durable with the next header. */
-int sidecar_begin_count (struct sidecar *sc) __attribute__ ((nonnull (1)));
+/* Make room for it, where an earlier version made the sidecar, with
+ * 0 in it: durable with the next header.  *count: what it is. */
+int sidecar_begin_count (struct sidecar *sc, uint64_t *count)
+    __attribute__ ((nonnull (1, 2)));
 
 /* Drop all but the header: needs state complete, durable. */
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));

@@ -1268,6 +1268,7 @@ int
 volume_begin (struct disk *d, char **error)
 {
   struct sidecar_header *h = &d->sc->h;
+  uint64_t count;
 
   if (d->read_only || d->begun)
     return 0;
@@ -1283,8 +1284,15 @@ volume_begin (struct disk *d, char **error)
   memcpy (h->nonce, d->nonce, sizeof h->nonce);
   d->recorded = true;
   if (sidecar_set (&h->work, d->work ? d->work->path : NULL) == -1
-      || (d->work && sidecar_begin_count (d->sc) == -1)
-      || sidecar_write_header (d->sc) == -1) {
+      || (d->work && sidecar_begin_count (d->sc, &count) == -1)) {
+    message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  if (d->work && work_begin_count (d->work, count) == -1) {
+    message_set (error, "cannot write the working map %s: %m", d->work->path);
+    return -1;
+  }
+  if (sidecar_write_header (d->sc) == -1) {
     message_set (error, "cannot write the sidecar %s: %m", d->metadata);
     return -1;
   }

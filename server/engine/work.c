@@ -450,6 +450,19 @@ work_set_state (struct work *w, enum work_state state)
 }
 
 int
+work_begin_count (struct work *w, uint64_t count)
+{
+  LOCK_SCOPE (&w->count_lock);
+  uint8_t le[8];
+
+  put_le64 (le, count);
+  if (pwrite (w->fd, le, sizeof le, COUNT_AT) != sizeof le)
+    return -1;
+  w->count = count;
+  return 0;
+}
+
+int
 work_count (struct work *w, int (*elsewhere) (void *opaque, uint64_t count),
             void *opaque)
 {

@@ -119,6 +119,9 @@ bool work_next (struct work *w, uint32_t index, uint32_t *next)
 int work_set_state (struct work *w, enum work_state state)
     __attribute__ ((nonnull (1)));
 
+/* Before the first change: begin to count at that. */
+int work_begin_count (struct work *w, uint64_t count)
+    __attribute__ ((nonnull (1)));
 /* Count one up, first in `elsewhere` (which gets the new count), then here.
  * -1 with errno: it may have been counted there, and not here. */
 int work_count (struct work *w, int (*elsewhere) (void *opaque, uint64_t count),

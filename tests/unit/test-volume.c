@@ -497,6 +497,52 @@ killed_at_each_step (void **state)
   munmap (done, sizeof *done);
 }
 
+/* It dies before the nth write or sync of opening.  False: it came to its end.
+ */
+static bool
+dies_opening (unsigned n)
+{
+  pid_t pid = fork ();
+  int status;
+
+  assert_true (pid >= 0);
+  if (pid == 0) {
+    calls_record (&box);
+    calls_die (n);
+    start ();
+    _exit (7);
+  }
+  assert_int_equal (waitpid (pid, &status, 0), pid);
+  assert_true (WIFEXITED (status));
+  return WEXITSTATUS (status) == 0;
+}
+
+/* The session that is recovered has counted, and the one that recovers it is
+ * killed at any of its steps: that is no other state of the files. */
+static void
+killed_at_each_step_of_opening (void **state)
+{
+  bool dies = true;
+
+  (void)state;
+  for (unsigned n = 1; dies; n++) {
+    struct disk *d = start ();
+
+    fill_bytes (d, 0, G, 1, 0);
+    assert_int_equal (disk_zero (d, G, G, 0), 0);
+    assert_int_equal (disk_zero (d, 3 * G, G, 0), 0);
+    killed (d);
+    dies = dies_opening (n);
+    d = start ();
+    expect_bytes (d, 0, G, 1);
+    assert_true (is_local (d, G, G));
+    assert_true (is_local (d, 3 * G, G));
+    box_close (d);
+    unlink (box.store);
+    unlink (box.metadata);
+  }
+}
+
 /* A disk that could never be opened again is not made, whatever it is made
  * from. */
 static void
@@ -1198,6 +1244,7 @@ main (void)
     TEST (w_is_of_no_other_bytes),
     TEST (syncing_drops_lost_copies),
     TEST (killed_at_each_step),
+    TEST (killed_at_each_step_of_opening),
     TEST (w_is_of_one_session),
     TEST (w_does_not_speak_for_what_is_in_s),
     TEST (sidecar_of_another_store),
