@@ -14,7 +14,7 @@
  * the copies, as those can be fetched again.
  *
  * Locking: committer.lock, and sync_lock for the list of syncs under way;
- * neither is held across I/O.
+ * neither is held across I/O.  set_complete holds the disk's header_lock.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,7 +23,26 @@
 #include <errno.h>
 #include <string.h>
 
+#include "commit.h"
 #include "internal.h"
+
+void
+commit_init (struct committer *c)
+{
+  pthread_mutex_init (&c->lock, NULL);
+  cond_init (&c->done);
+  pthread_mutex_init (&c->sync_lock, NULL);
+  cond_init (&c->sync_ended);
+}
+
+void
+commit_destroy (struct committer *c)
+{
+  pthread_mutex_destroy (&c->lock);
+  pthread_cond_destroy (&c->done);
+  pthread_mutex_destroy (&c->sync_lock);
+  pthread_cond_destroy (&c->sync_ended);
+}
 
 /* Syncs of one store may run side by side: a commit's, and writes that sync
  * themselves.  A failure is told to one of them only, and what the others were
@@ -107,6 +126,28 @@ commit_set_failed (struct disk *d, int err)
   }
 }
 
+/* All is live, and the store synced: the header alone says so from now on. */
+static int
+set_complete (struct disk *d)
+{
+  struct syncing s;
+  int err;
+
+  LOCK_SCOPE (&d->header_lock);
+  d->sc->h.state |= SIDECAR_COMPLETE;
+  sync_begin (d, &s);
+  err = sidecar_write_header (d->sc) == -1 ? errno : 0;
+  /* If it failed, which of the two states is on the disk is not known: both
+   * are true. */
+  err = sync_end (d, &s, err);
+  if (err) {
+    errno = err;
+    return -1;
+  }
+  map_set_complete (d->map);
+  return 0;
+}
+
 /* The middle of a commit, between snapshot and publish.  Returns errno;
  * *durable tells whether the snapshot is in the sidecar, or needs not be. */
 static int
@@ -126,7 +167,7 @@ commit_steps (struct disk *d, unsigned flags, struct map_snapshot *snap,
   if (all_live) {
     /* Every granule's bytes were in the store before the sync: from now on
      * the header alone says so, and S is not needed. */
-    if (volume_set_complete (d) == -1)
+    if (set_complete (d) == -1)
       return errno;
     *durable = true;
     return 0;

@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "extents.h"
 #include "internal.h"
 
 #define MAX_SLOT ((UINT64_C (1) << 32) - 65536)

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "extents.h"
 #include "fetch.h"
 
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)

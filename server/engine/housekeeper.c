@@ -14,11 +14,27 @@
 
 #include <errno.h>
 
+#include "commit.h"
+#include "housekeeper.h"
 #include "internal.h"
 
 #define TICK_MS 250u
 #define CHECKPOINT_MS 5000u
 #define CHECKPOINT_BYTES (UINT64_C (1) << 30)
+
+void
+housekeeper_init (struct housekeeper *k)
+{
+  pthread_mutex_init (&k->lock, NULL);
+  cond_init (&k->wake);
+}
+
+void
+housekeeper_destroy (struct housekeeper *k)
+{
+  pthread_mutex_destroy (&k->lock);
+  pthread_cond_destroy (&k->wake);
+}
 
 static void
 serve (struct disk *d, uint64_t now)
@@ -33,7 +49,7 @@ serve (struct disk *d, uint64_t now)
   bool old = now - k->checkpoint_at >= k->checkpoint_ms;
 
   job_tick (d, now);
-  __atomic_store_n (&d->owner, disk_store_owner (d), __ATOMIC_RELAXED);
+  __atomic_store_n (&d->owner, store_owner (d->store), __ATOMIC_RELAXED);
   if (copied >= CHECKPOINT_BYTES || old || holes) {
     k->checkpoint_at = now;
     if (holes)

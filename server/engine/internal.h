@@ -23,9 +23,11 @@
 #include "claim.h"
 #include "clock.h"
 #include "cleanup.h"
+#include "commit.h"
 #include "copier.h"
 #include "disk.h"
 #include "fetch-table.h"
+#include "housekeeper.h"
 #include "job.h"
 #include "log.h"
 #include "map.h"
@@ -40,38 +42,6 @@
 struct job;
 struct extents;
 struct parked;
-struct commit_waiter;
-
-/* A sync under way, on its caller's stack. */
-struct syncing {
-  struct syncing *next, *back;
-  uint64_t nr;
-};
-
-/* One commit runs, one forms. */
-struct committer {
-  pthread_mutex_t lock;
-  pthread_cond_t done;
-  bool running;
-  unsigned flags; /* of the one that forms */
-  struct commit_waiter *forming;
-  int sticky; /* errno of a failed sync: final until reopened (G24) */
-  pthread_mutex_t sync_lock;
-  pthread_cond_t sync_ended;
-  struct syncing *first_sync, *last_sync; /* in the order of their numbers */
-  uint64_t syncs;
-};
-
-/* A thread for what must happen now and then. */
-struct housekeeper {
-  pthread_mutex_t lock;
-  pthread_cond_t wake;
-  pthread_t thread;
-  bool running, started, ended;
-  uint64_t checkpoint_ms; /* 0 before the start: the default */
-  /* The last ones, of bytes and of holes: ms, the thread's own. */
-  uint64_t checkpoint_at, holes_at;
-};
 
 struct disk {
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
@@ -84,7 +54,7 @@ struct disk {
   uint32_t granule, shift;
   bool read_only, no_source;
   unsigned connections;
-  uint64_t timeout, retry; /* ms */
+  uint64_t timeout; /* ms */
   uint32_t fetch_unit;
   enum source_identity_mode identity_mode;
   bool has_identity;
@@ -265,53 +235,6 @@ in_range (struct disk *d, uint64_t count, uint64_t offset)
   return offset <= d->size && count <= d->size - offset;
 }
 
-/* commit.c */
-#define COMMIT_CHECKPOINT 1u /* copied bits too */
-#define COMMIT_HOLES 2u      /* and holes learnt from the source */
-/* Durable when it returns: every bit and byte that was pending when it was
- * called.  0 or errno. */
-int commit_run (struct disk *d, unsigned flags);
-/* Around whatever syncs the store, or another file of its disk, and waits for
- * no lock.  err: errno of the sync, or 0.  What it has synced is durable when
- * sync_settle has been called with what sync_leave gave: 0, or errno of any
- * that has failed.  sync_end is both. */
-void sync_begin (struct disk *d, struct syncing *s);
-uint64_t sync_leave (struct disk *d, struct syncing *s, int err);
-int sync_settle (struct disk *d, uint64_t nr);
-int sync_end (struct disk *d, struct syncing *s, int err);
-/* A writeback failed. */
-void commit_set_failed (struct disk *d, int err);
-int commit_failed (struct disk *d);
-
-/* volume.c */
-int volume_open (struct disk *d, const struct disk_config *config,
-                 char **error);
-/* Begin the session, if volume_open has not: then it is the last step. */
-int volume_begin (struct disk *d, char **error);
-/* After the last commit: end the session, let files go. */
-int volume_close (struct disk *d, bool clean);
-/* Take the entry out of the registry, if there is one.  Before unlocking: the
- * next owner's has the same name. */
-void leave_registry (struct disk *d);
-int volume_set_complete (struct disk *d);
-
-/* extents.c: what the source says is zero. */
-struct extents *extents_new (struct disk *d);
-void extents_free (struct extents *e);
-enum extents_kind { EXTENTS_UNKNOWN, EXTENTS_DATA, EXTENTS_ZERO };
-/* Kind at offset (a granule's start) and, in *end, where it ends, at most
- * limit; flags: NBD's of a zero run. */
-enum extents_kind extents_run (struct extents *e, uint64_t offset,
-                               uint64_t limit, uint64_t *end, unsigned *flags);
-/* Ask for what is around offset, and for what follows it below limit: nr
- * commands, without waiting. */
-void extents_want (struct extents *e, uint64_t offset, uint64_t limit,
-                   unsigned nr);
-/* Wait until it is known or the deadline (ms): 0 or errno. */
-int extents_wait (struct extents *e, uint64_t offset, uint64_t deadline);
-/* Wake all who wait; later waits end at once. */
-void extents_stop (struct extents *e);
-
 /* A disk's event to the program that holds the engine. */
 static inline void
 disk_emit (struct disk *d, struct disk_event *ev)
@@ -320,11 +243,6 @@ disk_emit (struct disk *d, struct disk_event *ev)
   if (d->event)
     d->event (d->event_opaque, ev);
 }
-
-/* housekeeper.c: 0 or -1.  stop may be called again, or without start; false:
- * the thread has not ended until then (ms), and is still to be stopped. */
-int housekeeper_start (struct disk *d);
-bool housekeeper_stop (struct disk *d, uint64_t until);
 
 /* job.c */
 int jobs_open (struct disk *d, char **error); /* reads the record */

@@ -18,14 +18,19 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "backing.h"
 #include "buffers.h"
+#include "commit.h"
+#include "extents.h"
 #include "fetch.h"
+#include "housekeeper.h"
 #include "internal.h"
+#include "parked.h"
 #include "runtime.h"
 #include "share.h"
+#include "volume.h"
 
 /* Of the 10 s a shutdown may take.  Five sevenths of it are for whoever works
  * on the disk to end, the rest is the last commit's alone. */
@@ -99,31 +104,6 @@ source_changed (void *opaque, enum source_state state, const char *why)
   }
 }
 
-/* Twice: the second time with the pid that the fork gave the owner, and with
- * the sockets that clients connect to, which are there only then. */
-static void
-enter_registry (struct disk *d)
-{
-  if (d->read_only)
-    return;
-  if (runtime_register (d->runtime_dir, disk_file (d), d->store_path,
-                        d->control, d->name)
-      == -1)
-    log_error ("cannot enter %s in %s: %m; tools must be told its control "
-               "socket",
-               d->store_path, d->runtime_dir);
-  else
-    d->registered = true;
-}
-
-void
-leave_registry (struct disk *d)
-{
-  if (d->registered)
-    runtime_unregister (d->runtime_dir, disk_file (d));
-  d->registered = false;
-}
-
 struct disk *
 disk_open (const struct disk_config *cfg, char **error)
 {
@@ -134,22 +114,17 @@ disk_open (const struct disk_config *cfg, char **error)
     message_set (error, "out of memory");
     return NULL;
   }
-  pthread_mutex_init (&d->commit.lock, NULL);
-  cond_init (&d->commit.done);
-  pthread_mutex_init (&d->commit.sync_lock, NULL);
-  cond_init (&d->commit.sync_ended);
+  volume_init (d);
+  commit_init (&d->commit);
   fetch_table_init (&d->fetch);
   copiers_init (&d->copiers);
-  pthread_mutex_init (&d->keeper.lock, NULL);
-  cond_init (&d->keeper.wake);
+  housekeeper_init (&d->keeper);
   writeback_init (&d->writeback);
-  pthread_mutex_init (&d->header_lock, NULL);
-  pthread_mutex_init (&d->park_lock, NULL);
+  parked_init (d);
   pthread_mutex_init (&d->gate_lock, NULL);
   cond_init (&d->gate_ended);
   d->gate_ms = GATE_MS;
   claims_init (&d->claims);
-  d->parked_tail = &d->parked;
   d->event = cfg->event;
   d->event_opaque = cfg->event_opaque;
   d->has_allocate = cfg->has_allocate;
@@ -167,20 +142,10 @@ disk_open (const struct disk_config *cfg, char **error)
   if (jobs_open (d, error) == -1)
     goto fail;
   if (!d->no_source) {
-    struct source_config sc = {
-      .uri = d->argv ? NULL : d->backing,
-      .argv = (const char *const *)d->argv,
-      .socket_dir = d->runtime_dir,
-      .command_dir = d->command_dir,
-      .connections = d->connections,
-      .timeout = (unsigned)min_u64 (d->timeout, 3600000),
-      .identity_mode = d->identity_mode,
-      .has_user = d->backing_by_other,
-      .user = d->backing_user,
-      .state_changed = source_changed,
-      .opaque = d,
-    };
+    struct source_config sc = backing_settings (d);
 
+    sc.state_changed = source_changed;
+    sc.opaque = d;
     d->src = source_new (&sc);
     if (!d->src) {
       message_set (error, "cannot use the backing store %s: %m", d->backing);
@@ -191,7 +156,7 @@ disk_open (const struct disk_config *cfg, char **error)
   }
   /* Before the fork: who started the server may look for it at once. */
   if (!cfg->user_later)
-    enter_registry (d);
+    volume_register (d);
   return d;
 
 fail : {
@@ -255,7 +220,7 @@ disk_start (struct disk *d, char **error)
         return -1;
       }
     }
-    enter_registry (d);
+    volume_register (d);
   }
   /* What is all here needs nobody to bring it. */
   if ((!map_is_complete (d->map) && copiers_start (d) == -1)
@@ -407,7 +372,7 @@ disk_free (struct disk *d)
 {
   if (!d)
     return;
-  leave_registry (d);
+  volume_unregister (d);
   /* It does not wait for the store any more: the disk is idle. */
   while (!housekeeper_stop (d, now_ms () + d->gate_ms))
     ;
@@ -418,38 +383,74 @@ disk_free (struct disk *d)
   jobs_free (d);
   extents_free (d->ext);
   map_free (d->map);
-  if (d->work && !d->recorded)
-    work_unlink (d->work);
-  work_free (d->work);
-  work_free (d->old_work);
-  sidecar_free (d->sc);
-  store_free (d->store);
+  volume_destroy (d);
   claims_destroy (&d->claims);
-  pthread_mutex_destroy (&d->commit.lock);
-  pthread_cond_destroy (&d->commit.done);
-  pthread_mutex_destroy (&d->commit.sync_lock);
-  pthread_cond_destroy (&d->commit.sync_ended);
+  commit_destroy (&d->commit);
   fetch_table_destroy (&d->fetch);
   copiers_destroy (&d->copiers);
-  pthread_mutex_destroy (&d->keeper.lock);
-  pthread_cond_destroy (&d->keeper.wake);
+  housekeeper_destroy (&d->keeper);
   writeback_destroy (&d->writeback);
-  pthread_mutex_destroy (&d->header_lock);
-  pthread_mutex_destroy (&d->park_lock);
+  parked_destroy (d);
   pthread_mutex_destroy (&d->gate_lock);
   pthread_cond_destroy (&d->gate_ended);
-  if (d->argv)
-    for (char **p = d->argv; *p; p++)
-      free (*p);
-  free (d->argv);
-  free (d->command_dir);
-  free (d->name);
-  free (d->store_path);
-  free (d->metadata);
-  free (d->backing);
-  free (d->runtime_dir);
-  free (d->control);
   free (d);
+}
+
+int
+disk_detach (struct disk *d, char **error)
+{
+  struct syncing s;
+  int err;
+
+  if (d->read_only) {
+    message_set (error, "%s is open read-only", d->store_path);
+    errno = EROFS;
+    return -1;
+  }
+  if (!map_is_complete (d->map) && !map_all_live (d->map)) {
+    message_set (error,
+                 "%s is not fully local yet: allocate the whole disk first",
+                 d->store_path);
+    errno = EBUSY;
+    return -1;
+  }
+  err = commit_run (d, COMMIT_CHECKPOINT | COMMIT_HOLES);
+  if (err || !map_is_complete (d->map)) {
+    errno = err ? err : EBUSY;
+    message_set (error, "cannot make %s durable: %m", d->store_path);
+    return -1;
+  }
+  LOCK_SCOPE (&d->gate_lock);
+  if (d->closed) {
+    message_set (error, "%s is being closed", d->store_path);
+    errno = ESHUTDOWN;
+    return -1;
+  }
+  /* A job may still be ending: its record's place goes, too. */
+  LOCK_SCOPE (job_verbs (d));
+  LOCK_SCOPE (&d->header_lock);
+  d->sc->h.state |= SIDECAR_DETACHED;
+  sync_begin (d, &s);
+  /* All of it is the truth, durably: its mark may say so. */
+  if (!d->was_plain && store_set_detached (d->store, true) == -1)
+    log_error ("%s cannot be marked as detached (%m): to serve it again say "
+               "adopt=local",
+               d->store_path);
+  err = fsync (d->store->fd) == -1 || sidecar_strip (d->sc) == -1 ? errno : 0;
+  /* Whichever step it was, the disk may have lost what it held. */
+  err = sync_end (d, &s, err);
+  if (err) {
+    errno = err;
+    d->sc->h.state &= ~SIDECAR_DETACHED;
+    if (!d->was_plain)
+      store_set_detached (d->store, false);
+    errno = err;
+    message_set (error, "cannot write the sidecar %s: %m", d->metadata);
+    return -1;
+  }
+  store_set_uuid (d->store, NULL);
+  __atomic_store_n (&d->detached, true, __ATOMIC_RELEASE);
+  return 0;
 }
 
 /* What a disk is. */
@@ -502,10 +503,7 @@ disk_name (struct disk *d)
 uid_t
 disk_store_owner (struct disk *d)
 {
-  struct stat sb;
-
-  /* It may have been given to another since it was opened. */
-  return fstat (d->store->fd, &sb) == 0 ? sb.st_uid : d->store->uid;
+  return store_owner (d->store);
 }
 
 uid_t

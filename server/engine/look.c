@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "extents.h"
 #include "internal.h"
 
 struct extent_run {

@@ -13,6 +13,19 @@
 #include "proof.h"
 
 void
+parked_init (struct disk *d)
+{
+  pthread_mutex_init (&d->park_lock, NULL);
+  d->parked_tail = &d->parked;
+}
+
+void
+parked_destroy (struct disk *d)
+{
+  pthread_mutex_destroy (&d->park_lock);
+}
+
+void
 park (struct disk *d, struct parked *p)
 {
   LOCK_SCOPE (&d->park_lock);

@@ -31,6 +31,10 @@ struct parked {
   int error;
 };
 
+/* The list, and its lock. */
+void parked_init (struct disk *d);
+void parked_destroy (struct disk *d);
+
 void park (struct disk *d, struct parked *p);
 /* Take it off the list again, failed, if nobody has applied it.  After this,
  * or when done was set, parked_result is the end of it. */

@@ -172,3 +172,11 @@ path_unlink (const char *path)
 
   return folder == -1 ? -1 : unlinkat (folder, name, 0);
 }
+
+char *
+path_last_name (const char *path)
+{
+  const char *slash = strrchr (path, '/');
+
+  return strdup (slash ? slash + 1 : path);
+}

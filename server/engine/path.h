@@ -31,6 +31,9 @@ bool path_is_confined (void);
 int path_folder (const char *path, const char **name)
     __attribute__ ((nonnull (1, 2)));
 
+/* A copy of what follows the last slash; NULL: no memory. */
+char *path_last_name (const char *path) __attribute__ ((nonnull (1)));
+
 /* As open (flags, mode), O_CLOEXEC included. */
 int path_open (const char *path, int flags, mode_t mode)
     __attribute__ ((nonnull (1)));

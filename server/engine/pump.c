@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "copier.h"
+#include "extents.h"
 #include "fetch.h"
 #include "job-internal.h"
 #include "pace.h"

@@ -988,3 +988,11 @@ store_sync (struct store *st)
     return -1;
   return store_sync_fd (st->sync_fd);
 }
+
+uid_t
+store_owner (const struct store *st)
+{
+  struct stat sb;
+
+  return fstat (st->fd, &sb) == 0 ? sb.st_uid : st->uid;
+}

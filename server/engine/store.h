@@ -165,4 +165,7 @@ int store_sync_fd (int fd);
 int store_write_fd (int fd, const void *buf, uint64_t count, uint64_t offset,
                     int flags) __attribute__ ((nonnull (2)));
 
+/* Whose it is now: it may have been given to another since it was opened. */
+uid_t store_owner (const struct store *st) __attribute__ ((nonnull (1)));
+
 #endif

@@ -8,6 +8,7 @@
 #include "config.h"
 
 #include "box.h"
+#include "extents.h"
 
 #include <stdio.h>
 #include <stdlib.h>

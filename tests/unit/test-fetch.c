@@ -9,6 +9,7 @@
 #include "config.h"
 
 #include "box.h"
+#include "extents.h"
 
 #include <errno.h>
 #include <fcntl.h>
