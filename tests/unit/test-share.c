@@ -51,6 +51,17 @@ wait_for_slot (void *arg)
   return NULL;
 }
 
+/* It most likely waits when this returns; the tests hold if it does not. */
+static pthread_t
+wait_in_thread (struct slot *s)
+{
+  pthread_t thread;
+
+  assert_int_equal (pthread_create (&thread, NULL, wait_for_slot, s), 0);
+  usleep (100000);
+  return thread;
+}
+
 static void
 oldest_first (void **state)
 {
@@ -73,7 +84,7 @@ who_gets_a_slot_is_woken (void **state)
   (void)state;
   assert_true (slot_take (&a));
   assert_false (slot_take (&b));
-  assert_int_equal (pthread_create (&thread, NULL, wait_for_slot, &b), 0);
+  thread = wait_in_thread (&b);
   slot_give (&a);
   assert_int_equal (pthread_join (thread, NULL), 0);
   assert_true (slot_take (&b));
@@ -87,7 +98,7 @@ more_slots_wake (void **state)
   (void)state;
   assert_true (slot_take (&a));
   assert_false (slot_take (&b));
-  assert_int_equal (pthread_create (&thread, NULL, wait_for_slot, &b), 0);
+  thread = wait_in_thread (&b);
   share_set_slots (2);
   assert_int_equal (pthread_join (thread, NULL), 0);
   assert_true (slot_take (&b));
@@ -106,7 +117,7 @@ a_kick_is_not_lost (void **state)
   slot_kick (&b);
   slot_wait (&b);
   assert_false (slot_take (&b));
-  assert_int_equal (pthread_create (&thread, NULL, wait_for_slot, &b), 0);
+  thread = wait_in_thread (&b);
   slot_kick (&b);
   assert_int_equal (pthread_join (thread, NULL), 0);
   assert_false (slot_take (&b));
