@@ -12,8 +12,11 @@
 
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "cleanup.h"
+#include "clock.h"
 #include "lane.h"
+#include "thread.h"
 
 #define LEASE_NS UINT64_C (100000000) /* without an answer */
 #define TURN_NS UINT64_C (500000000)  /* at most */
