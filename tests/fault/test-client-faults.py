@@ -245,9 +245,16 @@ def test_registry(d):
         for entry in entries:
             os.chown(os.path.dirname(entry), 12345, 12345)
         os.chown(stores["x"], 12345, 12345)
+        # Root may have made the socket for him, as systemd does: it is that
+        # process, by its greeting.
         r = run("info", stores["x"], env=env)
-        check("nor the store's owner's where another answers",
-              r.returncode == 1, r)
+        check("the store's owner's is, where root has made his socket",
+              r.returncode == 0, r)
+        for i, entry in enumerate(entries):
+            own = os.path.dirname(entry)
+            os.rename(own, os.path.join(os.path.dirname(own), "p-1111%04d" % i))
+        r = run("info", stores["x"], env=env)
+        check("nor where another process answers", r.returncode == 1, r)
 
 
 def test_maps(d):
