@@ -679,6 +679,27 @@ jobs_are_recorded_first (void **state)
   assert_int_equal (early, 0);
 }
 
+/* Who is told that a job has completed may pull the plug: what it has copied,
+ * and the zeros that it has made, are in S by then (G37). */
+static void
+done_is_durable (void **state)
+{
+  struct job_options o = { .length = 2 * MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  do {
+    nap_ms (1);
+    job_get_info (disk, &info);
+  } while (info.status != JOB_CONCLUDED);
+  for (uint64_t g = 0; g < 2 * MIB / G; g++)
+    assert_true (box_in_s (&box, g));
+  assert_false (box_in_s (&box, 2 * MIB / G));
+  assert_int_equal (info.result, JOB_RESULT_COMPLETED);
+}
+
 /* An abort that has been answered has ended the job: what the store was being
  * given is waited for. */
 static void
@@ -960,6 +981,7 @@ main (void)
     TEST (jobs_do_not_read_zeros),
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),
+    TEST (done_is_durable),
     TEST (aborts_wait_for_the_store),
     TEST (aborts_drop_what_has_come),
     TEST (late_answers_are_another_jobs),
