@@ -310,11 +310,18 @@ note_fork (void)
     ready.forked = true;
 }
 
+/* What atexit is in glibc: it is called when the plugin is unloaded, too.  The
+ * thread sanitizer's own atexit forgets whose function it was given, and calls
+ * one that is there no more. */
+extern void *__dso_handle;
+extern int __cxa_atexit (void (*f) (void *), void *arg, void *dso);
+
 /* Nbdkit exits when it cannot listen on its address, and calls nothing of a
  * plugin then. */
 static void
-leave_at_exit (void)
+leave_at_exit (void *opaque)
 {
+  (void)opaque;
   if (!ready.done || ready.forked || ready.started)
     return;
   if (control)
@@ -351,7 +358,7 @@ process_get_ready (void)
    * socket of the one that is there. */
   if (open_disks (dir) == 0
       && (config->control_off || ready.user || listen_control () == 0)
-      && atexit (leave_at_exit) == 0
+      && __cxa_atexit (leave_at_exit, NULL, __dso_handle) == 0
       && pthread_atfork (NULL, note_fork, NULL) == 0) {
     server_note_pipes ();
     /* The other user could not remove it. */
