@@ -3,6 +3,7 @@
 
     fake-control.py SOCKET [MODE] [--disk NAME=STORE]... [--regions N]
                     [--register DIR] [--job-ms MS] [--end fail|abort|ok]
+                    [--as UID]
 
 It models disks, their maps and one job each (the protocol's good side), so
 that a client can be tested without nbdkit, and then does one thing wrong:
@@ -28,6 +29,7 @@ that a client can be tested without nbdkit, and then does one thing wrong:
     dismissed      the job is gone as soon as it has ended
     stop-JOB       the server goes away in the middle of the job
 
+With --as the socket is that user's: root alone can say so.
 Its pid is the process's own; it prints "ready" when it can be connected to.
 
 SPDX-License-Identifier: LGPL-2.1-or-later
@@ -480,11 +482,15 @@ def main():
     p.add_argument("--register")
     p.add_argument("--job-ms", type=int, default=300)
     p.add_argument("--end", choices=("ok", "fail", "abort"), default="ok")
+    p.add_argument("--as", dest="user", type=int, default=os.getuid())
     options = p.parse_args()
     server = Server(options)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(options.socket)
+    # Whoever has it listen is who is at the other end.
+    os.seteuid(options.user)
     listener.listen(64)
+    os.seteuid(os.getuid())
     if options.register:
         server.register(options.register)
     print("ready", flush=True)

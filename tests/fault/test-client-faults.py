@@ -233,7 +233,7 @@ def test_registry(d):
         return
     # A stranger's entry for our store is no entry.
     with Fake(d, "good", "--register", registry, "--disk",
-              "x=" + stores["x"]):
+              "x=" + stores["x"], "--as", "12346"):
         st = os.stat(stores["x"])
         entries = [os.path.join(base, f) for base, _, files
                    in os.walk(registry) for f in files
