@@ -61,6 +61,7 @@
 #define PATIENCE_MS 30000u /* a command's, with what does not answer */
 #define LINGER_MS 5000u    /* results that somebody may still ask for */
 #define SILENT_MS 1000u    /* a volume's time to answer in a list */
+#define CLOSING_MS 3000u   /* and a place in the table to get free */
 #define STOP_MS 10000u
 #define CREW_MS 1000u
 #define MISSING_S (7 * 24 * 3600)
@@ -153,7 +154,8 @@ struct volumes {
   uint64_t write_again; /* when to try again */
   uint64_t writing_since;
   bool writing;
-  bool waiting; /* commands do, for a kick */
+  uint64_t speed_serial; /* of the command that set the limit last */
+  bool waiting;          /* commands do, for a kick */
   bool stop;
   int result; /* -1: one could not be made durable */
 
@@ -730,6 +732,7 @@ open_disk (struct volume *v, char **error)
   struct disk_config config = v->more;
   struct disk *disk;
   struct stat st;
+  int err;
 
   if (!v->fresh) {
     if (check_path (v->path, v->uid, error) == -1)
@@ -762,11 +765,11 @@ open_disk (struct volume *v, char **error)
     return NULL;
   if (disk_start (disk, error) == 0)
     return disk;
+  err = errno ? errno : EIO;
   disk_gate (disk);
   if (disk_is_idle (disk))
     disk_free (disk);
-  if (errno == 0)
-    errno = EIO;
+  errno = err;
   return NULL;
 }
 
@@ -841,6 +844,7 @@ make_room (struct volumes *vs, uid_t uid, char **error)
 {
   struct volume *oldest = NULL;
   unsigned his = 0, others = 0, leaving = 0;
+  uint64_t now = now_in_ms ();
   bool full;
 
   for (struct volume *v = vs->open; v; v = v->next) {
@@ -850,7 +854,8 @@ make_room (struct volumes *vs, uid_t uid, char **error)
     his += uid && v->uid == uid;
     if (uid && v->uid != uid)
       continue;
-    leaving += v->state == VOLUME_CLOSING;
+    /* One that hangs has a place, but is not waited for. */
+    leaving += v->state == VOLUME_CLOSING && now - v->since < CLOSING_MS;
     if (v->state == VOLUME_OPEN && v->refs == 0
         && (!oldest || v->idle_since < oldest->idle_since)
         && !has_job (v->disk))
@@ -918,7 +923,10 @@ put_volume (struct volumes *vs, struct volume *v)
   v->refs--;
   if (v->state == VOLUME_LEAVING && v->refs == 0)
     start_closing (vs, v);
-  changed (vs);
+  /* Who waits for anything else is not kicked: two commands that wait, and
+   * hold a volume for a moment each time they look, would kick each other. */
+  else if (v->refs == MAX_COMMANDS - 1)
+    changed (vs);
 }
 
 /* --- finding ---------------------------------------------------------- */
@@ -1392,8 +1400,14 @@ command_create (void *opaque, const struct control_peer *peer,
     return -1;
   v = find_for (vs, peer, config->store);
   if (v && v->made_by == peer->serial) {
-    if (v->state != VOLUME_OPEN && v->state != VOLUME_LEAVING)
-      return wait_for (vs, peer, v, error);
+    if (v->state != VOLUME_OPEN && v->state != VOLUME_LEAVING) {
+      int r = wait_for (vs, peer, v, error);
+
+      /* Nobody comes for it any more: it is not to be held when it opens. */
+      if (errno != EINPROGRESS && v->state == VOLUME_OPENING)
+        v->made_by = 0;
+      return r;
+    }
     v->made_by = 0;
     put_volume (vs, v);
     return 0;
@@ -1560,8 +1574,12 @@ command_set_total_speed (void *opaque, const struct control_peer *peer,
   int r;
   LOCK_SCOPE (&vs->lock);
 
-  (void)peer;
-  ledger_set_speed (vs->ledger, speed, vs->config.speed);
+  /* Once: when it is run again another may have set another. */
+  if (peer->serial > vs->speed_serial) {
+    disk_set_total_speed (speed);
+    ledger_set_speed (vs->ledger, speed, vs->config.speed);
+    vs->speed_serial = peer->serial;
+  }
   r = is_durable (vs, vs->ledger->speed_version, error);
   return r == 1 ? 0 : r == 0 ? later (vs) : -1;
 }

@@ -240,8 +240,9 @@ run_set_total_speed (struct call *call)
 
   if (!may_rule (call))
     return NULL;
-  disk_set_total_speed (speed);
-  if (v && v->set_total_speed (v->opaque, &call->peer, speed, &error) == -1)
+  if (!v)
+    disk_set_total_speed (speed);
+  else if (v->set_total_speed (v->opaque, &call->peer, speed, &error) == -1)
     call_fail_volume (call, error);
   return call->wait ? NULL : done (call);
 }

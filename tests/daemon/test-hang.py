@@ -5,6 +5,7 @@ that are on it, and nobody else.
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -141,6 +142,55 @@ def test_source_that_hangs():
         check("the end", stop(d) == 0)
 
 
+class Frozen:
+    """A file system of its own, whose writers wait while it is frozen."""
+
+    def __init__(self, p, name):
+        self.path = p.vol(name)
+        os.mkdir(self.path)
+        with open(p.path(name), "wb") as f:
+            f.truncate(64 * MiB)
+        subprocess.run(["mkfs.ext4", "-q", p.path(name)], check=True)
+        subprocess.run(["mount", "-o", "loop", p.path(name), self.path],
+                       check=True)
+
+    def __enter__(self):
+        return self
+
+    def freeze(self):
+        subprocess.run(["fsfreeze", "-f", self.path], check=True)
+
+    def thaw(self):
+        subprocess.run(["fsfreeze", "-u", self.path], check=False,
+                       stderr=subprocess.DEVNULL)
+
+    def __exit__(self, *_):
+        self.thaw()
+        LIBC.umount2(self.path.encode(), 2)
+
+
+def test_made_too_late():
+    """Whoever makes a volume has gone when it is there at last: it is not held
+    for him."""
+    with contextlib.ExitStack() as stack:
+        p = stack.enter_context(Place(size=MiB))
+        try:
+            cold = stack.enter_context(Frozen(p, "cold"))
+        except (OSError, subprocess.CalledProcessError) as e:
+            print("skipped: no file system to freeze: %s" % e)
+            return
+        p.daemon("--idle=600")
+        path = cold.path + "/a.img"
+        cold.freeze()
+        r = p.control().call("disk-create", device=path, size=MiB)
+        check("he is told", r.get("errno-name") == "ETIMEDOUT", r)
+        cold.thaw()
+        wait_for("it is open", lambda: [
+            o["store"] for o in p.control().call("query-disks")] == [path])
+        r = p.control().call("disk-release", device=path)
+        check("it is let go all the same", r == {}, r)
+
+
 def main():
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("skipped: it needs root and /dev/fuse")
@@ -156,11 +206,14 @@ def main():
         print("skipped: no FUSE mounts here: %s" % e)
         sys.exit(77)
     # (It takes the half minute that such a client waits.)
-    t = threading.Thread(target=test_unanswered)
-    t.start()
+    slow = [threading.Thread(target=t)
+            for t in (test_unanswered, test_made_too_late)]
+    for t in slow:
+        t.start()
     test_dead_mount()
     test_source_that_hangs()
-    t.join()
+    for t in slow:
+        t.join()
     finish()
 
 
