@@ -233,7 +233,7 @@ def test_registry(d):
         return
     # A stranger's entry for our store is no entry.
     with Fake(d, "good", "--register", registry, "--disk",
-              "x=" + stores["x"], "--as", "12346"):
+              "x=" + stores["x"]):
         st = os.stat(stores["x"])
         entries = [os.path.join(base, f) for base, _, files
                    in os.walk(registry) for f in files
@@ -255,6 +255,15 @@ def test_registry(d):
             os.rename(own, os.path.join(os.path.dirname(own), "p-1111%04d" % i))
         r = run("info", stores["x"], env=env)
         check("nor where another process answers", r.returncode == 1, r)
+    with Fake(d, "good", "--register", registry, "--disk",
+              "x=" + stores["x"], "--as", "12346"):
+        for folder, _, files in os.walk(registry):
+            for f in files:
+                if f == "%x-%x.volume" % (st.st_dev, st.st_ino):
+                    os.chown(folder, 12345, 12345)
+                    os.chown(os.path.join(folder, f), 12345, 12345)
+        r = run("info", stores["x"], env=env)
+        check("nor where another user does", r.returncode == 1, r)
 
 
 def test_maps(d):

@@ -1101,11 +1101,28 @@ holes_have_a_clock_of_their_own (void **state)
   assert_true (box_in_s (&box, 0));
 }
 
+/* Nobody flushes and no job ends: what was copied becomes durable in time. */
+static void
+copies_are_durable_in_time (void **state)
+{
+  uint64_t end = now_ms () + 30000;
+
+  (void)state;
+  assert_int_equal (box_mark (disk, 5, 6, MAP_COPIED), 0);
+  disk->keeper.checkpoint_ms = 100;
+  assert_int_equal (housekeeper_start (disk), 0);
+  while (!box_in_s (&box, 5) && now_ms () < end)
+    nap_ms (5);
+  assert_true (housekeeper_stop (disk, now_ms () + 60000));
+  assert_true (box_in_s (&box, 5));
+}
+
 int
 main (void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown (f, setup, teardown)
   const struct CMUnitTest tests[] = {
+    TEST (copies_are_durable_in_time),
     TEST (data_first_then_the_bit),
     TEST (fua_is_durable),
     TEST (copied_is_not_committed),

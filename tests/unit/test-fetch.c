@@ -700,6 +700,34 @@ done_is_durable (void **state)
   assert_int_equal (info.result, JOB_RESULT_COMPLETED);
 }
 
+/* What it has copied may be lost: it has not completed (G24). */
+static void
+not_durable_is_not_done (void **state)
+{
+  struct disk_config c;
+  struct job_options o = { .length = MIB };
+  struct job_info info;
+  char *error = NULL;
+
+  (void)state;
+  calls_record (&box);
+  calls_fail (CALL_SYNC, FILE_STORE, EIO);
+  assert_int_equal (job_start (disk, &o, NULL, &error), 0);
+  do {
+    nap_ms (1);
+    job_get_info (disk, &info);
+  } while (info.status != JOB_CONCLUDED);
+  assert_int_equal (info.result, JOB_RESULT_FAILED);
+  assert_int_equal (info.errnum, EIO);
+  assert_non_null (strstr (info.error, "cannot be made durable"));
+  calls_stop ();
+  /* The next owner of the volume finds it out for itself. */
+  assert_int_equal (disk_gate (disk), -1);
+  disk_free (disk);
+  c = box_config (&box);
+  disk = box_start (&box, &c);
+}
+
 /* An abort that has been answered has ended the job: what the store was being
  * given is waited for. */
 static void
@@ -982,6 +1010,7 @@ main (void)
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),
     TEST (done_is_durable),
+    TEST (not_durable_is_not_done),
     TEST (aborts_wait_for_the_store),
     TEST (aborts_drop_what_has_come),
     TEST (late_answers_are_another_jobs),
