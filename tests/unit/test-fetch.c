@@ -679,6 +679,23 @@ jobs_are_recorded_first (void **state)
   assert_int_equal (early, 0);
 }
 
+/* A trim leaves the rest of the granules at its edges alone, and what is absent
+ * there is absent. */
+static void
+trims_leave_the_rest (void **state)
+{
+  (void)state;
+  assert_int_equal (disk_trim (disk, 3 * G, 10 * G + 1000, 0), 0);
+  assert_false (is_local (disk, 10 * G, G));
+  assert_false (is_local (disk, 13 * G, G));
+  read_golden (10 * G, 1000);
+  read_golden (13 * G + 1000, G - 1000);
+  assert_int_equal (disk_trim (disk, 100, 20 * G + 1000, 0), 0);
+  assert_false (is_local (disk, 20 * G, G));
+  read_golden (20 * G, 1000);
+  read_golden (20 * G + 1100, G - 1100);
+}
+
 /* Who is told that a job has completed may pull the plug: what it has copied,
  * and the zeros that it has made, are in S by then (G37). */
 static void
@@ -1010,6 +1027,7 @@ main (void)
     TEST (aborted_jobs_write_nothing_more),
     TEST (jobs_are_recorded_first),
     TEST (done_is_durable),
+    TEST (trims_leave_the_rest),
     TEST (not_durable_is_not_done),
     TEST (aborts_wait_for_the_store),
     TEST (aborts_drop_what_has_come),

@@ -539,6 +539,28 @@ what_has_the_name_is_opened (void **state)
   free (error);
 }
 
+/* It may have been exchanged since somebody looked whose it is: what is open is
+ * asked. */
+static void
+only_its_owners_is_opened (void **state)
+{
+  uid_t owner = geteuid (), other = owner + 1;
+  char *error = NULL;
+  struct store *st;
+
+  (void)state;
+  put_file (path, "data");
+  errno = 0;
+  assert_null (store_open_of (path, false, &other, NULL, &error));
+  assert_int_equal (errno, EPERM);
+  assert_non_null (strstr (error, path));
+  free (error);
+  error = NULL;
+  st = store_open_of (path, false, &owner, NULL, &error);
+  assert_non_null (st);
+  store_free (st);
+}
+
 static void
 odd_files_are_refused (void **state)
 {
@@ -592,6 +614,7 @@ main (void)
     TEST (only_an_empty_file_is_removed),
     TEST (short_writes_go_on),
     TEST (what_has_the_name_is_opened),
+    TEST (only_its_owners_is_opened),
     TEST (odd_files_are_refused),
     TEST (a_cut_store_is_an_error_not_zeros),
   };
