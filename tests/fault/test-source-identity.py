@@ -21,6 +21,9 @@ def images(t):
     other, other_data = t.image("other", SIZE, seed=2)
     check(not any(data[i:i + 64] == other_data[i:i + 64]
                   for i in range(0, SIZE, 64)), "they differ everywhere")
+    # As of a disk that went on to be used: a table at its end has changed.
+    with open(t.path("end"), "wb") as f:
+        f.write(data[:-G] + bytes(G))
     for name, size in (("longer", SIZE + G), ("shorter", SIZE - G)):
         with open(t.path(name), "wb") as f:
             f.write((data + bytes(G))[:size])
@@ -118,7 +121,7 @@ def test_wrong_one_is_refused_on_restart(t):
     before = files(t)
     for wrong, words in (("longer", [str(SIZE + G), str(SIZE)]),
                          ("shorter", [str(SIZE - G), str(SIZE)]),
-                         ("other", ["content"])):
+                         ("other", ["content"]), ("end", ["content"])):
         exchange(t, s, wrong)
         for keys in ([], ["backing=" + s.uri], ["backing=" + s.uri,
                                                 "identity=content"]):
