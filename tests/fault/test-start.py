@@ -97,6 +97,8 @@ def test_another_user(d):
     user = pwd.getpwuid(65534).pw_name
     data = make_golden(d("golden"), SIZE)
     source = Source(d, d("golden"))
+    # Whom a sidecar belongs to must be able to reach what it names.
+    os.chmod(source.socket, 0o777)
     path = d("disk")
     sock = d.make("socket") + "/s"
     pid = d("socket/pid")
