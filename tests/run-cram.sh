@@ -24,11 +24,12 @@ fi
 work=$(mktemp -d /tmp/bf-XXXXXX)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
-mkdir "$work/bin" "$work/t" "$work/run" "$work/valgrind"
+mkdir "$work/bin" "$work/t" "$work/t/lib" "$work/run" "$work/valgrind"
 dir=$(dirname "$1")
 for file in "$1" "$dir"/*.sh "$dir"/*.py; do
   [ ! -f "$file" ] || cp "$file" "$work/t/"
 done
+cp "$dir"/lib/*.sh "$work/t/lib/"
 
 preload=
 case "${SANITIZER-no}" in

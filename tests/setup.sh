@@ -28,15 +28,7 @@ need () {
   done
 }
 
-# wait_for COMMAND...: until it succeeds, for a minute.
-wait_for () {
-  for _ in $(seq 600); do
-    ! "$@" >/dev/null 2>&1 || return 0
-    sleep 0.1
-  done
-  echo "timed out: $*"
-  return 1
-}
+. "$TESTDIR/lib/wait.sh"
 
 # ended PID: it is gone, or only not reaped yet.
 ended () {

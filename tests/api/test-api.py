@@ -18,6 +18,11 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+from proc import has_stopped
+import wait
+
 BUILD = os.environ["TOP_BUILDDIR"]
 PLUGIN = os.environ["BACKFILL_PLUGIN"]
 NBDKIT = os.environ.get("NBDKIT") or shutil.which("nbdkit")
@@ -52,11 +57,7 @@ def scene(what, *args):
 
 
 def wait_for(what, condition):
-    end = time.monotonic() + LONG
-    while not condition():
-        if time.monotonic() > end:
-            raise RuntimeError("waited in vain: " + what)
-        time.sleep(0.02)
+    return wait.wait_for(what, condition, LONG)
 
 
 class Server:
@@ -91,16 +92,8 @@ class Server:
 
     def send(self, sig):
         self.process.send_signal(sig)
-        # Each of its threads has to notice.
-        tasks = "/proc/%d/task" % self.process.pid
-        while sig == signal.SIGSTOP:
-            states = []
-            for t in os.listdir(tasks):
-                with open("%s/%s/stat" % (tasks, t), encoding="utf-8") as f:
-                    states.append(f.read().rpartition(")")[2].split()[0])
-            if all(s == "T" for s in states):
-                break
-            time.sleep(0.01)
+        if sig == signal.SIGSTOP:
+            wait_for("it stops", lambda: has_stopped(self.process.pid))
 
     def end(self, sig=signal.SIGTERM):
         self.process.send_signal(signal.SIGCONT)

@@ -23,6 +23,10 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                '../lib'))
+from qmp import Qmp
+
 NBDKIT = os.environ.get('NBDKIT', 'nbdkit')
 PLUGIN = os.environ['BACKFILL_PLUGIN']
 # The program itself: what lies in a build's folder may be libtool's script.
@@ -209,32 +213,9 @@ def drop_volume(store):
             os.unlink(f)
 
 
-class Control:
+def Control(path):
     """A client of the control socket, for many commands."""
-
-    def __init__(self, path):
-        self.s = socket.socket(socket.AF_UNIX)
-        self.s.connect(path)
-        self.f = self.s.makefile('rb')
-        self.f.readline()
-        self.ask('qmp_capabilities')
-
-    def ask(self, command, **arguments):
-        m = {'execute': command}
-        if arguments:
-            m['arguments'] = {k.replace('_', '-'): v
-                              for k, v in arguments.items()}
-        self.s.sendall(json.dumps(m).encode())
-        while True:
-            r = json.loads(self.f.readline())
-            if 'error' in r:
-                raise RuntimeError(r['error']['desc'])
-            if 'return' in r:
-                return r['return']
-
-    def close(self):
-        self.f.close()
-        self.s.close()
+    return Qmp(path).negotiate()
 
 
 # Numbers.

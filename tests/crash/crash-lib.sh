@@ -139,16 +139,7 @@ new_disk () {
   fi
 }
 
-# Wait up to 60 s for a command to succeed.
-wait_for () {
-  local i
-
-  for ((i = 0; i < 1200; i++)); do
-    "$@" && return 0
-    sleep 0.05
-  done
-  return 1
-}
+. "$(dirname "${BASH_SOURCE[0]}")/../lib/wait.sh"
 
 # Any filters for the backing store: backing_start [OPTION ...], their
 # settings in backing_args.

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,12 @@ import time
 
 import nbd
 
-LONG = 120
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+import wait
+from qmp import Qmp
+from wait import LONG
+
 REPORT = re.compile("(Thread|Address|Leak|UndefinedBehavior)Sanitizer"
                     "|runtime error:")
 MiB = 1 << 20
@@ -35,15 +39,11 @@ def check(what, condition, seen=None):
 
 def wait_for(what, condition, limit=LONG):
     """The value of condition () once it is true; a failed check if never."""
-    end = time.monotonic() + limit
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            check("in time: " + what, False, value)
-            return value
-        time.sleep(0.05)
+    try:
+        return wait.wait_for(what, condition, limit, pause=0.05)
+    except wait.TooLate as e:
+        check("in time: " + what, False, e.seen)
+        return e.seen
 
 
 def finish():
@@ -167,39 +167,22 @@ class Place:
             return f.read()
 
 
-class Control:
+class Control(Qmp):
     """A client of a control socket."""
+    again = ()
 
     def __init__(self, path):
-        self.s = socket.socket(socket.AF_UNIX)
+        super().__init__(path)
         try:
-            self.s.settimeout(LONG)
-            self.s.connect(path)
-            self.f = self.s.makefile("rw")
-            if not self.f.readline():
-                raise ConnectionResetError
-            self.call("qmp_capabilities")
+            self.negotiate()
         except BaseException:
-            self.s.close()
+            self.close()
             raise
-
-    def close(self):
-        self.f.close()
-        self.s.close()
 
     def call(self, command, **arguments):
         """What is returned, or the error's object."""
-        self.f.write(json.dumps({"execute": command,
-                                 "arguments": {k.replace("_", "-"): v for k, v
-                                               in arguments.items()}}))
-        self.f.flush()
-        while True:
-            line = self.f.readline()
-            if not line:
-                raise ConnectionResetError
-            o = json.loads(line)
-            if "event" not in o:
-                return o["return"] if "return" in o else o["error"]
+        m = self.command(command, **arguments)
+        return m["return"] if "return" in m else m["error"]
 
     def job(self, path):
         jobs = self.call("query-block-jobs", device=path)

@@ -17,10 +17,8 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import collections
 import contextlib
 import errno
-import json
 import os
 import random
-import select
 import shutil
 import signal
 import socket
@@ -29,6 +27,12 @@ import sys
 import tempfile
 import time
 import traceback
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+import wait
+from qmp import Qmp, QmpError as ControlError
+from wait import TooLate
 
 try:
     import nbd
@@ -59,16 +63,8 @@ def check(condition, what, detail=None):
                      else "%s: %s" % (what, repr(detail)[:2000]))
 
 
-def wait_for(condition, what, limit=LIMIT, state=lambda: None):
-    """Poll until it is true, and return it."""
-    end = time.monotonic() + limit
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() > end:
-            check(False, "waited too long: " + what, state())
-        time.sleep(0.01)
+def wait_for(what, condition, limit=LIMIT, state=None):
+    return wait.wait_for(what, condition, limit, state, pause=0.01)
 
 
 @contextlib.contextmanager
@@ -119,7 +115,7 @@ class Process:
     def hang(self):
         """No answers, and all connections stay open."""
         self.process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: self.state() == "T", self.name + " stops")
+        wait_for(self.name + " stops", lambda: self.state() == "T")
 
     def state(self):
         with open("/proc/%d/stat" % self.pid) as f:
@@ -159,7 +155,7 @@ class Server(Process):
     def start(self):
         remove(self.socket)
         super().start()
-        wait_for(self.is_up, self.name + " starts")
+        wait_for(self.name + " starts", self.is_up)
         return self
 
     def is_up(self):
@@ -185,7 +181,7 @@ class Plugin(Process):
     def start(self):
         remove(self.socket)
         super().start()
-        wait_for(self.is_up, self.name + " starts")
+        wait_for(self.name + " starts", self.is_up)
         self.control().close()
         return self
 
@@ -295,51 +291,16 @@ class Client:
         return call
 
 
-class ControlError(Exception):
-    pass
-
-
-class Control:
+class Control(Qmp):
     """The control socket: control("query-disks", device="")."""
 
     def __init__(self, path):
-        self.s = socket.socket(socket.AF_UNIX)
-        self.s.connect(path)
-        self.text = b""
-        self.events = []    # all that came, in order
-        self.seen = 0       # those that wait_event has passed
-        check("QMP" in self.message(LIMIT), "greeting")
-        self("qmp_capabilities")
-
-    def close(self):
-        self.s.close()
-
-    def message(self, limit):
-        """The next one, or None."""
-        end = time.monotonic() + limit
-        while b"\n" not in self.text:
-            left = end - time.monotonic()
-            if left < 0 or not select.select([self.s], [], [], left)[0]:
-                return None
-            data = self.s.recv(65536)
-            check(data, "the control socket was closed")
-            self.text += data
-        line, self.text = self.text.split(b"\n", 1)
-        return json.loads(line)
+        super().__init__(path, LIMIT)
+        self.seen = 0       # events that wait_event has passed
+        self.negotiate()
 
     def __call__(self, command, limit=LIMIT, **arguments):
-        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        self.s.sendall(json.dumps({"execute": command,
-                                   "arguments": arguments}).encode())
-        while True:
-            m = self.message(limit)
-            check(m is not None, command + " is not answered")
-            if "event" in m:
-                self.events.append(m)
-            elif "error" in m:
-                raise ControlError(m["error"]["desc"])
-            else:
-                return m["return"]
+        return self.ask(command, limit, **arguments)
 
     def wait_event(self, name, limit=LIMIT):
         """The next of that name; those before it are passed over."""
@@ -349,9 +310,11 @@ class Control:
                 self.seen += 1
                 if self.events[self.seen - 1]["event"] == name:
                     return self.events[self.seen - 1]["data"]
-            m = self.message(end - time.monotonic())
-            check(m is not None, "no event " + name, self.events[-8:])
-            self.events.append(m)
+            try:
+                self.events.append(self.message(end - time.monotonic()))
+            except TimeoutError:
+                raise TooLate("event " + name, limit,
+                              self.events[-8:]) from None
 
     def saw(self, name):
         """How many of these have come."""
@@ -366,9 +329,9 @@ class Control:
 
     def wait_status(self, *statuses, limit=LIMIT):
         """Until the job has one of these; returns it."""
-        return wait_for(lambda: next((j for j in [self.job()]
-                                      if j and j["status"] in statuses), None),
-                        "job is " + " or ".join(statuses), limit, self.job)
+        return wait_for("job is " + " or ".join(statuses), lambda: next(
+            (j for j in [self.job()] if j and j["status"] in statuses), None),
+                        limit, self.job)
 
 
 class Place:

@@ -12,7 +12,6 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,8 +28,13 @@ import traceback
 
 import nbd
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+from proc import die_with_parent
+from qmp import Qmp as Control, QmpError
+from wait import LONG, wait_for
+
 SECTOR = 512
-LONG = 120  # s: nothing here takes that long, however slow the machine
 
 NBDKIT = os.environ.get("NBDKIT") or "nbdkit"
 PLUGIN = os.environ.get("BACKFILL_PLUGIN", "")
@@ -55,18 +59,6 @@ class Refused(Exception):
 
 def say(*words):
     print(*words, flush=True)
-
-
-def wait_for(what, condition, limit=LONG):
-    """Until condition () is true; its value."""
-    end = time.monotonic() + limit
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError("not within %d s: %s" % (limit, what))
-        time.sleep(0.02)
 
 
 # --- content ---------------------------------------------------------------
@@ -120,10 +112,6 @@ def same(got, want, where=0, what="the disk"):
 
 
 # --- processes -------------------------------------------------------------
-
-def die_with_parent():
-    libc.prctl(1, signal.SIGKILL)
-
 
 class Process:
     """A child whose standard error goes to a file; killed at the latest with
@@ -336,93 +324,6 @@ class Server(Process):
                 if line.startswith("VmRSS:"):
                     return int(line.split()[1]) << 10
         return 0
-
-
-class QmpError(Exception):
-    def __init__(self, error):
-        Exception.__init__(self, error.get("desc"))
-        self.cls = error["class"]
-        self.name = error.get("errno-name")
-
-
-class Control:
-    """A client of the control socket."""
-
-    def __init__(self, path, limit=LONG):
-        self.s = socket.socket(socket.AF_UNIX)
-        self.s.settimeout(limit)
-        self.buf = b""
-        self.events = []
-        end = time.monotonic() + limit
-        while True:
-            try:
-                self.s.connect(path)
-                break
-            except (BlockingIOError, ConnectionRefusedError) as e:
-                # A full backlog says EAGAIN.
-                if isinstance(e, ConnectionRefusedError) \
-                        or time.monotonic() > end:
-                    self.s.close()
-                    raise
-                time.sleep(0.005)
-            except BaseException:
-                self.s.close()
-                raise
-
-    def send(self, data):
-        self.s.sendall(data)
-
-    def message(self):
-        while b"\n" not in self.buf:
-            piece = self.s.recv(65536)
-            if not piece:
-                raise EOFError("the control socket was closed")
-            self.buf += piece
-        line, self.buf = self.buf.split(b"\n", 1)
-        return json.loads(line)
-
-    def answer(self):
-        while True:
-            m = self.message()
-            if "event" not in m:
-                return m
-            self.events.append(m)
-
-    def negotiate(self):
-        assert "QMP" in self.message()
-        self.ask("qmp_capabilities")
-        return self
-
-    def ask(self, command, **args):
-        m = {"execute": command}
-        if args:
-            m["arguments"] = {k.replace("_", "-"): v for k, v in args.items()}
-        self.send(json.dumps(m).encode())
-        m = self.answer()
-        if "error" in m:
-            raise QmpError(m["error"])
-        return m["return"]
-
-    def wait_event(self, name, limit=LONG):
-        end = time.monotonic() + limit
-        while True:
-            for e in self.events:
-                if e["event"] == name:
-                    self.events.remove(e)
-                    return e["data"]
-            self.s.settimeout(max(0.01, end - time.monotonic()))
-            m = self.message()
-            assert "event" in m
-            self.events.append(m)
-
-    def close(self):
-        self.s.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
 
 def cli(*args, **kw):

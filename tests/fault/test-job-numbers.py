@@ -67,8 +67,8 @@ def test_a_call_is_about_its_own_job(t):
             target=lambda i=i: answers.append(lib.allocate(i * M, M)))
         ready = ctl.job()
         call.start()
-        wait_for(lambda: (ctl.job() or {}).get("number")
-                 != (ready or {}).get("number"), "the call has begun")
+        wait_for("the call has begun", lambda: (ctl.job() or {}).get("number")
+                                       != (ready or {}).get("number"))
         while True:
             try:
                 number = ctl("block-allocate", device="", offset=32 * M,
@@ -113,7 +113,7 @@ def test_numbers_go_on(t):
     ctl("block-job-pause", device="", number=2)
     check(ctl.job()["status"] == "paused", "the second is paused")
     ctl("block-job-cancel", device="", number=2)
-    check(wait_for(lambda: ctl.job()["result"] == "cancelled", "ended"), "end")
+    check(wait_for("ended", lambda: ctl.job()["result"] == "cancelled"), "end")
     ctl("block-job-dismiss", device="", number=2)
     check(ctl.job() is None, "forgotten")
     check("aborted" in lib.wait(2), "but known to who asks for it", lib.wait(2))
@@ -146,7 +146,7 @@ def test_time_left_after_a_pause(t):
         j = ctl.job()
         return j["time-remaining"], j["remaining"] / speed * 1000
 
-    wait_for(lambda: left()[0] > 0, "the time left is known")
+    wait_for("the time left is known", lambda: left()[0] > 0)
     time.sleep(1)
     ctl("block-job-pause", device="")
     check(left()[0] == 0, "not known in a pause")

@@ -21,13 +21,7 @@ end () {
 trap end EXIT
 trap 'exit 1' INT TERM
 
-wait_for () {
-    for _ in $(seq 1200); do
-        "$@" && return 0
-        sleep 0.05
-    done
-    return 1
-}
+. "$(dirname "$0")/../lib/wait.sh"
 
 mkdir "$dir/run"
 /usr/bin/python3 - "$dir" <<'END_PYTHON'

@@ -162,7 +162,7 @@ class Case:
                     == DATA[M + 256 * K:][:5000] or "wrong"
             except OSError:
                 return None
-        check(wait_for(reads, self.name + " recovers") is True,
+        check(wait_for(self.name + " recovers", reads) is True,
               "%s: WRONG DATA after it" % self.name)
         job = ctl.job(self.name)
         if job and job["status"] == "concluded" \
@@ -171,8 +171,8 @@ class Case:
             check(job["errno-name"] == "EIO" and "failed-offset" in job,
                   "why the job failed", job)
             ctl("block-allocate", device=self.name)
-        wait_for(lambda: ctl.job(self.name)["status"] == "concluded",
-                 self.name + "'s job ends",
+        wait_for(self.name + "'s job ends",
+                 lambda: ctl.job(self.name)["status"] == "concluded",
                  state=lambda: (ctl.disk(self.name), self.source.requests[-9:]))
         job = ctl.job(self.name)
         check(job["result"] == "completed", self.name, job)
@@ -768,7 +768,7 @@ def test_server_that_lets_the_second_client_wait(t):
     s = Server(t, "source")
     s.args = [qemu_nbd, "-t", "-r", "-f", "raw", "-k", s.socket, image]
     faultlib.Process.start(s)
-    wait_for(s.is_up, "qemu-nbd starts")
+    wait_for("qemu-nbd starts", s.is_up)
     serves_one(t, s, data)
 
 

@@ -48,14 +48,15 @@ class Daemon:
                        cwd=folder, stdin=subprocess.DEVNULL,
                        env={**os.environ,
                             "BACKFILL_RUNTIME_DIR": t.path("run")})
-        wait_for(lambda: can_connect(self.socket) and os.path.exists(pid)
-                 and os.path.getsize(pid) > 0, "it serves")
+        wait_for("it serves",
+                 lambda: can_connect(self.socket) and os.path.exists(pid)
+                 and os.path.getsize(pid) > 0)
         with open(pid) as f:
             self.pid = int(f.read())
 
     def end(self):
         os.kill(self.pid, signal.SIGTERM)
-        wait_for(lambda: not os.path.exists("/proc/%d" % self.pid), "its end")
+        wait_for("its end", lambda: not os.path.exists("/proc/%d" % self.pid))
 
 
 def test_relative_paths(t):
@@ -83,10 +84,12 @@ def test_relative_paths(t):
     # A folder that has gone is named.
     os.rename(folder, t.path("moved"))
     p = t.plugin(t.path("disk.img"))
-    wait_for(lambda: "images" in p.control().disk().get("source-reason", ""),
-             "the reason names the folder", state=lambda: p.control().disk())
+    wait_for("the reason names the folder",
+             lambda: "images" in p.control().disk().get("source-reason", ""),
+             state=lambda: p.control().disk())
     os.rename(t.path("moved"), folder)
-    wait_for(lambda: p.control().disk()["source"] == "connected", "and is back")
+    wait_for("and is back",
+             lambda: p.control().disk()["source"] == "connected")
     p.end()
 
 
@@ -96,7 +99,7 @@ def test_what_it_says(t):
     golden, _ = t.image("golden.img", M)
     p = t.plugin(t.path("disk.img"), "backing=[ sh -c 'echo hello there >&2; "
                  "printf \"a\\033b\" >&2; exec nbdkit file %s' ]" % golden)
-    wait_for(lambda: "]: hello there\n" in p.log(), "it is heard")
+    wait_for("it is heard", lambda: "]: hello there\n" in p.log())
     check("a?bnbdkit" not in p.log() and "\033" not in p.log(), "clean")
     p.end()
     bad = faultlib.Plugin(t, "bad", t.path("bad.img"),
@@ -107,7 +110,7 @@ def test_what_it_says(t):
     # Of one that goes on without end nothing is kept but the end.
     p = t.plugin(t.path("loud.img"), "backing=[ sh -c '(seq 20000; echo last) "
                  ">&2; exec nbdkit file %s' ]" % golden)
-    wait_for(lambda: "]: last\n" in p.log(), "all of it")
+    wait_for("all of it", lambda: "]: last\n" in p.log())
     p.end()
 
 
@@ -124,8 +127,8 @@ def test_no_zombies(t):
                 "time.sleep(1)\n" % golden)
     p = t.plugin(t.path("disk.img"),
                  "backing=[ %s %s ]" % (sys.executable, script), "identity=size")
-    wait_for(lambda: children(p.pid), "it runs")
-    wait_for(lambda: not children(p.pid), "it was waited for",
+    wait_for("it runs", lambda: children(p.pid))
+    wait_for("it was waited for", lambda: not children(p.pid),
              state=lambda: children(p.pid))
     c = p.client()
     check(c.read(0, 4096) == data[:4096], "what it started serves")
@@ -140,7 +143,7 @@ def test_limits(t):
     resource.setrlimit(resource.RLIMIT_NOFILE, (333, hard))
     p = t.plugin(t.path("disk.img"), "backing=[ sh -c 'echo files: $(ulimit -n)"
                  " >&2; exec nbdkit file %s' ]" % golden)
-    wait_for(lambda: "]: files: " in p.log(), "it says it")
+    wait_for("it says it", lambda: "]: files: " in p.log())
     check("files: 333\n" in p.log(), "the limit", p.log())
     p.end()
 

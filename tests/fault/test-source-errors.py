@@ -422,7 +422,7 @@ def test_what_is_behind_a_skipped_range_is_waited_for(t):
     ctl("block-allocate", device="", on_error="skip")
     event = ctl.wait_event("BLOCK_JOB_ERROR")
     check(event["action"] == "ignore", "skipped", event)
-    wait_for(lambda: ctl.job()["remaining"] == 20 * K, "all else is local")
+    wait_for("all else is local", lambda: ctl.job()["remaining"] == 20 * K)
     time.sleep(0.3)
     check(ctl.saw("BLOCK_JOB_COMPLETED") == 0, "it waits", ctl.job())
     held.set()

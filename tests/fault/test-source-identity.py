@@ -52,12 +52,12 @@ def refused_on_reconnect(t, wrong, why):
     model[M + 10:M + 16] = b"before"
     ctl("block-allocate", device="", offset=2 * M, speed=256 * K)
     # Further connections, too, are of the old server.
-    wait_for(lambda: ctl.job()["processed"] >= 256 * K, "the job runs")
+    wait_for("the job runs", lambda: ctl.job()["processed"] >= 256 * K)
     exchange(t, s, wrong)
-    wait_for(lambda: why in p.log(), "it is said")
+    wait_for("it is said", lambda: why in p.log())
     check(ctl.disk()["source"] == "lost", "it is not used", ctl.disk())
     check(why in ctl.disk()["source-reason"], "and why", ctl.disk())
-    wait_for(lambda: why in ctl.wait_event("SOURCE_LOST")["reason"], "event")
+    wait_for("event", lambda: why in ctl.wait_event("SOURCE_LOST")["reason"])
     with within(SOON, "errors, and local data"):
         for at in (M // 2, M + 50, 2 * M - 100, SIZE - 5000):
             fails("EIO", c.read, at, 5000)
@@ -83,7 +83,7 @@ def refused_on_reconnect(t, wrong, why):
 
     exchange(t, s, "right")
     with within(SOON, "the right one is picked up"):
-        wait_for(lambda: ctl.disk()["source"] == "connected", "it is back")
+        wait_for("it is back", lambda: ctl.disk()["source"] == "connected")
         check(c.read(M // 2, 10000) == data[M // 2:][:10000], "data")
     ctl("block-job-set-speed", device="", speed=0)
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")
@@ -165,9 +165,9 @@ def test_wrong_one_that_comes_later_is_refused(t):
         s.kill()
         s.args[-1] = t.path("right")
         s.start()
-        wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
+        wait_for("connected", lambda: ctl.disk()["source"] == "connected")
         s.kill()
-        wait_for(lambda: ctl.disk()["source"] == "lost", "lost")
+        wait_for("lost", lambda: ctl.disk()["source"] == "lost")
     s.start()
     check(c.read(0, SIZE) == data, "the disk")
     c.close()
@@ -185,10 +185,10 @@ def test_size_is_enough_where_that_was_said(t):
     check(c.read(G, G) == other[G:2 * G], "of the new one")
     check(c.read(0, G) == data[:G], "what is local stays")
     exchange(t, s, "longer")
-    wait_for(lambda: "its size is" in p.log(), "a size is refused")
+    wait_for("a size is refused", lambda: "its size is" in p.log())
     fails("EIO", c.read, 2 * G, G)
     exchange(t, s, "right")
-    wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
+    wait_for("connected", lambda: ctl.disk()["source"] == "connected")
     c.close()
     p.end()
     # It is remembered.

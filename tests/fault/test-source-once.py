@@ -37,7 +37,7 @@ class Once(Process):
         if os.path.exists(self.socket):
             os.unlink(self.socket)
         self.start()
-        wait_for(self.listens, "the server is there")
+        wait_for("the server is there", self.listens)
 
     def listens(self):
         with open("/proc/net/unix") as f:
@@ -81,7 +81,7 @@ def test_in_the_background(t):
                        check=True, stdin=subprocess.DEVNULL,
                        env={**os.environ,
                             "BACKFILL_RUNTIME_DIR": t.path("run")})
-        wait_for(lambda: can_connect(s), "it serves")
+        wait_for("it serves", lambda: can_connect(s))
         c = Client(s)
         check(c.read(5 * M, M) == data[5 * M:6 * M], kind + ": it is read")
         c.close()
@@ -104,14 +104,14 @@ def test_tls_in_the_background(t):
                             golden], t.path("once.log"))
     once.socket = s
     once.start()
-    wait_for(lambda: Once.listens(once), "the server is there")
+    wait_for("the server is there", lambda: Once.listens(once))
     subprocess.run([NBDKIT, "-U", t.path("d.sock"), "-P", t.path("d.pid"),
                     PLUGIN, t.path("d.img"), OFF,
                     "backing=nbds+unix://guest@/?socket=%s&tls-psk-file=%s"
                     % (s, psk)], check=True, stdin=subprocess.DEVNULL,
                    env={**os.environ, "BACKFILL_RUNTIME_DIR": t.path("run")})
-    wait_for(lambda: can_connect(t.path("d.sock"))
-             and os.path.exists(t.path("d.pid")), "it serves")
+    wait_for("it serves", lambda: can_connect(t.path("d.sock"))
+                          and os.path.exists(t.path("d.pid")))
     c = Client(t.path("d.sock"))
     check(c.read(0, 2 * M) == data, "it is read")
     check(once.is_alive(), "over the one connection")
@@ -149,7 +149,7 @@ def test_with_backfilld(t):
                               "--state-dir=" + t.path("state"), t.path("vols")],
                 t.path("backfilld.log"))
     d.start()
-    wait_for(lambda: can_connect(s), "backfilld listens")
+    wait_for("backfilld listens", lambda: can_connect(s))
     for command in (["create", store, "--backing", once.uri],
                     ["allocate", store, "--wait", "--quiet"]):
         r = subprocess.run(["backfill", "-c", s, *command], text=True,
@@ -173,8 +173,8 @@ def test_commands_that_serve_once(t):
         name = "c%d.img" % i
         p = t.plugin(t.path(name), "backing=[ %s ]" % command, "allocate=on")
         ctl = p.control()
-        wait_for(lambda: ctl.job() and ctl.job()["status"] == "concluded",
-                 command)
+        wait_for(command,
+                 lambda: ctl.job() and ctl.job()["status"] == "concluded")
         check(ctl.job()["result"] == "completed", command, ctl.job())
         ctl.close()
         p.end()

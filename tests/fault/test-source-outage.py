@@ -135,8 +135,9 @@ def test_256_reads_that_wait_hold_up_nothing_local(t):
     s.hang()
     stuck = [c.start_read(M + i * 64 * K, 5000) for i in range(256)]
     reads = p.control().disk()["stats"]["guest-reads"]
-    wait_for(lambda: p.control().disk()["stats"]["guest-reads"] > 256,
-             "all of them are in the server", state=lambda: reads)
+    wait_for("all of them are in the server",
+             lambda: p.control().disk()["stats"]["guest-reads"] > 256,
+             state=lambda: reads)
     for who in (c, other):
         with within(SOON, "local work"):
             for i in range(50):
@@ -187,11 +188,11 @@ def job_waits(t, how):
     p = volume(t, s, "timeout=3s")
     ctl, c, model = p.control(), p.client(), bytearray(data)
     # So that it does not begin with waiting.
-    wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
+    wait_for("connected", lambda: ctl.disk()["source"] == "connected")
     c.write(7 * M, b"guest" * G)
     model[7 * M:7 * M + 5 * G] = b"guest" * G
     ctl("block-allocate", device="", speed=2 * M)
-    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    wait_for("some is local", lambda: ctl.job()["processed"] > M)
     disappear(s, how)
     check(ctl.wait_event("SOURCE_LOST")["device"] == "", "device")
     job = ctl.wait_status("waiting")
@@ -242,7 +243,7 @@ def needs_it_no_more(t, how, length):
     ctl, c, model = p.control(), p.client(), bytearray(data)
     check(c.read(0, G) == data[:G], "data")
     ctl("block-allocate", device="", length=length, speed=2 * M)
-    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    wait_for("some is local", lambda: ctl.job()["processed"] > M)
     disappear(s, how)
     ctl("block-job-set-speed", device="", speed=0)
     ctl.wait_status("waiting")
@@ -255,7 +256,7 @@ def needs_it_no_more(t, how, length):
     job = ctl.job()
     check(job["result"] == "completed" and job["remaining"] == 0, "job", job)
     if length == len(data):
-        wait_for(lambda: ctl.saw("DISK_LOCAL"), "the event")
+        wait_for("the event", lambda: ctl.saw("DISK_LOCAL"))
     else:
         check(ctl.disk()["absent"] == len(data) - length, "no more than that",
               ctl.disk())
@@ -294,7 +295,7 @@ def comes_and_goes(t, how):
                  for j in range(8)]
         disappear(s, how)
         if how == "killed":
-            wait_for(lambda: ctl.disk()["source"] == "lost", "lost")
+            wait_for("lost", lambda: ctl.disk()["source"] == "lost")
         else:
             time.sleep(0.5)     # within its patience, and not always
         come_back(s, how)
@@ -335,7 +336,7 @@ def demand_times_out(t, how):
     check(c.read(0, G) == data[:G], "local data")
     c.write(4 * M, b"w" * G)
     come_back(s, how)
-    wait_for(lambda: ctl.disk()["source"] == "connected", "it is back")
+    wait_for("it is back", lambda: ctl.disk()["source"] == "connected")
     # Nothing sticks.
     check(c.read(M, 3 * G) == data[M:M + 3 * G], "data")
     check(c.read(2 * M, G) == data[2 * M:2 * M + G],
@@ -363,7 +364,7 @@ def test_retry_ends_a_job_and_its_record_stays(t):
     p = volume(t, s, "timeout=3s")
     ctl = p.control()
     ctl("block-allocate", device="", speed=2 * M, retry=500)
-    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    wait_for("some is local", lambda: ctl.job()["processed"] > M)
     s.kill()
     end = ctl.wait_event("BLOCK_JOB_COMPLETED")
     check("error" in end and end["offset"] < end["len"], "it failed", end)
@@ -395,7 +396,7 @@ def test_retry_ends_a_job_and_its_record_stays(t):
         local += r["length"]
     check(local == job["processed"], "the map agrees", local)
     s.start()
-    wait_for(lambda: ctl.disk()["source"] == "connected", "it is back")
+    wait_for("it is back", lambda: ctl.disk()["source"] == "connected")
     ctl("block-allocate", device="")
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")
     c.close()
@@ -454,7 +455,7 @@ def starts_without(t, how):
     model[M:M + 9 * G] = b"unflushed" * G
     # The answer to a read does not wait until it is local.
     ctl = p.control()
-    wait_for(lambda: ctl.disk()["local"] >= M + 9 * G, "local data")
+    wait_for("local data", lambda: ctl.disk()["local"] >= M + 9 * G)
     p.kill()
     disappear(s, how)
 
@@ -519,7 +520,7 @@ def test_abort_while_the_source_hangs(t):
     p = volume(t, s, "timeout=" + LONG)
     ctl, c = p.control(), p.client()
     ctl("block-allocate", device="", length=6 * M, speed=3 * M)
-    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    wait_for("some is local", lambda: ctl.job()["processed"] > M)
     s.hang()
     ctl("block-job-set-speed", device="", speed=0)
     # Until its requests are all out.
@@ -529,7 +530,7 @@ def test_abort_while_the_source_hangs(t):
         local.append(ctl.disk()["local"])
         time.sleep(0.3)
         return local[-1] == ctl.disk()["local"]
-    wait_for(quiet, "nothing comes any more")
+    wait_for("nothing comes any more", quiet)
     check(ctl.job()["status"] == "running", "it runs", ctl.job())
     with within(10, "abort (2 s on a quiet machine)"):
         ctl("block-job-cancel", device="")
@@ -565,7 +566,7 @@ def ends_while_hung(t, how_it_ends):
     ctl, c, idle, model = p.control(), p.client(), p.client(), bytearray(data)
     c.read(0, 64 * K)
     ctl("block-allocate", device="", speed=2 * M)
-    wait_for(lambda: ctl.job()["processed"] > M, "some is local")
+    wait_for("some is local", lambda: ctl.job()["processed"] > M)
     s.hang()
     stuck = [c.start_read(6 * M + i * M // 4, 3 * G) for i in range(4)]
     stuck.append(c.start_write(7 * M + 5, b"needs the rest"))
@@ -577,10 +578,10 @@ def ends_while_hung(t, how_it_ends):
     with within(20, "the volume is let go (10 s on a quiet machine)"):
         for x in stuck:
             fails("ESHUTDOWN", c.finish, x)
-        wait_for(lambda: not any(f.endswith((".volume", ".work"))
+        wait_for("it is let go",
+                 lambda: not any(f.endswith((".volume", ".work"))
                                  for _, _, fs in os.walk(t.path("run"))
-                                 for f in fs),
-                 "it is let go")
+                                 for f in fs))
     check(p.is_alive(), "nbdkit waits for its clients")
     fails("ESHUTDOWN", idle.write, 0, b"x" * G)
     if how_it_ends == "clients leave":

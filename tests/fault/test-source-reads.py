@@ -103,7 +103,7 @@ def test_source_is_never_written(t):
     c.write(0, b"the last")
     model[:8] = b"the last"
     c.flush()
-    wait_for(lambda: ctl.disk()["source"] == "none", "it is let go")
+    wait_for("it is let go", lambda: ctl.disk()["source"] == "none")
     ctl("disk-detach", device="")
     c.close()
     p.end()
@@ -317,7 +317,7 @@ def flags_count(t, flags, is_read):
     p = t.plugin(t.path("disk"), "backing=" + s.uri)
     ctl = p.control()
     # After the identity.
-    wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
+    wait_for("connected", lambda: ctl.disk()["source"] == "connected")
     first = len(s.requests)
     ctl("block-allocate", device="")
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")

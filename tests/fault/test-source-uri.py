@@ -32,7 +32,7 @@ class TcpServer(Process):
 
     def start(self):
         super().start()
-        wait_for(self.is_up, self.name + " starts")
+        wait_for(self.name + " starts", self.is_up)
         return self
 
     def is_up(self):
@@ -51,7 +51,7 @@ def serves(t, data, backing, name, *keys):
     p.end()
     p = t.plugin(store, name=name + "-again")
     c, ctl = p.client(), p.control()
-    wait_for(lambda: ctl.disk()["source"] == "connected", name)
+    wait_for(name, lambda: ctl.disk()["source"] == "connected")
     ctl("block-allocate", device="")
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), name)
     check(c.read(0, len(data)) == data, name + ": disk")
@@ -255,14 +255,14 @@ def a_command(t, backing, data):
             return not is_there(pids[0])
         os.kill(pids[0], how)
         with within(SOON, "data, at last from a new one"):
-            wait_for(is_gone, "the old one is gone")
-        wait_for(lambda: ctl.disk()["source"] == "connected", "connected")
+            wait_for("the old one is gone", is_gone)
+        wait_for("connected", lambda: ctl.disk()["source"] == "connected")
         is_gone()
     ctl("block-allocate", device="")
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")
     check(c.read(0, len(data)) == data, "disk")
     # All is local: it is not needed any more.
-    wait_for(lambda: not children(p.pid), "the command has ended")
+    wait_for("the command has ended", lambda: not children(p.pid))
     c.close()
     p.end()
 
@@ -276,7 +276,7 @@ def a_command(t, backing, data):
         check(len(pids) == 1, "one command runs", pids)
         c.close()
         end(p)
-        wait_for(lambda: not is_there(pids[0]), "it ends with the plugin")
+        wait_for("it ends with the plugin", lambda: not is_there(pids[0]))
     check(not [f for f in os.listdir(t.path("run"))
                if f.startswith("source-") and i == 0], "no socket is left")
 
@@ -313,7 +313,7 @@ def test_wrong_commands(t):
     refused(t, "[ echo -s hello ]", "echo")
     # It says nothing.
     refused(t, "[ sleep 1000 ]", "sleep", timeout="1s")
-    wait_for(lambda: not others(), "none of them is left")
+    wait_for("none of them is left", lambda: not others())
 
 
 # TLS.

@@ -60,15 +60,7 @@ say () {
   echo "== $*"
 }
 
-# wait_for COMMAND...
-wait_for () {
-  for _ in $(seq 600); do
-    ! "$@" > /dev/null 2>&1 || return 0
-    sleep 0.1
-  done
-  echo "timed out: $*"
-  return 1
-}
+. "$here/../lib/wait.sh"
 
 # Build and install.  The build has been done.
 python3 "$here/readme-blocks.py" "$TOP_SRCDIR/README.md" "Build and install" build > /dev/null

@@ -95,17 +95,7 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
 trap 'echo "FAILED at line $LINENO: $BASH_COMMAND" >&2' ERR
 
-# wait_for COMMAND...: until it succeeds, at most two minutes.
-wait_for () {
-  local i
-  for ((i = 0; i < 2400; i++)); do
-    if "$@"; then
-      return 0
-    fi
-    sleep 0.05
-  done
-  fail "waited too long for: $*"
-}
+. "$here/../lib/wait.sh"
 
 is_gone () {
   ! kill -0 "$1" 2> /dev/null

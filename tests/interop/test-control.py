@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 
-from qmp import LONG, Qmp
+from stream import LONG, Stream
+from wait import wait_for
 
 NBDKIT = os.environ["NBDKIT"]
 PLUGIN = os.environ["BACKFILL_PLUGIN"]
@@ -25,19 +26,13 @@ MIB = 1 << 20
 running = []
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + LONG
-    while not os.path.exists(path):
-        assert process.poll() is None, "a server did not start"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def start(path, *command):
     log = open(path + ".err", "w")
     p = subprocess.Popen(command, stderr=log)
     running.append(p)
-    wait_for(path, p)
+    wait_for("a server starts", lambda: os.path.exists(path)
+             or p.poll() is not None)
+    assert p.poll() is None, "a server did not start"
     return p
 
 
@@ -152,8 +147,8 @@ def test_shape(path, other):
 
 
 def test_job(path, store):
-    a, b = Qmp(path), Qmp(path)
-    late = Qmp(path, negotiate=False)
+    a, b = Stream(path), Stream(path)
+    late = Stream(path, negotiate=False)
     [disk] = a.run("query-disks", device="vda")
     size = disk["size"]
     assert disk["local"] == 0 and disk["absent"] == size
@@ -209,7 +204,7 @@ def test_job(path, store):
     assert a.run("query-block-jobs") == []
 
     # To the end.
-    number = b.send("block-allocate", device="vda")
+    number = b.start("block-allocate", device="vda")
     b.answer(number)
     for q in (a, b):
         e = q.wait("BLOCK_JOB_COMPLETED", device="vda")
@@ -231,7 +226,7 @@ def test_job(path, store):
 
 def test_map(path, size):
     """A map of many regions comes in pages, each below 256 KiB."""
-    q = Qmp(path)
+    q = Stream(path)
     regions, offset, pages = [], 0, 0
     while offset is not None:
         page = q.run("query-allocation-map", device="many", offset=offset,
@@ -317,7 +312,7 @@ def run(d):
 
     test_job(control, store)
 
-    q = Qmp(control)
+    q = Stream(control)
     assert q.run("quit") == {}
     q.close()
     assert disk.wait(LONG) == 0

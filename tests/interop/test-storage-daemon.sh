@@ -46,10 +46,10 @@ import random
 import subprocess
 import sys
 
-import qmp
+import stream
 
 path, command, arguments, guest, truth = sys.argv[1:]
-q = qmp.Qmp(path)
+q = stream.Stream(path)
 rng = random.Random(3)
 size = 30 << 20
 
@@ -81,7 +81,7 @@ if command == "blockdev-mirror":
 elif command == "block-stream":
     try:
         q.run("block-job-set-speed", device="j", speed=0)
-    except qmp.Error:
+    except stream.QmpError:
         print("it has ended already")
 q.wait("JOB_STATUS_CHANGE", id="j", status="concluded")
 [j] = q.run("query-jobs")
@@ -141,8 +141,8 @@ qemu-io -f raw -c 'write -P 44 1M 3M' -c 'write -P 45 9000001 5' \
   "$dir/truth" > "$dir/qemu-io.log"
 PYTHONPATH=$here /usr/bin/python3 - "$dir/qmp.sock" <<'END2'
 import sys
-import qmp
-q = qmp.Qmp(sys.argv[1])
+import stream
+q = stream.Stream(sys.argv[1])
 q.run("block-commit", job_id="j", device="top", auto_dismiss=False)
 q.wait("BLOCK_JOB_READY", device="j")
 # The export is on the image that goes away.

@@ -10,6 +10,10 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+import wait
+
 TOP = os.environ["TOP_SRCDIR"]
 BUILD = os.environ["TOP_BUILDDIR"]
 NBDKIT = os.environ.get("NBDKIT") or shutil.which("nbdkit")
@@ -77,14 +81,7 @@ def calls(*args, **kwargs):
 
 
 def wait_for(what, condition):
-    end = time.monotonic() + LONG
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise RuntimeError("waited in vain: " + what)
-        time.sleep(0.05)
+    return wait.wait_for(what, condition, LONG, pause=0.05)
 
 
 class Nbdkit:

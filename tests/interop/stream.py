@@ -1,4 +1,4 @@
-"""A QMP client as qemu.qmp and qmp-shell are: what it sends ends with the
+"""stream.py - a QMP client as qemu.qmp and qmp-shell are: what it sends ends with the
 last brace and no newline, what it reads is a stream of JSON values.
 
 It talks to QEMU as well as to Backfill.
@@ -7,74 +7,51 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
 import json
-import socket
+import os
+import sys
 import time
 
-# Generous: the machine may be slow.
-LONG = 120
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../lib"))
+from qmp import Qmp, QmpError, arguments_of
+from wait import LONG
 
 
-class Error(Exception):
-    def __init__(self, error):
-        super().__init__("%s: %s" % (error["class"], error["desc"]))
-        self.kind = error["class"]
-        self.error = error
+class Stream(Qmp):
+    # The server may be about to start.
+    again = (BlockingIOError, FileNotFoundError, ConnectionRefusedError)
 
-
-class Qmp:
     def __init__(self, path, negotiate=True):
-        self.text = ""
-        self.events = []
+        super().__init__(path)
         self.number = 0
-        self.socket = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + LONG
-        while True:
-            try:
-                self.socket.connect(path)
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
         self.greeting = self.read(LONG)
         if negotiate:
             self.run("qmp_capabilities")
 
-    def close(self):
-        self.socket.close()
-
     def read(self, seconds):
         """The next value, or None after that time."""
-        deadline = time.monotonic() + seconds
+        end = time.monotonic() + seconds
         while True:
-            self.text = self.text.lstrip()
+            text = self.buf.decode("ascii").lstrip()
             try:
-                value, end = json.JSONDecoder().raw_decode(self.text)
-                self.text = self.text[end:]
+                value, at = json.JSONDecoder().raw_decode(text)
+                self.buf = text[at:].encode()
                 return value
             except json.JSONDecodeError:
                 pass
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            self.socket.settimeout(left)
             try:
-                more = self.socket.recv(65536)
+                self.wait_readable(end)
             except TimeoutError:
                 return None
-            if not more:
-                raise EOFError("the server closed the connection")
-            self.text += more.decode("ascii")
+            self.receive()
 
-    def send(self, command, **arguments):
+    def start(self, name, **arguments):
         """Returns the id of the answer."""
         self.number += 1
-        message = {"execute": command, "id": self.number}
+        message = {"execute": name, "id": self.number}
         if arguments:
-            message["arguments"] = {
-                k.replace("_", "-"): v for k, v in arguments.items()}
-        self.socket.sendall(
-            json.dumps(message, separators=(",", ":")).encode())
+            message["arguments"] = arguments_of(arguments)
+        self.send(json.dumps(message, separators=(",", ":")).encode())
         return self.number
 
     def answer(self, number):
@@ -86,18 +63,18 @@ class Qmp:
                 continue
             assert value.get("id") == number, value
             if "error" in value:
-                raise Error(value["error"])
+                raise QmpError(value["error"])
             return value["return"]
 
     def run(self, command, **arguments):
-        return self.answer(self.send(command, **arguments))
+        return self.answer(self.start(command, **arguments))
 
     def refused(self, kind, command, **arguments):
         """It must be, with that class of error."""
         try:
             self.run(command, **arguments)
-        except Error as e:
-            assert e.kind == kind, e
+        except QmpError as e:
+            assert e.cls == kind, e
             return e
         raise AssertionError("%s was not refused" % command)
 
