@@ -12,6 +12,7 @@
 
 #include "claim.h"
 #include "cleanup.h"
+#include "probe.h"
 
 void
 claims_init (struct claims *cs)
@@ -53,6 +54,7 @@ claim_take (struct claims *cs, struct claim *c, uint64_t g, uint64_t end)
     cs->first = c;
   cs->last = c;
   while (is_blocked (c)) {
+    PROBE (claim_wait, cs, g, end);
     cs->waiting++;
     pthread_cond_wait (&cs->dropped, &cs->lock);
     cs->waiting--;

@@ -25,6 +25,7 @@
 
 #include "commit.h"
 #include "internal.h"
+#include "probe.h"
 
 void
 commit_init (struct committer *c)
@@ -56,6 +57,7 @@ sync_begin (struct disk *d, struct syncing *s)
   LOCK_SCOPE (&c->sync_lock);
 
   s->nr = c->syncs++;
+  PROBE (sync_begin, d, s->nr);
   s->next = NULL;
   s->back = c->last_sync;
   *(s->back ? &s->back->next : &c->first_sync) = s;
@@ -69,6 +71,7 @@ sync_leave (struct disk *d, struct syncing *s, int err)
 
   if (err)
     commit_set_failed (d, err);
+  PROBE (sync_end, d, s->nr, err);
   LOCK_SCOPE (&c->sync_lock);
   *(s->back ? &s->back->next : &c->first_sync) = s->next;
   *(s->next ? &s->next->back : &c->last_sync) = s->back;
@@ -227,6 +230,7 @@ commit_once (struct disk *d, unsigned flags)
 
   if (commit_failed (d))
     return commit_failed (d);
+  PROBE (commit_begin, d, flags);
   count (&d->commits, 1);
   /* Before it is asked what is pending: what is marked after that says itself
    * that a sync runs. */
@@ -236,6 +240,7 @@ commit_once (struct disk *d, unsigned flags)
   if (d->work && work_sync_end (d->work) == -1 && err == 0
       && !map_is_complete (d->map))
     err = errno;
+  PROBE (commit_end, d, err);
   return err;
 }
 

@@ -14,6 +14,7 @@
 #include "fetch-table.h"
 #include "internal.h"
 #include "parked.h"
+#include "probe.h"
 #include "proof.h"
 
 /* Known zeros become local in steps, so that a guest's write never waits long
@@ -210,6 +211,7 @@ commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
     g = stop;
   }
   claim_drop (&d->claims, &c);
+  PROBE (fetch_committed, d, f->offset, f->end, err);
   if (wrote)
     writeback_add (d, f->offset, f->end, wanted);
   return err;

@@ -37,6 +37,7 @@
 #include "fetch.h"
 #include "internal.h"
 #include "parked.h"
+#include "probe.h"
 #include "proof.h"
 
 /* Reading. */
@@ -172,6 +173,7 @@ disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
 
   if (disk_enter (d) == -1)
     return -1;
+  PROBE (read_enter, d, offset, count_);
   count (&d->guest_reads, 1);
   if (!in_range (d, count_, offset))
     return disk_leave (d, EINVAL);
@@ -183,6 +185,7 @@ disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
     note_guest (d);
     err = read_range (d, buf, offset, offset + count_, 0, true, true);
   }
+  PROBE (read_leave, d, offset, err);
   return disk_leave (d, err);
 }
 
@@ -476,6 +479,7 @@ guest_change (struct disk *d, enum change_kind kind, const void *buf,
 
   if (disk_enter (d) == -1)
     return -1;
+  PROBE (change_enter, d, kind, offset, count_);
   count (&d->guest_writes, 1);
   if (!map_is_complete (d->map))
     note_guest (d);
@@ -485,6 +489,7 @@ guest_change (struct disk *d, enum change_kind kind, const void *buf,
     err = kind == CHANGE_WRITE ? ENOSPC : EINVAL;
   else if (count_ > 0)
     err = change (d, kind, buf, offset, offset + count_, flags);
+  PROBE (change_leave, d, offset, err);
   return disk_leave (d, err);
 }
 

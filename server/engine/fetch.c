@@ -21,6 +21,7 @@
 
 #include "extents.h"
 #include "fetch.h"
+#include "probe.h"
 
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
@@ -72,6 +73,7 @@ arrived (struct source_req *req, int error)
   unsigned job;
   uint64_t offset = f->offset, end = f->end;
 
+  PROBE (fetch_arrived, d, offset, end, error);
   if (error == 0) {
     count (&d->bytes_fetched, end - offset);
     /* The last granule's tail, past the disk's end. */
@@ -227,6 +229,7 @@ make (struct disk *d, uint64_t offset, uint64_t limit, enum source_prio prio,
     errno = ENOMEM;
     return -1;
   }
+  PROBE (fetch_made, d, start, end, prio);
   f->demand = prio == SOURCE_DEMAND;
   f->passing = d->read_only
                || (prio == SOURCE_DEMAND && fetch_backlog (d) > DEMAND_LIMIT);

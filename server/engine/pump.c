@@ -29,6 +29,7 @@
 #include "fetch.h"
 #include "job-internal.h"
 #include "pace.h"
+#include "probe.h"
 
 #define ATTEMPTS 5u
 #define GRANULE_ATTEMPT 3u /* the first that is made granule by granule */
@@ -292,6 +293,7 @@ step (struct disk *d, struct walk *w)
   enum map_state state = map_run (d->map, g, last, &stop);
   unsigned flags;
 
+  PROBE (job_turn, d, w->at, state);
   if (state == MAP_LIVE) {
     w->at = granule_offset (d, stop);
     return GO;

@@ -38,6 +38,7 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "log.h"
+#include "probe.h"
 #include "source/command.h"
 #include "source/conn.h"
 #include "source/identity.h"
@@ -183,6 +184,7 @@ conn_lost (struct source_conn *c, bool hangs, enum source_state state)
   if (hangs && c->state != CONN_CONNECTING)
     c->patience
         = min_u64 (c->patience * 2, max_u64 (src->timeout, src->silence));
+  PROBE (source_lost, src->name, c->index, was_up);
   log_debug ("%s: connection %u %s: %s", src->name, c->index,
              was_up ? "lost" : "failed", c->why);
   {
@@ -433,6 +435,7 @@ conn_up (struct source_conn *c)
     src->refused_backoff = 0;
     c->state = CONN_UP;
   }
+  PROBE (source_connected, src->name, c->index);
   log_debug ("%s: connection %u is up", src->name, c->index);
   if (c->index == 0)
     source_set_state (src, SOURCE_CONNECTED, "");
