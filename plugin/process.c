@@ -1,8 +1,9 @@
 /* process.c - the plugin from its keys to its end.
  *
- * The disks are opened in .get_ready, where errors still reach the user; their
- * sessions begin and threads start in .after_fork, because nbdkit may still
- * fail or change its user in between, and the daemon's fork keeps no threads.
+ * The disks are opened in .get_ready, where errors still reach the user, and
+ * their sessions begin; threads start in .after_fork, as the daemon's fork keeps
+ * none.  Where nbdkit will change its user the sessions begin then, too, as they
+ * are that user's.  If nbdkit fails in between, an exit handler closes all.
  *
  * Shutdown: nbdkit waits for its clients and does not call .close.  So a
  * watcher thread sleeps until the server is told to quit, then closes each
@@ -210,9 +211,10 @@ open_disks (const char *dir)
     dc->runtime_dir = dir;
     dc->control = control_path;
     dc->event = on_event;
-    /* Who fails to start after this, as another has the address, must leave
-     * nothing open.  */
-    dc->session_later = true;
+    /* W and the session are the serving user's.  Else the session begins at
+     * once: whoever finds the pid file, which nbdkit writes before after_fork,
+     * finds a volume on which nothing can fail any more. */
+    dc->session_later = ready.user;
     dc->user_later = ready.user;
     dc->no_command |= ready.user;
     if (ready.user && check_no_command (dc) == -1)
@@ -324,6 +326,7 @@ leave_at_exit (void *opaque)
   (void)opaque;
   if (!ready.done || ready.forked || ready.started)
     return;
+  gate_all ();
   if (control)
     control_unlisten (control);
   for (size_t i = 0; i < disks.len; i++)

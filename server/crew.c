@@ -10,10 +10,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "cleanup.h"
+#include "clock.h"
 #include "crew.h"
+#include "thread.h"
 
 #define STACK_SIZE (512u << 10)
 #define IDLE_S 5
@@ -33,36 +34,17 @@ struct crew {
   bool stop;
 };
 
-static struct timespec
-after_ms (unsigned ms)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  ts.tv_sec += ms / 1000;
-  ts.tv_nsec += (long)(ms % 1000) * 1000000;
-  if (ts.tv_nsec >= 1000000000) {
-    ts.tv_sec++;
-    ts.tv_nsec -= 1000000000;
-  }
-  return ts;
-}
-
 struct crew *
 crew_new (void)
 {
   struct crew *crew = calloc (1, sizeof *crew);
-  pthread_condattr_t attr;
 
   if (!crew)
     return NULL;
   crew->tail = &crew->first;
   pthread_mutex_init (&crew->lock, NULL);
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&crew->wake, &attr);
-  pthread_cond_init (&crew->ended, &attr);
-  pthread_condattr_destroy (&attr);
+  cond_init (&crew->wake);
+  cond_init (&crew->ended);
   return crew;
 }
 
@@ -93,7 +75,7 @@ take_task (struct crew *crew)
 static struct task *
 next_task (struct crew *crew)
 {
-  struct timespec until = after_ms (IDLE_S * 1000);
+  struct timespec until = ms_to_timespec (now_ms () + IDLE_S * 1000);
   struct task *task;
   int r = 0;
 
@@ -168,7 +150,7 @@ crew_run (struct crew *crew, void (*run) (void *arg), void *arg)
 bool
 crew_free (struct crew *crew, unsigned ms)
 {
-  struct timespec until = after_ms (ms);
+  struct timespec until = ms_to_timespec (now_ms () + ms);
   bool ended;
 
   if (!crew)

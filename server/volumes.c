@@ -43,14 +43,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "clock.h"
 #include "crew.h"
 #include "log.h"
 #include "message.h"
 #include "path.h"
+#include "thread.h"
 #include "volumes.h"
 
 #define TICK_MS 250u
@@ -163,21 +164,11 @@ struct volumes {
   bool keeping;
 };
 
-static uint64_t
-now_in_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* The lock is held.  False at the end of the time. */
 static bool
 wait_until (struct volumes *vs, uint64_t ms)
 {
-  struct timespec ts = { .tv_sec = (time_t)(ms / 1000),
-                         .tv_nsec = (long)(ms % 1000) * 1000000 };
+  struct timespec ts = ms_to_timespec (ms);
 
   return pthread_cond_timedwait (&vs->changed, &vs->lock, &ts) == 0;
 }
@@ -369,7 +360,7 @@ static void
 set_state (struct volume *v, enum volume_state state)
 {
   v->state = state;
-  v->since = now_in_ms ();
+  v->since = now_ms ();
 }
 
 static void
@@ -453,7 +444,7 @@ write_ledger (void *arg)
     uint64_t version = vs->ledger->version;
     int r, err;
 
-    vs->writing_since = now_in_ms ();
+    vs->writing_since = now_ms ();
     pthread_mutex_unlock (&vs->lock);
     errno = ENOMEM;
     r = text ? ledger_write (vs->state_dir, text) : -1;
@@ -464,7 +455,7 @@ write_ledger (void *arg)
     else {
       vs->failed = version;
       vs->failed_errno = err;
-      vs->write_again = now_in_ms () + FAILED_MS;
+      vs->write_again = now_ms () + FAILED_MS;
       errno = err;
       log_error ("the ledger in %s cannot be written: %m", vs->state_dir);
       break;
@@ -483,7 +474,7 @@ keep_ledger (struct volumes *vs)
     return;
   if (crew_run (vs->crew, write_ledger, vs) == 0) {
     vs->writing = true;
-    vs->writing_since = now_in_ms ();
+    vs->writing_since = now_ms ();
   }
 }
 
@@ -500,7 +491,7 @@ is_durable (struct volumes *vs, uint64_t version, char **error)
                  vs->state_dir);
     return -1;
   }
-  if (vs->writing && now_in_ms () - vs->writing_since > PATIENCE_MS) {
+  if (vs->writing && now_ms () - vs->writing_since > PATIENCE_MS) {
     errno = ETIMEDOUT;
     message_set (error, "the ledger in %s cannot be written: %m",
                  vs->state_dir);
@@ -599,7 +590,7 @@ look_at (struct volumes *vs, const char *path, uid_t uid, bool deep,
   }
   clear_look (l);
   l->deep = deep;
-  l->since = now_in_ms ();
+  l->since = now_ms ();
   l->serial = serial;
   l->busy = true;
   if (crew_run (vs->crew, look_task, l) == -1) {
@@ -619,7 +610,7 @@ look_for (struct volumes *vs, const struct control_peer *peer, const char *path,
   *l = look_at (vs, path, user_of (peer), deep, peer->since, peer->serial);
   if (*l)
     return 1;
-  if (now_in_ms () - peer->since > PATIENCE_MS)
+  if (now_ms () - peer->since > PATIENCE_MS)
     return no_answer (path, "is being looked at", error);
   return later (vs);
 }
@@ -636,7 +627,7 @@ fail_look (const struct look *l, char **error)
 static void
 forget_looks (struct volumes *vs)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   struct look **p = &vs->looks;
 
   while (*p) {
@@ -704,7 +695,7 @@ close_task (void *arg)
   pthread_mutex_lock (&vs->lock);
   a = find_away (vs, v->path);
   if (a && a->until == UINT64_MAX) {
-    a->free_since = now_in_ms ();
+    a->free_since = now_ms ();
     a->until = a->free_since + vs->config.grace;
   }
   remove_volume (vs, v);
@@ -781,7 +772,7 @@ note_failed (struct volumes *vs, const struct volume *v)
 
   if (a) {
     a->free_since = 0;
-    a->look_at = now_in_ms () + (v->err == EBUSY ? HELD_MS : FAILED_MS);
+    a->look_at = now_ms () + (v->err == EBUSY ? HELD_MS : FAILED_MS);
   }
   if (v->err != EBUSY)
     log_error ("%s: its job cannot go on: %s", v->path, v->error);
@@ -844,7 +835,7 @@ make_room (struct volumes *vs, uid_t uid, char **error)
 {
   struct volume *oldest = NULL;
   unsigned his = 0, others = 0, leaving = 0;
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   bool full;
 
   for (struct volume *v = vs->open; v; v = v->next) {
@@ -950,7 +941,7 @@ static int
 wait_for (struct volumes *vs, const struct control_peer *peer,
           const struct volume *v, char **error)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
 
   if (v->state == VOLUME_FAILED) {
     message_set (error, "%s", v->error ? v->error : "out of memory");
@@ -1001,7 +992,7 @@ check_away (struct volumes *vs, const struct control_peer *peer,
   struct away *a = find_away (vs, path);
   struct look *l;
 
-  if (!a || now_in_ms () >= a->until)
+  if (!a || now_ms () >= a->until)
     return 0;
   if (look_for (vs, peer, path, false, &l, error) == -1)
     return -1;
@@ -1057,7 +1048,7 @@ get_volume (struct volumes *vs, const struct control_peer *peer,
     v = find_volume (vs, path);
     if (v && v->state == VOLUME_OPEN) {
       v->used = true;
-      v->idle_since = now_in_ms ();
+      v->idle_since = now_ms ();
       return v;
     }
     later (vs);
@@ -1203,7 +1194,7 @@ static int
 list_closed (struct volumes *vs, const struct control_peer *peer,
              struct disk_peek **closed, size_t *nr)
 {
-  bool patient = now_in_ms () - peer->since < SILENT_MS;
+  bool patient = now_ms () - peer->since < SILENT_MS;
   struct disk_peek *ptr;
   size_t n = 0;
 
@@ -1300,7 +1291,7 @@ survey_task (void *arg)
     const struct volume *v = volume_of (vs, disk);
     void *result = NULL;
 
-    s->since = now_in_ms ();
+    s->since = now_ms ();
     if (v && !v->silent) {
       pthread_mutex_unlock (&vs->lock);
       result = s->ask (disk);
@@ -1332,12 +1323,12 @@ survey_from (struct volumes *vs, const struct survey *like, size_t *at)
     return -1;
   *s = *like;
   s->next = *at;
-  s->since = now_in_ms ();
+  s->since = now_ms ();
   if (crew_run (vs->crew, survey_task, s) == -1) {
     free (s);
     return -1;
   }
-  while (!s->ended && now_in_ms () - s->since < SILENT_MS)
+  while (!s->ended && now_ms () - s->since < SILENT_MS)
     wait_until (vs, s->since + SILENT_MS);
   if (s->ended) {
     free (s);
@@ -1487,7 +1478,7 @@ command_release (void *opaque, const struct control_peer *peer,
     return wait_for (vs, peer, v, error);
   /* It is not open here: all the same it is not opened for a while. */
   a = find_away (vs, path);
-  if (a && a->until > now_in_ms ())
+  if (a && a->until > now_ms ())
     return 0;
   if (look_for (vs, peer, path, false, &l, error) == -1)
     return -1;
@@ -1497,7 +1488,7 @@ command_release (void *opaque, const struct control_peer *peer,
     return -1;
   a = vs->nr_away < MAX_AWAY ? note_away (vs, path) : NULL;
   if (a) {
-    a->until = now_in_ms () + vs->config.grace;
+    a->until = now_ms () + vs->config.grace;
     a->free_since = 0;
   }
   return 0;
@@ -1591,7 +1582,7 @@ command_set_total_speed (void *opaque, const struct control_peer *peer,
 static void
 look_at_open (struct volumes *vs)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   struct volume *next;
 
   for (struct volume *v = vs->open; v; v = next) {
@@ -1623,7 +1614,7 @@ look_failed (struct volumes *vs, struct ledger_entry *e, struct away *a,
   a->pause = a->pause ? a->pause * 2 : HELD_MS;
   if (a->pause > AWAY_MS)
     a->pause = AWAY_MS;
-  a->look_at = now_in_ms () + a->pause;
+  a->look_at = now_ms () + a->pause;
   if (l->err != ENOENT) {
     if (!a->told)
       log_error ("%s: its job waits: %s", a->path, l->error);
@@ -1648,7 +1639,7 @@ look_failed (struct volumes *vs, struct ledger_entry *e, struct away *a,
 static void
 count_kept (const struct volumes *vs, unsigned *all, unsigned *young)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
 
   *all = *young = 0;
   for (const struct volume *v = vs->open; v; v = v->next)
@@ -1686,7 +1677,7 @@ static void
 look_at_entry (struct volumes *vs, struct ledger_entry *e)
 {
   struct away *a = find_away (vs, e->path);
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   struct look *l;
 
   if (a && a->until == UINT64_MAX)
@@ -1753,7 +1744,7 @@ look_at_ledger (struct volumes *vs)
       look_at_entry (vs, e);
   }
   if (vs->durable < vs->ledger->version
-      && (vs->failed <= vs->durable || now_in_ms () >= vs->write_again))
+      && (vs->failed <= vs->durable || now_ms () >= vs->write_again))
     keep_ledger (vs);
 }
 
@@ -1761,7 +1752,7 @@ look_at_ledger (struct volumes *vs)
 static void
 forget_old (struct volumes *vs)
 {
-  uint64_t now = now_in_ms ();
+  uint64_t now = now_ms ();
   struct away *next;
 
   for (struct away *a = vs->away; a; a = next) {
@@ -1786,7 +1777,7 @@ keep (void *arg)
     forget_looks (vs);
     /* Those who wait look at the time. */
     changed (vs);
-    next = now_in_ms () + TICK_MS;
+    next = now_ms () + TICK_MS;
     while (!vs->stop && wait_until (vs, next))
       ;
   }
@@ -1799,7 +1790,6 @@ struct volumes *
 volumes_new (const struct volumes_config *config, char **error)
 {
   struct volumes *vs = calloc (1, sizeof *vs);
-  pthread_condattr_t attr;
 
   if (!vs) {
     message_set (error, "out of memory");
@@ -1820,10 +1810,7 @@ volumes_new (const struct volumes_config *config, char **error)
     .opaque = vs,
   };
   pthread_mutex_init (&vs->lock, NULL);
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&vs->changed, &attr);
-  pthread_condattr_destroy (&attr);
+  cond_init (&vs->changed);
   vs->runtime_dir = config->runtime_dir ? strdup (config->runtime_dir) : NULL;
   vs->control = strdup (config->control);
   vs->state_dir = strdup (config->state_dir);
@@ -1869,7 +1856,7 @@ volumes_start (struct volumes *vs)
 int
 volumes_stop (struct volumes *vs)
 {
-  uint64_t end = now_in_ms () + STOP_MS;
+  uint64_t end = now_ms () + STOP_MS;
 
   {
     LOCK_SCOPE (&vs->lock);

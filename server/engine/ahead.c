@@ -40,6 +40,7 @@
 #include <string.h>
 
 #include "ahead.h"
+#include "bytes.h"
 
 /* Bytes that may be planned for each byte read. */
 #define EARN 2
@@ -53,24 +54,6 @@
 /* A plan that did not come within this many reads is taken for lost. */
 #define PLAN_READS 64u
 #define NOWHERE (UINT64_MAX / 2)
-
-static inline uint64_t
-min64 (uint64_t x, uint64_t y)
-{
-  return x < y ? x : y;
-}
-
-static inline uint64_t
-max64 (uint64_t x, uint64_t y)
-{
-  return x > y ? x : y;
-}
-
-static inline uint64_t
-down (uint64_t x, uint64_t power)
-{
-  return x & ~(power - 1);
-}
 
 static inline uint64_t
 sub0 (uint64_t x, uint64_t y)
@@ -94,7 +77,7 @@ ahead_init (struct ahead *a, uint32_t unit, uint32_t granule, uint64_t size)
     return;
   /* A power of two, also if someone gave another number. */
   a->unit = UINT64_C (1) << (31 - (unsigned)__builtin_clz (unit));
-  a->block = max64 (a->unit / 16, granule);
+  a->block = max_u64 (a->unit / 16, granule);
   a->shift = (unsigned)__builtin_ctzll (a->block);
   a->most_credit = a->credit = (int64_t)a->unit * CREDIT_UNITS;
 }
@@ -177,11 +160,11 @@ static unsigned
 density (struct ahead *a, uint64_t offset, uint64_t distance)
 {
   uint64_t b = sub0 (offset, distance) >> a->shift;
-  uint64_t end = min64 (offset + distance, a->size - 1) >> a->shift;
+  uint64_t end = min_u64 (offset + distance, a->size - 1) >> a->shift;
   unsigned n = 0;
 
   while (b <= end) {
-    uint64_t stop = min64 (end, b | 63);
+    uint64_t stop = min_u64 (end, b | 63);
     struct ahead_region *r = region_find (a, b / 64);
 
     if (r)
@@ -207,7 +190,7 @@ ask (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
   uint64_t first = UINT64_MAX, last = 0;
 
-  end = min64 (end, a->size);
+  end = min_u64 (end, a->size);
   if (offset >= end || plan->nr == AHEAD_RANGES)
     return;
   for (uint64_t b = offset >> a->shift; b <= (end - 1) >> a->shift; b++) {
@@ -228,7 +211,7 @@ ask (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
     return;
   plan->range[plan->nr].offset = first << a->shift;
   plan->range[plan->nr].length
-      = min64 ((last + 1) << a->shift, a->size) - (first << a->shift);
+      = min_u64 ((last + 1) << a->shift, a->size) - (first << a->shift);
   plan->nr++;
 }
 
@@ -289,24 +272,24 @@ stream_advance (struct ahead *a, unsigned i, uint64_t end, uint32_t length,
   a->next[i] = end;
   s->tick = a->tick;
   s->consumed += length;
-  s->asked = max64 (s->asked, end);
+  s->asked = max_u64 (s->asked, end);
   /* Refill when a tenth is used: a round trip is longer than it looks. */
   if (s->asked - end > s->window - s->window / 10)
     return;
 
-  want = min64 (4 * s->window, WINDOW_UNITS * a->unit);
-  want = min64 (want, s->consumed - s->consumed / 4);
+  want = min_u64 (4 * s->window, WINDOW_UNITS * a->unit);
+  want = min_u64 (want, s->consumed - s->consumed / 4);
   /* A stream this long will not end just now. */
-  want = max64 (want, min64 (s->consumed / 8, LONG_WINDOW_UNITS * a->unit));
-  want = max64 (want, a->unit / 4);
-  want = min64 (want, 2 * s->consumed);
-  want = min64 (want, (uint64_t)(a->credit / 2));
-  to = down (end + want, a->block);
+  want = max_u64 (want, min_u64 (s->consumed / 8, LONG_WINDOW_UNITS * a->unit));
+  want = max_u64 (want, a->unit / 4);
+  want = min_u64 (want, 2 * s->consumed);
+  want = min_u64 (want, (uint64_t)(a->credit / 2));
+  to = round_down (end + want, a->block);
   if (to > s->asked) {
     ask (a, s->asked, to, plan);
     s->asked = to;
   }
-  s->window = max64 (want, 1);
+  s->window = max_u64 (want, 1);
 }
 
 static void
@@ -326,10 +309,10 @@ widen (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
     width /= 2;
   if (width < a->block || (uint64_t)a->credit < width)
     return;
-  start = down (offset, width);
-  stop = down (end - 1, width) + width;
+  start = round_down (offset, width);
+  stop = round_down (end - 1, width) + width;
   /* What comes next first, and not behind a big piece. */
-  near = down (end + a->unit / 8, a->block);
+  near = round_down (end + a->unit / 8, a->block);
   if (near < stop)
     ask (a, offset, near, plan);
   ask (a, offset, stop, plan);
@@ -352,11 +335,11 @@ extend (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
   uint64_t piece = a->unit / 4, edge = end + a->unit / 16 * 3;
 
   if (edge < a->size && !was_asked (a, edge))
-    ask (a, end, down (edge, piece) + piece, plan);
+    ask (a, end, round_down (edge, piece) + piece, plan);
   /* Backward only where all of it is being read. */
   if (offset >= a->unit / 2 && !was_asked (a, offset - a->unit / 2)
       && density (a, offset, piece) >= 2 * piece / a->block)
-    ask (a, down (offset - a->unit / 2, piece), offset, plan);
+    ask (a, round_down (offset - a->unit / 2, piece), offset, plan);
 }
 
 void

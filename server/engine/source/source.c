@@ -23,6 +23,7 @@
 #include "source/command.h"
 #include "source/conn.h"
 #include "source/queue.h"
+#include "thread.h"
 
 #define DEFAULT_TIMEOUT 30000
 #define REFUSED_RETRY 1000
@@ -97,7 +98,6 @@ struct source *
 source_new (const struct source_config *config)
 {
   struct source *src;
-  pthread_condattr_t attr;
   bool needs_rights = false; /* TCP without keys asks nobody who he is */
 
   if (!config->uri == !config->argv) {
@@ -144,10 +144,7 @@ source_new (const struct source_config *config)
     return NULL;
   }
   pthread_mutex_init (&src->lock, NULL);
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&src->changed, &attr);
-  pthread_condattr_destroy (&attr);
+  cond_init (&src->changed);
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_init (&src->conn[i], src, i);
   return src;
