@@ -1,9 +1,10 @@
 /* process.c - the plugin from its keys to its end.
  *
  * The disks are opened in .get_ready, where errors still reach the user, and
- * their sessions begin; threads start in .after_fork, as the daemon's fork keeps
- * none.  Where nbdkit will change its user the sessions begin then, too, as they
- * are that user's.  If nbdkit fails in between, an exit handler closes all.
+ * their sessions begin; threads start in .after_fork, as the daemon's fork
+ * keeps none.  Where nbdkit will change its user the sessions begin then, too,
+ * as they are that user's.  If nbdkit fails in between, an exit handler closes
+ * all.
  *
  * Shutdown: nbdkit waits for its clients and does not call .close.  So a
  * watcher thread sleeps until the server is told to quit, then closes each
