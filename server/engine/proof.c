@@ -40,6 +40,9 @@
  *
  * What a store was changed to by others meanwhile does not pass either.
  *
+ * Sums are of use with their bit only, and a commit punches whole pages of W: a
+ * range is held (struct map_held) from before its sums until it is marked.
+ *
  * Locking: sums belong to who has the granule's claim (work.h).
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -261,11 +264,24 @@ live_before (struct disk *d, uint64_t g, uint64_t end, const struct range *r)
   return behind;
 }
 
+/* The store is not changed after all.  Some of the range may have sums of what
+ * it was to become, and the next change would begin with those. */
+static int
+not_changed (struct disk *d, uint64_t g, uint64_t end)
+{
+  int err = errno;
+
+  proof_failed (d, g, end);
+  errno = err;
+  return -1;
+}
+
 int
 proof_before (struct disk *d, uint64_t g, uint64_t end, const char *buf,
               uint64_t lo, uint64_t hi)
 {
   const struct range r = { buf, lo, hi };
+  const uint64_t first = g;
   int behind = 0;
 
   raise_count_again (d);
@@ -290,10 +306,10 @@ proof_before (struct disk *d, uint64_t g, uint64_t end, const char *buf,
       break;
     default:
       errno = EIO;
-      return -1;
+      m = -1;
     }
     if (m == -1)
-      return -1;
+      return not_changed (d, first, end);
     behind |= m;
   }
   return behind;

@@ -497,6 +497,32 @@ killed_at_each_step (void **state)
   munmap (done, sizeof *done);
 }
 
+/* W took some of the sums of a change that was not made then: the next change
+ * of the same granule does not begin with those. */
+static void
+sums_of_a_change_that_was_not_made (void **state)
+{
+  static const uint8_t twos[8192] = { 2 };
+  const uint64_t large = 65536; /* several sums in a granule */
+  struct disk *d;
+
+  (void)state;
+  config.granule = (uint32_t)large;
+  d = start ();
+  fill_bytes (d, 0, large, 1, 0);
+  calls_record (&box);
+  calls_cut (FILE_WORK, 8, EIO);
+  assert_int_equal (disk_pwrite (d, twos, sizeof twos, 0, 0), -1);
+  calls_fail (CALL_WRITE, FILE_WORK, 0);
+  fill_bytes (d, large - 4096, 4096, 3, 0);
+  calls_stop ();
+  killed (d);
+  d = start ();
+  expect_bytes (d, 0, large - 4096, 1);
+  expect_bytes (d, large - 4096, 4096, 3);
+  box_close (d);
+}
+
 /* It dies before the nth write or sync of opening.  False: it came to its end.
  */
 static bool
@@ -1245,6 +1271,7 @@ main (void)
     TEST (syncing_drops_lost_copies),
     TEST (killed_at_each_step),
     TEST (killed_at_each_step_of_opening),
+    TEST (sums_of_a_change_that_was_not_made),
     TEST (w_is_of_one_session),
     TEST (w_does_not_speak_for_what_is_in_s),
     TEST (sidecar_of_another_store),
