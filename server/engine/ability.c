@@ -25,6 +25,7 @@
 
 /* No cluster of a file system is larger. */
 #define PIECE 65536u
+#define USUAL_BLOCK 4096u
 #define NR_PIECES 3u
 
 static const struct {
@@ -51,12 +52,19 @@ ability_look (struct abilities *a, int fd)
 
   a->tells_holes = false;
   a->is_remote = true;
+  a->block = USUAL_BLOCK;
   if (fstatfs (fd, &fs) == -1)
     return;
+  /* Network file systems say how much they send at once. */
+  if (fs.f_bsize > (long)USUAL_BLOCK && fs.f_bsize <= (long)PIECE
+      && (fs.f_bsize & (fs.f_bsize - 1)) == 0)
+    a->block = (uint32_t)fs.f_bsize;
   for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
     if ((unsigned long)fs.f_type == own[i].magic) {
       a->is_remote = false;
       a->tells_holes = own[i].tells_holes;
+      if (a->tells_holes)
+        a->block = 1;
     }
 }
 

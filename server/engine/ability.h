@@ -41,6 +41,10 @@ struct abilities {
   uint8_t state[NR_ABILITIES]; /* enum ability_state, atomic */
   bool tells_holes;            /* SEEK_DATA and SEEK_HOLE may be believed */
   bool is_remote;              /* another machine's, or a program's */
+  /* Bytes, a power of two.  fallocate is to be asked for whole ones of these
+   * only: e2fsprogs' fuse2fs leaves the rest of a block as it is, which the
+   * kernel's page cache shows as zeros until the file is opened anew. */
+  uint32_t block;
 };
 
 /* What is known from the type of the file system that fd is on. */

@@ -130,6 +130,7 @@ describe (struct store *st, char **error)
   }
   else if (S_ISREG (sb.st_mode)) {
     st->size = (uint64_t)sb.st_size;
+    st->block_size = st->able.block;
     if (statx (st->fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) == 0
         && (sx.stx_mask & STATX_BTIME))
       st->btime = (uint64_t)sx.stx_btime.tv_sec * UINT64_C (1000000000)
@@ -835,6 +836,14 @@ each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
   return 0;
 }
 
+/* Less than a block, or around its edge.  Zeros in a hole stay one. */
+static int
+zero_part (struct store *st, uint64_t count, uint64_t offset)
+{
+  return st->is_block ? write_zeros (st, count, offset)
+                      : each_run (st, count, offset, false, write_zeros);
+}
+
 int
 store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
 {
@@ -844,10 +853,10 @@ store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
   int r;
 
   if (first >= last)
-    return write_zeros (st, count, offset);
-  if (first > offset && write_zeros (st, first - offset, offset) == -1)
+    return zero_part (st, count, offset);
+  if (first > offset && zero_part (st, first - offset, offset) == -1)
     return -1;
-  if (end > last && write_zeros (st, end - last, last) == -1)
+  if (end > last && zero_part (st, end - last, last) == -1)
     return -1;
   if (!punch)
     return zero_blocks (st, last - first, first);

@@ -6,6 +6,7 @@
  *   f  no fallocate: EOPNOTSUPP       i  no fallocate: EINVAL
  *   l  no hard links                  r  no renames with flags
  *   s  nothing tells holes            n  fallocate does nothing, and says 0
+ *   e  fallocate leaves the edges of a block as they are
  *   -  as it is
  *
  * A flat pass-through in the foreground, for tests of what a store's file
@@ -25,6 +26,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define BLOCK 4096
 
 static int base;
 static const char *options;
@@ -177,6 +180,15 @@ odd_fallocate (const char *path, int mode, off_t offset, off_t length,
     return has ('f') ? -EOPNOTSUPP : -EINVAL;
   if (has ('n'))
     return 0;
+  if (has ('e') && (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))) {
+    off_t first = (offset + BLOCK - 1) / BLOCK * BLOCK;
+    off_t last = (offset + length) / BLOCK * BLOCK;
+
+    if (first >= last)
+      return 0;
+    offset = first;
+    length = last - first;
+  }
   return result (fallocate ((int)fi->fh, mode, offset, length));
 }
 

@@ -295,6 +295,11 @@ def test_fuse_that_says_it_did_and_did_not(d):
     on(d, odd(d, "n"), full=False)
 
 
+def test_fuse_that_leaves_the_edges(d):
+    """fuse2fs does, and the page cache hides that until the next opening."""
+    on(d, odd(d, "e"))
+
+
 def test_fuse_without_links(d):
     on(d, odd(d, "l"))
 
