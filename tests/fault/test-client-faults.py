@@ -309,9 +309,13 @@ def test_watch(d):
         while ("BLOCK_JOB_COMPLETED" not in text
                and time.monotonic() < deadline):
             run("-c", f.socket, "allocate", "--wait", "--quiet")
-            text += p.stdout.read() or ""
+            try:
+                text += os.read(p.stdout.fileno(), 1 << 16).decode()
+            except BlockingIOError:
+                pass
         f.process.kill()
         f.process.wait()
+        os.set_blocking(p.stdout.fileno(), True)
         rest, err = p.communicate(timeout=LONG)
         events = [json.loads(l) for l in (text + (rest or "")).splitlines()]
         check("watch: whole events, then says that the server has gone",
