@@ -80,6 +80,12 @@ and so is each event:
   $ sed -n 's/.*what = "\([A-Z_]*\)";/\1/p' "$TOP_SRCDIR/server/control/object.c" | sort > events
   $ section backfill-protocol EVENTS | sed -n 's/^=item \([A-Z_]*\)$/\1/p' | sort | diff events -
 
+docs/internals.md has the lock order as the code has it:
+
+  $ sed -nE 's/^  X \([A-Z_]+, "(.*)"\).*/    \1/p' "$TOP_SRCDIR/common/lock-ranks.h" > ranks
+  $ test -s ranks
+  $ awk '/^## / { on = $0 == "## Locks" } on && /^    /' "$docs/internals.md" | diff ranks -
+
 All pages come out of the formatter without a complaint, in lines that a terminal
 has room for.  (The programs in section 3 are wider, as they are indented.)
 

@@ -14,15 +14,9 @@
  * Shapes: offsets and lengths are bytes.  Strings handed out belong to the
  * disk and live as long as it.
  *
- * Lock order, written once, here (outer first):
- *   gate > housekeeper > a job's verbs > header > claim (a queue, not
- *   a lock, but waited for) > drop > commit > syncs > parked parts > job >
- * fetch table > extents > map stripe > map pool, W's state > writeback,
- * copiers' queue, buffers > job slots, lanes, source's own, log. None is ever
- * held across I/O to the backing store. Across I/O to the store only a claim is
- * held, and inside it drop; across I/O to the sidecar also verbs, header, W's
- * count (a leaf) and a stripe. An event callback is called with the disk's job
- * lock at most, and must not call back into the engine.
+ * Lock order, and what is held across I/O: common/lock-ranks.h.  An event
+ * callback runs with the disk's job lock held at most, and must not call back
+ * into the engine.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -4,7 +4,7 @@
  * writeback.c, volume.c (opening and closing), life.c, housekeeper.c, job.c and
  * extents.c hang their state here.  Nobody outside the engine includes it.
  *
- * Lock order: see disk.h.
+ * Lock order: common/lock-ranks.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
