@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "array.h"
 #include "cleanup.h"
 #include "entry.h"
 
@@ -110,7 +111,7 @@ static int
 add_socket (struct entry *e, char *value)
 {
   char *path = strchr (value, ' ');
-  struct entry_socket *list, socket = { .path = NULL };
+  struct entry_socket socket = { .path = NULL };
 
   if (path)
     *path++ = '\0';
@@ -118,14 +119,12 @@ add_socket (struct entry *e, char *value)
     errno = EINVAL;
     return -1;
   }
-  list = reallocarray (e->listen, e->nr_listen + 1, sizeof *list);
-  if (!list)
+  if (ARRAY_ROOM (e->listen, e->nr_listen) == -1)
     return -1;
-  e->listen = list;
   socket.path = get_value (path);
   if (!socket.path)
     return -1;
-  list[e->nr_listen++] = socket;
+  e->listen[e->nr_listen++] = socket;
   return 0;
 }
 

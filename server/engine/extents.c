@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "array.h"
 #include "extents.h"
 #include "internal.h"
 
@@ -45,7 +46,7 @@ struct slot {
   uint64_t start, end;
   uint64_t asked; /* up to here it was answered */
   struct run *run;
-  size_t nr, cap;
+  size_t nr;
   uint64_t used; /* clock of last use */
   struct source_req req;
 };
@@ -106,7 +107,7 @@ forget (struct extents *e, struct slot *s)
   e->nr_runs -= s->nr;
   free (s->run);
   s->run = NULL;
-  s->nr = s->cap = 0;
+  s->nr = 0;
   s->state = SLOT_NONE;
 }
 
@@ -143,15 +144,8 @@ add_run (struct slot *s, uint64_t start, uint64_t end, unsigned flags)
   }
   if (end - start < d->granule || s->nr >= MAX_SLOT_RUNS)
     return;
-  if (s->nr == s->cap) {
-    size_t cap = s->cap ? 2 * s->cap : 4;
-    struct run *p = realloc (s->run, cap * sizeof *p);
-
-    if (!p)
-      return;
-    s->run = p;
-    s->cap = cap;
-  }
+  if (ARRAY_ROOM (s->run, s->nr) == -1)
+    return;
   s->run[s->nr++] = (struct run){ start, end, flags };
   s->e->nr_runs++;
 }

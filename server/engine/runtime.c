@@ -26,6 +26,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "array.h"
 #include "cleanup.h"
 #include "entry.h"
 #include "message.h"
@@ -393,7 +394,6 @@ find_sockets (struct entry *e)
     socklen_t len = sizeof addr - 1; /* the path need not end in a NUL */
     int listens = 0, fd = atoi (d->d_name);
     socklen_t size = sizeof listens;
-    struct entry_socket *list;
     struct stat sb;
 
     if (d->d_name[0] == '.'
@@ -402,13 +402,11 @@ find_sockets (struct entry *e)
         || addr.sun_family != AF_UNIX || addr.sun_path[0] != '/'
         || stat (addr.sun_path, &sb) == -1 || !S_ISSOCK (sb.st_mode))
       continue;
-    list = reallocarray (e->listen, e->nr_listen + 1, sizeof *list);
-    if (!list)
+    if (ARRAY_ROOM (e->listen, e->nr_listen) == -1)
       return;
-    e->listen = list;
-    list[e->nr_listen].file = file_id (&sb);
-    list[e->nr_listen].path = strdup (addr.sun_path);
-    if (!list[e->nr_listen].path)
+    e->listen[e->nr_listen].file = file_id (&sb);
+    e->listen[e->nr_listen].path = strdup (addr.sun_path);
+    if (!e->listen[e->nr_listen].path)
       return;
     e->nr_listen++;
   }
