@@ -1,7 +1,7 @@
 /* backfilld.c - the daemon for volumes that no guest has open.
  *
  * It serves the control protocol on a socket of its own, where a disk is a
- * store's path.  volumes.c has the volumes; this file is the command line,
+ * store's path.  volumes/ has the volumes; this file is the command line,
  * the start, and the wait for the end.
  *
  * The main thread takes the signals (SIGTERM, SIGINT, SIGHUP: end); all other
@@ -34,7 +34,7 @@
 #include "path.h"
 #include "runtime.h"
 #include "units.h"
-#include "volumes.h"
+#include "volumes/volumes.h"
 
 #define LISTEN_FDS_START 3
 #define SOCKET_NAME "backfilld.sock"

@@ -16,15 +16,17 @@ command -v nm > /dev/null || exit 77
 floors='NR == FNR { if ($0 !~ /^#/) for (i = 1; i <= NF; i++) fl[$i] = FNR; next }'
 
 # Symbols: "def SYMBOL MODULE" and "use SYMBOL MODULE".
-for dir in common server/engine server/engine/source; do
+for dir in common server/engine server/engine/source server server/volumes; do
   folder=
-  [ $dir = server/engine/source ] && folder=source/
-  for o in "$build/$dir"/.libs/*.o; do
+  case $dir in */source | */volumes) folder=${dir##*/}/ ;; esac
+  libs=.libs/
+  case $dir in server | */volumes) libs= ;; esac
+  for o in "$build/$dir/$libs"*.o; do
     [ -e "$o" ] || exit 77
     m=${o##*/}
-    m=$folder$(sed 's/^lib[a-z]*_la-//; s/\.o$//' <<< "$m")
+    m=$folder$(sed 's/^lib[a-z]*_la-//; s/^backfilld-//; s/\.o$//' <<< "$m")
     # One that was renamed leaves its object behind.
-    [ -e "$src/$dir/${m#source/}.c" ] || continue
+    [ -e "$src/$dir/${m#"$folder"}.c" ] || continue
     nm -g --defined-only "$o" | awk -v m="$m" 'NF == 3 { print "def", $3, m }'
     nm -u "$o" | awk -v m="$m" '{ print "use", $2, m }'
   done
@@ -44,11 +46,11 @@ awk "$floors"'
     }
   }' "$here/FLOORS" "$tmp/symbols" > "$tmp/found"
 
-# Includes of the engine and what is under it.  internal.h shows the disk: it
-# includes the state of every module above it.
+# Includes of backfilld and of the engine and what is under it.  internal.h shows
+# the disk: it includes the state of every module above it.
 (cd "$src" && grep -H '^#include "' common/*.[ch] server/engine/*.[ch] \
-   server/engine/source/*.[ch]) \
-  | sed 's/:#include "/ /; s/".*//; s,^common/,,; s,^server/engine/,,' \
+   server/engine/source/*.[ch] server/*.[ch] server/volumes/*.[ch]) \
+  | sed 's/:#include "/ /; s/".*//; s,^common/,,; s,^server/engine/,,; s,^server/,,' \
   | awk "$floors"'
       { file = $1; from = $1; to = $2; own = "internal"
         sub (/\.[ch]$/, "", from); sub (/\.h$/, "", to)
@@ -63,7 +65,7 @@ awk "$floors"'
 
 # Includes between the folders: who may have headers of whom.
 (cd "$src" && grep -H '^#include "' common/*.[ch] lib/*.[ch] lib/libvirt/*.[ch] \
-   cli/*.[ch] plugin/*.[ch] server/*.[ch] server/control/*.[ch] \
+   cli/*.[ch] plugin/*.[ch] server/*.[ch] server/volumes/*.[ch] server/control/*.[ch] \
    server/engine/*.[ch] server/engine/source/*.[ch]) \
   | sed 's/:#include "/ /; s/".*//' \
   | awk -v list="$(cd "$src" && echo common/*.h lib/*.h lib/libvirt/*.h \
@@ -78,13 +80,15 @@ awk "$floors"'
     may["lib/libvirt"] = " common lib "
     may["cli"] = " common lib "
     may["plugin"] = " common lib server/engine server/control "
-    may["server"] = " common lib server/engine server/control "
+    may["server"] = " common lib server/engine server/control server/volumes "
+    may["server/volumes"] = " common server server/engine server/control "
     may["server/control"] = " common lib server/engine "
     may["server/engine"] = " common server/engine/source "
     may["server/engine/source"] = " common server/engine "
   }
   { f = folder($1); to = ""
     if ($2 ~ /^source\//) to = "server/engine/source"
+    else if ($2 ~ /^volumes\//) to = "server/volumes"
     else if ($2 ~ /\//) next
     else {
       for (i = 1; i <= n; i++) # its own folder has it first
@@ -97,6 +101,8 @@ awk "$floors"'
       # Of lib, only wire.h is for the server, and backfill.h for all.
       if (to == "lib" && f ~ /^server/ && $2 != "wire.h" && $2 != "backfill.h")
         print $1 " includes " to "/" $2
+      if (to == "server/volumes" && $2 != "volumes/volumes.h")
+        print $1 " includes " $2 ", not volumes/volumes.h"
       if (to == "server/engine/source" && f == "server/engine" \
           && $2 != "source/source.h")
         print $1 " includes " $2 ", not source/source.h"

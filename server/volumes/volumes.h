@@ -21,7 +21,6 @@
 
 #include "control.h"
 #include "disk.h"
-#include "ledger.h"
 
 struct volumes_config {
   const char *runtime_dir; /* NULL: the default */

@@ -1,0 +1,96 @@
+/* close.c - see close.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+
+#include "cleanup.h"
+#include "clock.h"
+#include "log.h"
+#include "volumes/away.h"
+#include "volumes/close.h"
+#include "volumes/table.h"
+#include "volumes/writer.h"
+
+/* What the ledger says of a volume that was closed.  The lock is held. */
+static void
+note_closed (struct volumes *vs, const struct volume *v, enum job_status job)
+{
+  if (job == JOB_NONE)
+    ledger_remove (vs->ledger, v->path);
+  else if (job == JOB_CONCLUDED)
+    ledger_end (vs->ledger, v->path);
+  writer_start (vs);
+}
+
+static void
+close_task (void *arg)
+{
+  struct volume *v = arg;
+  struct volumes *vs = v->vs;
+  CLEANUP_FREE char *error = NULL;
+  enum job_status job;
+  struct away *a;
+  int r;
+
+  if (v->plain && job_get_status (v->disk) == JOB_NONE
+      && disk_detach (v->disk, &error) == -1)
+    log_debug ("%s: its sidecar stays: %s", v->path, error);
+  r = disk_gate (v->disk);
+  if (r == -1)
+    log_error ("%s: not everything could be made durable: %m", v->path);
+  job = job_get_status (v->disk);
+  LOCK_SCOPE (&vs->lock);
+  if (r == -1)
+    vs->result = -1;
+  else
+    note_closed (vs, v, job);
+  /* A command still uses it, which only the end of all does not wait for: it
+   * is left behind. */
+  if (v->refs > 0) {
+    log_error ("%s: a command on it does not end", v->path);
+    vs->result = -1;
+    vs->nr_open--;
+    v->state = VOLUME_FAILED;
+    table_changed (vs);
+    return;
+  }
+  pthread_mutex_unlock (&vs->lock);
+  /* So is one whose store does not answer, locked. */
+  if (disk_is_idle (v->disk))
+    disk_free (v->disk);
+  log_debug ("%s: closed", v->path);
+  pthread_mutex_lock (&vs->lock);
+  a = away_find (vs, v->path);
+  if (a && a->until == AWAY_CLOSING) {
+    a->free_since = now_ms ();
+    a->until = a->free_since + vs->config.grace;
+  }
+  table_remove (vs, v);
+}
+
+/* v is open.  The lock is held. */
+void
+close_start (struct volumes *vs, struct volume *v)
+{
+  table_set_state (v, VOLUME_CLOSING);
+  if (crew_run (vs->crew, close_task, v) == 0)
+    return;
+  log_error ("%s: cannot be closed: %m", v->path);
+  table_set_state (v, VOLUME_OPEN);
+  v->idle_since = v->since;
+}
+
+void
+close_put (struct volumes *vs, struct volume *v)
+{
+  v->refs--;
+  if (v->state == VOLUME_LEAVING && v->refs == 0)
+    close_start (vs, v);
+  /* Who waits for anything else is not kicked: two commands that wait, and
+   * hold a volume for a moment each time they look, would kick each other. */
+  else if (v->refs == MAX_COMMANDS - 1)
+    table_changed (vs);
+}

@@ -1,0 +1,166 @@
+/* get.c - see get.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+
+#include "clock.h"
+#include "message.h"
+#include "volumes/access.h"
+#include "volumes/away.h"
+#include "volumes/close.h"
+#include "volumes/get.h"
+#include "volumes/looks.h"
+#include "volumes/open.h"
+#include "volumes/table.h"
+
+/* The entry of path, unless it is of a failure that came before this command.
+ * The lock is held. */
+struct volume *
+get_entry (struct volumes *vs, const struct control_peer *peer,
+           const char *path)
+{
+  struct volume *v = table_find (vs, path);
+
+  if (!v || v->state != VOLUME_FAILED || peer->since < v->since)
+    return v;
+  table_remove (vs, v);
+  return NULL;
+}
+
+/* It is on its way in or out, or has failed: -1 with errno, and *error unless
+ * it is EINPROGRESS. */
+int
+get_wait (struct volumes *vs, const struct control_peer *peer,
+          const struct volume *v, char **error)
+{
+  uint64_t now = now_ms ();
+
+  if (v->state == VOLUME_FAILED) {
+    message_set (error, "%s", v->error ? v->error : "out of memory");
+    errno = v->err;
+    return -1;
+  }
+  if (now - peer->since > PATIENCE_MS
+      || (v->state != VOLUME_OPEN && now - v->since > PATIENCE_MS))
+    return table_no_answer (v->path,
+                            v->state == VOLUME_OPENING ? "is being opened"
+                            : v->state == VOLUME_OPEN  ? "is in use"
+                                                       : "is being closed",
+                            error);
+  return table_later (vs);
+}
+
+/* May the peer have what is open?  The file at the path may be another than
+ * that, or than the one that was looked at.  The lock is let go meanwhile, and
+ * v held: asking its store may take as long as that likes. */
+bool
+get_may_have (struct volumes *vs, const struct control_peer *peer,
+              struct volume *v)
+{
+  bool allowed;
+
+  if (access_is_ours (peer))
+    return true;
+  v->refs++;
+  pthread_mutex_unlock (&vs->lock);
+  allowed = disk_store_owner (v->disk) == peer->uid;
+  pthread_mutex_lock (&vs->lock);
+  close_put (vs, v);
+  return allowed;
+}
+
+/* It was let go for another a moment ago, and nobody has it: not now.  One
+ * that somebody has is opened, and its owner named then.  The lock is held. */
+static int
+check_away (struct volumes *vs, const struct control_peer *peer,
+            const char *path, char **error)
+{
+  struct away *a = away_find (vs, path);
+  struct look *l;
+
+  if (!a || now_ms () >= a->until)
+    return 0;
+  if (look_for (vs, peer, path, false, &l, error) == -1)
+    return -1;
+  if (l->err || l->peek.in_use)
+    return 0;
+  errno = EBUSY;
+  message_set (error,
+               "'%s' was let go for another process a moment ago: ask that "
+               "one, or try again",
+               path);
+  return -1;
+}
+
+static bool
+is_meant (const struct volume *v, const struct file_id *file)
+{
+  return v->more.has_file && file && file_id_equal (v->more.file, *file);
+}
+
+/* The volume of path, open; or NULL.  The lock is held, and let go
+ * meanwhile. */
+struct volume *
+get_volume (struct volumes *vs, const struct control_peer *peer,
+            const char *path, const struct file_id *file, char **error)
+{
+  struct disk_config more = { .has_file = file != NULL };
+  struct volume *v;
+  struct look *l;
+
+  if (table_check_stop (vs, error) == -1
+      || access_check_name (path, error) == -1)
+    return NULL;
+  if (file)
+    more.file = *file;
+  v = get_entry (vs, peer, path);
+  /* It failed because another file was meant. */
+  if (v && v->state == VOLUME_FAILED && v->err == ESTALE
+      && !is_meant (v, file)) {
+    table_remove (vs, v);
+    v = NULL;
+  }
+  if (v && v->state == VOLUME_OPEN) {
+    if (access_check_file (path, file, disk_file (v->disk), error) == -1)
+      return NULL;
+    if (v->refs >= MAX_COMMANDS) {
+      get_wait (vs, peer, v, error);
+      return NULL;
+    }
+    if (!get_may_have (vs, peer, v)) {
+      access_denied (path, error);
+      return NULL;
+    }
+    /* It may have been let go meanwhile. */
+    v = table_find (vs, path);
+    if (v && v->state == VOLUME_OPEN) {
+      v->used = true;
+      v->idle_since = now_ms ();
+      return v;
+    }
+    table_later (vs);
+    return NULL;
+  }
+  if (v) {
+    get_wait (vs, peer, v, error);
+    return NULL;
+  }
+  /* Others get no place in the table for what is not theirs. */
+  if (!access_is_ours (peer)) {
+    if (look_for (vs, peer, path, false, &l, error) == -1)
+      return NULL;
+    if (l->err) {
+      look_fail (l, error);
+      return NULL;
+    }
+  }
+  if (check_away (vs, peer, path, error) == -1
+      || open_make_room (vs, access_user (peer), error) == -1)
+    return NULL;
+  if (open_start (vs, path, access_user (peer), &more, false, error))
+    table_later (vs);
+  return NULL;
+}

@@ -1,0 +1,118 @@
+/* writer.c - see writer.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "config.h"
+
+#include <errno.h>
+
+#include "cleanup.h"
+#include "clock.h"
+#include "log.h"
+#include "message.h"
+#include "volumes/access.h"
+#include "volumes/table.h"
+#include "volumes/writer.h"
+
+static void
+write_ledger (void *arg)
+{
+  struct volumes *vs = arg;
+  LOCK_SCOPE (&vs->lock);
+
+  while (vs->durable < vs->ledger->version) {
+    CLEANUP_FREE char *text = ledger_text (vs->ledger);
+    uint64_t version = vs->ledger->version;
+    int r, err;
+
+    vs->writing_since = now_ms ();
+    pthread_mutex_unlock (&vs->lock);
+    errno = ENOMEM;
+    r = text ? ledger_write (vs->state_dir, text) : -1;
+    err = errno;
+    pthread_mutex_lock (&vs->lock);
+    if (r == 0)
+      vs->durable = version;
+    else {
+      vs->failed = version;
+      vs->failed_errno = err;
+      vs->write_again = now_ms () + FAILED_MS;
+      errno = err;
+      log_error ("the ledger in %s cannot be written: %m", vs->state_dir);
+      break;
+    }
+    table_changed (vs);
+  }
+  vs->writing = false;
+  table_changed (vs);
+}
+
+/* Have what has changed written.  The lock is held. */
+void
+writer_start (struct volumes *vs)
+{
+  if (vs->writing || vs->durable >= vs->ledger->version)
+    return;
+  if (crew_run (vs->crew, write_ledger, vs) == 0) {
+    vs->writing = true;
+    vs->writing_since = now_ms ();
+  }
+}
+
+/* 1: that version is on the disk; 0: not yet; -1 with errno and *error: it
+ * cannot be written.  The lock is held. */
+int
+writer_is_durable (struct volumes *vs, uint64_t version, char **error)
+{
+  if (vs->durable >= version)
+    return 1;
+  if (vs->failed >= version) {
+    errno = vs->failed_errno;
+    message_set (error, "the ledger in %s cannot be written: %m",
+                 vs->state_dir);
+    return -1;
+  }
+  if (vs->writing && now_ms () - vs->writing_since > PATIENCE_MS) {
+    errno = ETIMEDOUT;
+    message_set (error, "the ledger in %s cannot be written: %m",
+                 vs->state_dir);
+    return -1;
+  }
+  writer_start (vs);
+  return 0;
+}
+
+static int
+fail_ledger (const char *path, char **error)
+{
+  if (errno == EDQUOT)
+    message_set (error,
+                 "'%s': as many of your volumes as may be have a job in "
+                 "progress: wait until one has ended",
+                 path);
+  else
+    message_set (error, "out of memory");
+  return -1;
+}
+
+/* Before a job: a daemon that dies then finds no job, not a job that nobody
+ * goes on with.  The lock is held. */
+int
+writer_enter (struct volumes *vs, const struct control_peer *peer,
+              const char *path, char **error)
+{
+  struct ledger_entry *e = ledger_add (vs->ledger, path, access_user (peer));
+  int r, err;
+
+  if (!e)
+    return fail_ledger (path, error);
+  r = writer_is_durable (vs, e->version, error);
+  if (r == 1)
+    return 0;
+  if (r == 0)
+    return table_later (vs);
+  err = errno;
+  ledger_remove (vs->ledger, path);
+  errno = err;
+  return -1;
+}
