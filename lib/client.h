@@ -4,8 +4,11 @@
  * conn      one connection to a control socket: framing, requests, events
  * reply     JSON answers into the structs of backfill.h
  * handle    the public handle: idle connections, and calls over them
+ * route     which server a disk is on
  * ask       all servers at once
- * calls, map, events   the public calls
+ * request   what the calls about disks and jobs send
+ * wait      wait for a job's end
+ * job, allocate, disks, map, events, command   the public calls
  *
  * Locking: a call takes a connection out of its handle and is its only user
  * until it puts it back; the handle's mutex guards the list of idle ones and
@@ -192,20 +195,6 @@ int64_t handle_deadline (struct backfill *h) __attribute__ ((nonnull (1)));
 struct conn *handle_take_idle (struct backfill *h, const char *socket)
     __attribute__ ((nonnull (1, 2)));
 
-/* The server of a disk, and what it calls it: *device is malloc'd, NULL for
- * its only one.  The caller gives the connection back. */
-struct conn *handle_route (struct backfill *h, const char *disk, bool events,
-                           char **device, int64_t deadline)
-    __attribute__ ((nonnull (1, 4)));
-
-/* backfilld, for the store at path; *device is malloc'd: the path with its
- * folder resolved.  NULL with ENXIO if none answers. */
-struct conn *handle_daemon (struct backfill *h, const char *path, bool events,
-                            char **device, int64_t deadline)
-    __attribute__ ((nonnull (1, 2, 4)));
-/* The disk argument is a path, not a name. */
-bool handle_is_path (const char *disk) __attribute__ ((nonnull (1)));
-
 /* Send {"device": device, arguments...} over a connection of that route.
  * arguments may be NULL, and are stolen; so may device. */
 json_t *handle_execute (struct conn *conn, const char *device,
@@ -216,12 +205,79 @@ json_t *handle_execute (struct conn *conn, const char *device,
 json_t *handle_call (struct backfill *h, const char *disk, const char *command,
                      json_t *arguments) __attribute__ ((nonnull (1, 3)));
 
-/* The name (malloc'd) of the disk of a route. */
-char *handle_disk_name (struct conn *conn, const char *device, int64_t deadline)
-    __attribute__ ((nonnull (1)));
-
 /* A handle over a connected socket, for tests: it cannot connect again. */
 struct backfill *handle_adopt (int fd, unsigned timeout);
+
+/* route.c */
+
+/* The server of a disk, and what it calls it: *device is malloc'd, NULL for
+ * its only one.  The caller gives the connection back. */
+struct conn *route_disk (struct backfill *h, const char *disk, bool events,
+                         char **device, int64_t deadline)
+    __attribute__ ((nonnull (1, 4)));
+
+/* backfilld, for the store at path; *device is malloc'd: the path with its
+ * folder resolved.  NULL with ENXIO if none answers. */
+struct conn *route_daemon (struct backfill *h, const char *path, bool events,
+                           char **device, int64_t deadline)
+    __attribute__ ((nonnull (1, 2, 4)));
+/* The disk argument is a path, not a name. */
+bool route_is_path (const char *disk) __attribute__ ((nonnull (1)));
+
+/* The name (malloc'd) of the disk of a route. */
+char *route_disk_name (struct conn *conn, const char *device, int64_t deadline)
+    __attribute__ ((nonnull (1)));
+
+/* request.c: what the calls about disks and jobs send. */
+
+/* A caller's struct_size above this is not a size, but never set. */
+#define MAX_STRUCT_SIZE 65536
+
+/* A size must fit into JSON's integers: EINVAL. */
+int request_check_size (const char *what, uint64_t n)
+    __attribute__ ((nonnull (1)));
+/* *args: {"number": number}; NULL for 0, whichever job it is. */
+int request_number (uint64_t number, json_t **args)
+    __attribute__ ((nonnull (2)));
+/* A command about one disk that returns nothing.  arguments may be NULL, and
+ * are stolen. */
+int request_simple (struct backfill *h, const char *disk, const char *command,
+                    json_t *arguments) __attribute__ ((nonnull (1, 3)));
+
+/* job.c */
+
+/* What the job of a disk looks like now: that of the number, or with 0 the
+ * present one. */
+int job_query (struct conn *conn, const char *device, uint64_t number,
+               int64_t deadline, struct backfill_job_info *info)
+    __attribute__ ((nonnull (1, 5)));
+
+/* wait.c */
+
+/* A call that waits for a job's end. */
+struct job_wait {
+  struct backfill *h;
+  const char *disk;  /* as the caller named it */
+  struct conn *conn; /* keeps events; another when the disk's server is */
+  char *name;        /* what that server calls the disk; malloc'd */
+  uint64_t number;   /* 0: the job that is there, whose number it becomes */
+  int64_t until;     /* of the waiting, not of the requests */
+  backfill_progress_fn progress; /* or NULL */
+  void *opaque;
+};
+/* conn (NULL, if the disk's next server was not found) and name stay the
+ * caller's to release. */
+int job_wait (struct job_wait *w) __attribute__ ((nonnull (1)));
+
+/* disks.c */
+
+/* The answers of all servers to query-disks or query-block-jobs, in one array.
+ * Disks of servers that do not answer are in it with "unanswered"; jobs of such
+ * are not. */
+json_t *disks_ask (struct backfill *h, const char *command)
+    __attribute__ ((nonnull (1, 2)));
+/* Those of query-disks, and the volumes that backfilld has not open. */
+json_t *disks_ask_all (struct backfill *h) __attribute__ ((nonnull (1)));
 
 /* ask.c */
 

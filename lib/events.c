@@ -146,11 +146,11 @@ backfill_events_open (struct backfill *h, const char *disk)
     error_nomem ();
     goto error;
   }
-  events->conns[0] = handle_route (h, disk, true, &device, deadline);
+  events->conns[0] = route_disk (h, disk, true, &device, deadline);
   if (events->conns[0] == NULL)
     goto error;
   events->n = 1;
-  events->name = handle_disk_name (events->conns[0], device, deadline);
+  events->name = route_disk_name (events->conns[0], device, deadline);
   if (events->name == NULL)
     goto error;
   return events;

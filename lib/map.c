@@ -31,11 +31,11 @@ get_pages (struct backfill *h, const char *disk, uint64_t offset,
 
   if (offset > INT64_MAX || length > INT64_MAX - offset)
     return error_set (EINVAL, "the range is more than any disk can hold");
-  conn = handle_route (h, disk, false, &device, deadline);
+  conn = route_disk (h, disk, false, &device, deadline);
   if (conn == NULL)
     return -1;
   if (device == NULL) /* the only disk, or an error that lists them */
-    device = handle_disk_name (conn, NULL, deadline);
+    device = route_disk_name (conn, NULL, deadline);
   if (device == NULL) {
     handle_give (h, conn);
     return -1;
