@@ -12,6 +12,7 @@
  */
 #include "config.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,17 +52,6 @@ get_optional_uint (const json_t *object, const char *what, const char *member,
   return get_uint (object, what, member, n);
 }
 
-static int
-get_bool (const json_t *object, const char *what, const char *member, int *b)
-{
-  const json_t *value = json_object_get (object, member);
-
-  if (!json_is_boolean (value))
-    return bad_member (what, member);
-  *b = json_is_true (value);
-  return 0;
-}
-
 /* Absent or null: *s is NULL. */
 static int
 get_optional_string (const json_t *object, const char *what, const char *member,
@@ -78,15 +68,6 @@ get_optional_string (const json_t *object, const char *what, const char *member,
   if (*s == NULL)
     error_nomem ();
   return *s == NULL ? -1 : 0;
-}
-
-static int
-get_string (const json_t *object, const char *what, const char *member,
-            char **s)
-{
-  if (!json_is_string (json_object_get (object, member)))
-    return bad_member (what, member);
-  return get_optional_string (object, what, member, s);
 }
 
 /* Position of a word in a list that ends with NULL; -1 if it is not there. */
@@ -116,6 +97,99 @@ static const char *const pause_words[] = { "none", "user", "nospace", NULL };
 static const char *const on_error_words[] = { "report", "skip", NULL };
 static const char *const state_words[] = { "local", "absent", "zero", NULL };
 
+/* --- tables of members ------------------------------------------------ */
+
+/* A member of an object, and where it goes in a struct. */
+struct field {
+  const char *member; /* NULL ends a table */
+  enum {
+    UINT,            /* uint64_t */
+    OPTIONAL_UINT,   /* the same; absent: left as it is */
+    BOOL,            /* int */
+    STRING,          /* char *, malloc'd */
+    OPTIONAL_STRING, /* the same; absent or null: NULL */
+    WORD,            /* int: its position in words */
+  } kind;
+  size_t offset; /* in the struct */
+  const char *const *words;
+};
+
+static int
+take_field (const json_t *object, const char *what, const struct field *f,
+            void *to)
+{
+  const char *member = f->member;
+
+  switch (f->kind) {
+  case UINT:
+    return get_uint (object, what, member, to);
+  case OPTIONAL_UINT:
+    return get_optional_uint (object, what, member, to);
+  case BOOL: {
+    const json_t *value = json_object_get (object, member);
+
+    if (!json_is_boolean (value))
+      return bad_member (what, member);
+    *(int *)to = json_is_true (value);
+    return 0;
+  }
+  case STRING:
+    if (!json_is_string (json_object_get (object, member)))
+      return bad_member (what, member);
+    return get_optional_string (object, what, member, to);
+  case OPTIONAL_STRING:
+    return get_optional_string (object, what, member, to);
+  case WORD:
+    return get_word (object, what, member, f->words, to);
+  }
+  return bad_member (what, member);
+}
+
+static int
+take_fields (const json_t *object, const char *what, const struct field *f,
+             void *to)
+{
+  for (; f->member != NULL; f++)
+    if (take_field (object, what, f, (char *)to + f->offset) == -1)
+      return -1;
+  return 0;
+}
+
+static void
+free_fields (const struct field *f, void *from)
+{
+  for (; f->member != NULL; f++)
+    if (f->kind == STRING || f->kind == OPTIONAL_STRING)
+      free (*(char **)((char *)from + f->offset));
+}
+
+/* --- jobs ------------------------------------------------------------- */
+
+#define JOB(member) offsetof (struct backfill_job_info, member)
+
+static const struct field job_fields[] = {
+  { "job-type", WORD, JOB (type), type_words },
+  { "status", WORD, JOB (status), status_words },
+  { "pause-reason", WORD, JOB (pause_reason), pause_words },
+  { "on-error", WORD, JOB (on_error), on_error_words },
+  { "sparse", BOOL, JOB (sparse), NULL },
+  { "time-elapsed", UINT, JOB (time_elapsed), NULL },
+  { "time-remaining", UINT, JOB (time_remaining), NULL },
+  { "total", UINT, JOB (data_total), NULL },
+  { "processed", UINT, JOB (data_processed), NULL },
+  { "remaining", UINT, JOB (data_remaining), NULL },
+  { "range-offset", UINT, JOB (range_offset), NULL },
+  { "range-length", UINT, JOB (range_length), NULL },
+  { "local-at-start", UINT, JOB (local_at_start), NULL },
+  { "bytes-read", UINT, JOB (bytes_read), NULL },
+  { "speed", UINT, JOB (speed), NULL },
+  { "current-speed", UINT, JOB (current_speed), NULL },
+  { "failed-ranges", UINT, JOB (failed_ranges), NULL },
+  { "number", OPTIONAL_UINT, JOB (number), NULL },
+  { "failed-offset", OPTIONAL_UINT, JOB (failed_offset), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
 int
 reply_job (const json_t *value, struct backfill_job_info *info)
 {
@@ -131,30 +205,8 @@ reply_job (const json_t *value, struct backfill_job_info *info)
   if (!json_is_object (value))
     return bad_member ("a disk", "job");
 
-  if (get_word (value, what, "job-type", type_words, &info->type) == -1
-      || get_word (value, what, "status", status_words, &info->status) == -1
-      || get_word (value, what, "pause-reason", pause_words,
-                   &info->pause_reason)
-             == -1
-      || get_word (value, what, "on-error", on_error_words, &info->on_error)
-             == -1
-      || get_bool (value, what, "sparse", &info->sparse) == -1
-      || get_uint (value, what, "time-elapsed", &info->time_elapsed) == -1
-      || get_uint (value, what, "time-remaining", &info->time_remaining) == -1
-      || get_uint (value, what, "total", &info->data_total) == -1
-      || get_uint (value, what, "processed", &info->data_processed) == -1
-      || get_uint (value, what, "remaining", &info->data_remaining) == -1
-      || get_uint (value, what, "range-offset", &info->range_offset) == -1
-      || get_uint (value, what, "range-length", &info->range_length) == -1
-      || get_uint (value, what, "local-at-start", &info->local_at_start) == -1
-      || get_uint (value, what, "bytes-read", &info->bytes_read) == -1
-      || get_uint (value, what, "speed", &info->speed) == -1
-      || get_uint (value, what, "current-speed", &info->current_speed) == -1
-      || get_uint (value, what, "failed-ranges", &info->failed_ranges) == -1
-      || get_optional_uint (value, what, "number", &info->number) == -1
-      || get_optional_uint (value, what, "errno", &n) == -1
-      || get_optional_uint (value, what, "failed-offset", &info->failed_offset)
-             == -1)
+  if (take_fields (value, what, job_fields, info) == -1
+      || get_optional_uint (value, what, "errno", &n) == -1)
     return -1;
   if (n > INT_MAX)
     return bad_member (what, "errno");
@@ -180,19 +232,59 @@ reply_number (const json_t *value, uint64_t *number)
   return get_optional_uint (value, "a started job", "number", number);
 }
 
+/* --- disks ------------------------------------------------------------ */
+
+#define DISK(member) offsetof (struct backfill_disk_info, member)
+
+/* What also a disk has whose server did not answer. */
+static const struct field entry_fields[] = {
+  { "name", STRING, DISK (name), NULL },
+  { "store", STRING, DISK (store), NULL },
+  { "unanswered", OPTIONAL_STRING, DISK (unanswered), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
+static const struct field disk_fields[] = {
+  { "metadata", OPTIONAL_STRING, DISK (metadata), NULL },
+  { "backing", OPTIONAL_STRING, DISK (backing), NULL },
+  { "size", UINT, DISK (size), NULL },
+  { "local", UINT, DISK (local), NULL },
+  { "absent", UINT, DISK (absent), NULL },
+  { "source", STRING, DISK (source), NULL },
+  { "source-reason", OPTIONAL_STRING, DISK (source_reason), NULL },
+  { "complete", BOOL, DISK (complete), NULL },
+  { "detached", BOOL, DISK (detached), NULL },
+  { "read-only", BOOL, DISK (read_only), NULL },
+  { "sync-error", OPTIONAL_STRING, DISK (sync_error), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
+static const struct field damage_fields[] = {
+  { "sectors", UINT, DISK (damaged_sectors), NULL },
+  { "offset", UINT, DISK (damaged_offset), NULL },
+  { "length", UINT, DISK (damaged_length), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
+static const struct field stats_fields[] = {
+  { "bytes-fetched", OPTIONAL_UINT, DISK (bytes_fetched), NULL },
+  { "demand-fetches", OPTIONAL_UINT, DISK (demand_fetches), NULL },
+  { "ahead-fetches", OPTIONAL_UINT, DISK (ahead_fetches), NULL },
+  { "background-fetches", OPTIONAL_UINT, DISK (background_fetches), NULL },
+  { "guest-reads", OPTIONAL_UINT, DISK (guest_reads), NULL },
+  { "guest-writes", OPTIONAL_UINT, DISK (guest_writes), NULL },
+  { "flushes", OPTIONAL_UINT, DISK (flushes), NULL },
+  { "commits", OPTIONAL_UINT, DISK (commits), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
 void
 backfill_free_disk_info (struct backfill_disk_info *info)
 {
   if (info == NULL)
     return;
-  free (info->name);
-  free (info->store);
-  free (info->metadata);
-  free (info->backing);
-  free (info->source);
-  free (info->source_reason);
-  free (info->sync_error);
-  free (info->unanswered);
+  free_fields (entry_fields, info);
+  free_fields (disk_fields, info);
   free (info);
 }
 
@@ -206,96 +298,83 @@ backfill_free_disks (struct backfill_disk_info **disks)
   free (disks);
 }
 
+/* 0, or -1: of a disk whose server answered. */
+static int
+take_disk (const json_t *value, struct backfill_disk_info *info)
+{
+  static const char what[] = "a disk";
+  const json_t *damaged = json_object_get (value, "damaged");
+  uint64_t granule;
+
+  if (take_fields (value, what, disk_fields, info) == -1
+      || get_uint (value, what, "granule", &granule) == -1
+      || reply_job (json_object_get (value, "job"), &info->job) == -1)
+    return -1;
+  if (granule == 0 || granule > UINT32_MAX)
+    return bad_member (what, "granule");
+  info->granule = (uint32_t)granule;
+  if (info->local + info->absent != info->size)
+    return error_set (EPROTO,
+                      "the server's answer makes no sense: a disk's local "
+                      "and absent bytes are not its size");
+  if (damaged != NULL && !json_is_null (damaged)
+      && take_fields (damaged, "damage", damage_fields, info) == -1)
+    return -1;
+  return take_fields (json_object_get (value, "stats"), "stats", stats_fields,
+                      info);
+}
+
 struct backfill_disk_info *
 reply_disk (const json_t *value)
 {
-  static const char what[] = "a disk";
   struct backfill_disk_info *info = calloc (1, sizeof *info);
-  const json_t *stats, *damaged;
-  uint64_t granule;
 
   if (info == NULL)
     return error_nomem ();
   info->struct_size = sizeof *info;
-  if (get_string (value, what, "name", &info->name) == -1
-      || get_string (value, what, "store", &info->store) == -1
-      || get_optional_string (value, what, "unanswered", &info->unanswered)
-             == -1)
-    goto error;
-  if (info->unanswered != NULL)
+  if (take_fields (value, "a disk", entry_fields, info) == 0
+      && (info->unanswered != NULL || take_disk (value, info) == 0))
     return info;
-  if (get_optional_string (value, what, "metadata", &info->metadata) == -1
-      || get_optional_string (value, what, "backing", &info->backing) == -1
-      || get_uint (value, what, "size", &info->size) == -1
-      || get_uint (value, what, "local", &info->local) == -1
-      || get_uint (value, what, "absent", &info->absent) == -1
-      || get_uint (value, what, "granule", &granule) == -1
-      || get_string (value, what, "source", &info->source) == -1
-      || get_optional_string (value, what, "source-reason",
-                              &info->source_reason)
-             == -1
-      || get_bool (value, what, "complete", &info->complete) == -1
-      || get_bool (value, what, "detached", &info->detached) == -1
-      || get_bool (value, what, "read-only", &info->read_only) == -1
-      || get_optional_string (value, what, "sync-error", &info->sync_error)
-             == -1
-      || reply_job (json_object_get (value, "job"), &info->job) == -1)
-    goto error;
-  if (granule == 0 || granule > UINT32_MAX) {
-    bad_member (what, "granule");
-    goto error;
-  }
-  info->granule = (uint32_t)granule;
-  if (info->local + info->absent != info->size) {
-    error_set (EPROTO, "the server's answer makes no sense: a disk's local "
-                       "and absent bytes are not its size");
-    goto error;
-  }
-  damaged = json_object_get (value, "damaged");
-  if (damaged != NULL && !json_is_null (damaged)
-      && (get_uint (damaged, "damage", "sectors", &info->damaged_sectors) == -1
-          || get_uint (damaged, "damage", "offset", &info->damaged_offset) == -1
-          || get_uint (damaged, "damage", "length", &info->damaged_length)
-                 == -1))
-    goto error;
-  stats = json_object_get (value, "stats");
-  if (get_optional_uint (stats, "stats", "bytes-fetched", &info->bytes_fetched)
-          == -1
-      || get_optional_uint (stats, "stats", "demand-fetches",
-                            &info->demand_fetches)
-             == -1
-      || get_optional_uint (stats, "stats", "ahead-fetches",
-                            &info->ahead_fetches)
-             == -1
-      || get_optional_uint (stats, "stats", "background-fetches",
-                            &info->background_fetches)
-             == -1
-      || get_optional_uint (stats, "stats", "guest-reads", &info->guest_reads)
-             == -1
-      || get_optional_uint (stats, "stats", "guest-writes", &info->guest_writes)
-             == -1
-      || get_optional_uint (stats, "stats", "flushes", &info->flushes) == -1
-      || get_optional_uint (stats, "stats", "commits", &info->commits) == -1)
-    goto error;
-  return info;
-
-error:
   backfill_free_disk_info (info);
   return NULL;
 }
+
+/* --- events ----------------------------------------------------------- */
+
+#define EVENT(member) offsetof (struct backfill_event, member)
+
+static const struct field event_fields[] = {
+  { "event", STRING, EVENT (event), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
+static const struct field data_fields[] = {
+  { "device", OPTIONAL_STRING, EVENT (disk), NULL },
+  { "status", OPTIONAL_STRING, EVENT (status), NULL },
+  { "error", OPTIONAL_STRING, EVENT (error), NULL },
+  { "reason", OPTIONAL_STRING, EVENT (reason), NULL },
+  { "operation", OPTIONAL_STRING, EVENT (operation), NULL },
+  { "action", OPTIONAL_STRING, EVENT (action), NULL },
+  { "len", OPTIONAL_UINT, EVENT (len), NULL },
+  { "offset", OPTIONAL_UINT, EVENT (offset), NULL },
+  { "speed", OPTIONAL_UINT, EVENT (speed), NULL },
+  { "number", OPTIONAL_UINT, EVENT (number), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
+static const struct field stamp_fields[] = {
+  { "seconds", OPTIONAL_UINT, EVENT (seconds), NULL },
+  { "microseconds", OPTIONAL_UINT, EVENT (microseconds), NULL },
+  { NULL, UINT, 0, NULL },
+};
 
 void
 backfill_free_event (struct backfill_event *event)
 {
   if (event == NULL)
     return;
-  free (event->event);
-  free (event->disk);
-  free (event->status);
-  free (event->error);
-  free (event->reason);
-  free (event->operation);
-  free (event->action);
+  free_fields (event_fields, event);
+  free_fields (data_fields, event);
   free (event->json);
   free (event);
 }
@@ -311,34 +390,24 @@ reply_event (const json_t *value)
   if (ev == NULL)
     return error_nomem ();
   ev->struct_size = sizeof *ev;
-  if (get_string (value, what, "event", &ev->event) == -1
-      || get_optional_string (data, what, "device", &ev->disk) == -1
+  if (take_fields (value, what, event_fields, ev) == -1
+      || take_fields (data, what, data_fields, ev) == -1
+      /* QEMU's events about jobs say "id". */
       || (ev->disk == NULL
           && get_optional_string (data, what, "id", &ev->disk) == -1)
-      || get_optional_string (data, what, "status", &ev->status) == -1
-      || get_optional_string (data, what, "error", &ev->error) == -1
-      || get_optional_string (data, what, "reason", &ev->reason) == -1
-      || get_optional_string (data, what, "operation", &ev->operation) == -1
-      || get_optional_string (data, what, "action", &ev->action) == -1
-      || get_optional_uint (data, what, "len", &ev->len) == -1
-      || get_optional_uint (data, what, "offset", &ev->offset) == -1
-      || get_optional_uint (data, what, "speed", &ev->speed) == -1
-      || get_optional_uint (data, what, "number", &ev->number) == -1
-      || get_optional_uint (stamp, what, "seconds", &ev->seconds) == -1
-      || get_optional_uint (stamp, what, "microseconds", &ev->microseconds)
-             == -1)
+      || take_fields (stamp, what, stamp_fields, ev) == -1)
     goto error;
   ev->json = json_dumps (value, JSON_COMPACT);
-  if (ev->json == NULL) {
-    error_nomem ();
-    goto error;
-  }
-  return ev;
+  if (ev->json != NULL)
+    return ev;
+  error_nomem ();
 
 error:
   backfill_free_event (ev);
   return NULL;
 }
+
+/* --- maps ------------------------------------------------------------- */
 
 static int
 append_region (struct region_list *list, uint64_t offset, uint64_t length,
