@@ -16,6 +16,9 @@
  * syncs: a torn copy leaves the state before, and damage to one copy later
  * leaves the state after.
  *
+ * sidecar-header.h packs the header, sidecar-map.c has the sectors of S,
+ * sidecar-job.c the job record.
+ *
  * Locking: the caller sees to it that one thread at a time changes the header
  * or the job record.  Sectors may be read and written from any thread, but
  * one sector by one at a time.
@@ -32,67 +35,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define SIDECAR_MAGIC "BKFILL\r\n"
-#define SIDECAR_VERSION 1u
-#define SIDECAR_HEADER_SIZE 16384u
-#define SIDECAR_JOB_OFFSET 32768u
-#define SIDECAR_JOB_SIZE 4096u
-#define SIDECAR_COUNT_OFFSET 40960u
-#define SIDECAR_COUNT_SIZE 4096u
-#define SIDECAR_MAP_OFFSET 65536u
-#define SIDECAR_SECTOR 512u
-#define SIDECAR_BITS 3968u /* granules in a sector */
-#define SIDECAR_WORDS 62u  /* 64-bit words of bits in a sector */
-/* Largest disk: the map's index in memory stays under 1 GiB of address
- * space, and offsets within off_t. */
-#define SIDECAR_MAX_SIZE(granule)                                         \
-  ((UINT64_C (1) << 27) * SIDECAR_BITS * (granule) < (UINT64_C (1) << 62) \
-       ? (UINT64_C (1) << 27) * SIDECAR_BITS * (granule)                  \
-       : (UINT64_C (1) << 62))
-#define SIDECAR_UUID_SIZE 16
-#define SIDECAR_NONCE_SIZE 16
-#define SIDECAR_BOOT_ID_SIZE 16
-#define SIDECAR_DIGEST_SIZE 32
-
-/* header.state */
-#define SIDECAR_CREATING 1u /* the store may not be there yet */
-#define SIDECAR_COMPLETE 2u /* everything is local: S is not used */
-#define SIDECAR_DETACHED 4u /* to be unlinked at the next clean close */
-
-enum sidecar_identity_mode {
-  SIDECAR_IDENTITY_NONE,
-  SIDECAR_IDENTITY_CONTENT,
-  SIDECAR_IDENTITY_SIZE,
-};
-
-/* The header in memory.  Strings are malloc'd, NULL if not recorded. */
-struct sidecar_header {
-  uint8_t uuid[SIDECAR_UUID_SIZE];
-  uint64_t sequence;
-  uint64_t size;    /* of the disk */
-  uint32_t granule; /* bytes */
-  uint32_t state;
-  uint64_t store_ino, store_btime;
-  uint32_t identity_mode;
-  uint64_t identity_size;
-  uint8_t identity_digest[SIDECAR_DIGEST_SIZE];
-  uint64_t session;                  /* number of the latest */
-  uint8_t nonce[SIDECAR_NONCE_SIZE]; /* and what nobody else knows of it; all
-                                        zero: not recorded */
-  bool session_open;
-  uint32_t session_pid;
-  uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
-  uint32_t session_user; /* who made its W; 0: root, or not recorded */
-  uint64_t map_offset, map_length;     /* S; length 0: none */
-  uint64_t job_offset, job_length;     /* job record; length 0: none */
-  uint64_t count_offset, count_length; /* the session's count; the same */
-  /* settings that a restart with only STORE takes up again; 0 = default */
-  uint64_t timeout, retry;
-  uint32_t fetch_unit, connections;
-  char *name, *backing, *work, *control;
-  char *store;       /* its path when it was last opened */
-  char *command_dir; /* where backing's command runs */
-};
+#include "sidecar-header.h"
 
 struct sidecar {
   int fd;
@@ -189,11 +132,6 @@ int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 void sidecar_free (struct sidecar *sc);
 void sidecar_unlock (struct sidecar *sc) __attribute__ ((nonnull (1)));
-
-void sidecar_header_clear (struct sidecar_header *h)
-    __attribute__ ((nonnull (1)));
-/* Set a string of the header to a copy; NULL clears it. */
-int sidecar_set (char **field, const char *value) __attribute__ ((nonnull (1)));
 
 /* Both header copies' condition, for check: true = valid. */
 void sidecar_copies (struct sidecar *sc, bool valid[2])
