@@ -10,26 +10,27 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 
-#include "cleanup.h"
 #include "clock.h"
 #include "crew.h"
+#include "lock.h"
 #include "thread.h"
 
 #define STACK_SIZE (512u << 10)
 #define IDLE_S 5
 
 struct task {
-  struct task *next;
+  STAILQ_ENTRY (task) next;
   void (*run) (void *arg);
   void *arg;
 };
 
 struct crew {
-  pthread_mutex_t lock;
+  struct lock lock;     /* guards the rest */
   pthread_cond_t wake;  /* a task, or the end */
   pthread_cond_t ended; /* a thread has */
-  struct task *first, **tail;
+  STAILQ_HEAD (, task) tasks;
   unsigned nr_tasks, nr_threads, nr_idle;
   bool stop;
 };
@@ -41,47 +42,38 @@ crew_new (void)
 
   if (!crew)
     return NULL;
-  crew->tail = &crew->first;
-  pthread_mutex_init (&crew->lock, NULL);
+  STAILQ_INIT (&crew->tasks);
+  lock_init (&crew->lock, LOCK_CREW);
   cond_init (&crew->wake);
   cond_init (&crew->ended);
   return crew;
 }
 
-static void
-add_task (struct crew *crew, struct task *task)
-{
-  *crew->tail = task;
-  crew->tail = &task->next;
-  crew->nr_tasks++;
-}
-
-/* The lock is held. */
 static struct task *
 take_task (struct crew *crew)
 {
-  struct task *task = crew->first;
+  struct task *task = STAILQ_FIRST (&crew->tasks);
 
+  ASSERT_HELD (&crew->lock);
   if (task) {
-    crew->first = task->next;
-    if (!crew->first)
-      crew->tail = &crew->first;
+    STAILQ_REMOVE_HEAD (&crew->tasks, next);
     crew->nr_tasks--;
   }
   return task;
 }
 
-/* NULL: the thread is not needed any more.  The lock is held. */
+/* The next task, waited for; NULL: the thread is not needed any more. */
 static struct task *
 next_task (struct crew *crew)
 {
-  struct timespec until = ms_to_timespec (now_ms () + IDLE_S * 1000);
+  uint64_t until = now_ms () + IDLE_S * 1000;
+  bool in_time = true;
   struct task *task;
-  int r = 0;
 
+  ASSERT_HELD (&crew->lock);
   crew->nr_idle++;
-  while (!(task = take_task (crew)) && !crew->stop && r == 0)
-    r = pthread_cond_timedwait (&crew->wake, &crew->lock, &until);
+  while (!(task = take_task (crew)) && !crew->stop && in_time)
+    in_time = lock_wait_ms (&crew->wake, &crew->lock, until);
   crew->nr_idle--;
   return task;
 }
@@ -94,55 +86,45 @@ work (void *arg)
   LOCK_SCOPE (&crew->lock);
 
   while ((task = next_task (crew))) {
-    pthread_mutex_unlock (&crew->lock);
+    UNLOCK_SCOPE (&crew->lock);
     task->run (task->arg);
     free (task);
-    pthread_mutex_lock (&crew->lock);
   }
   crew->nr_threads--;
   pthread_cond_broadcast (&crew->ended);
   return NULL;
 }
 
-/* The lock is held. */
 static int
 add_thread (struct crew *crew)
 {
-  pthread_attr_t attr;
-  pthread_t thread;
-  int r;
-
-  pthread_attr_init (&attr);
-  pthread_attr_setstacksize (&attr, STACK_SIZE);
-  pthread_attr_setdetachstate (&attr, PTHREAD_CREATE_DETACHED);
-  r = pthread_create (&thread, &attr, work, crew);
-  pthread_attr_destroy (&attr);
-  if (r == 0)
-    crew->nr_threads++;
-  return r;
+  ASSERT_HELD (&crew->lock);
+  if (thread_start_stack (NULL, STACK_SIZE, work, crew) == -1)
+    return -1;
+  crew->nr_threads++;
+  return 0;
 }
 
 int
 crew_run (struct crew *crew, void (*run) (void *arg), void *arg)
 {
   struct task *task = calloc (1, sizeof *task);
-  int r;
 
   if (!task)
     return -1;
   task->run = run;
   task->arg = arg;
   LOCK_SCOPE (&crew->lock);
-  /* Those that are idle, or were just made, take what waits already. */
-  if (crew->nr_tasks >= crew->nr_idle) {
-    r = add_thread (crew);
-    if (r != 0) {
-      free (task);
-      errno = r;
-      return -1;
-    }
+  /* The tasks that wait already take the idle threads. */
+  if (crew->nr_tasks >= crew->nr_idle && add_thread (crew) == -1) {
+    int err = errno;
+
+    free (task);
+    errno = err;
+    return -1;
   }
-  add_task (crew, task);
+  STAILQ_INSERT_TAIL (&crew->tasks, task, next);
+  crew->nr_tasks++;
   pthread_cond_signal (&crew->wake);
   return 0;
 }
@@ -150,7 +132,7 @@ crew_run (struct crew *crew, void (*run) (void *arg), void *arg)
 bool
 crew_free (struct crew *crew, unsigned ms)
 {
-  struct timespec until = ms_to_timespec (now_ms () + ms);
+  uint64_t until = now_ms () + ms;
   bool ended;
 
   if (!crew)
@@ -160,13 +142,13 @@ crew_free (struct crew *crew, unsigned ms)
     crew->stop = true;
     pthread_cond_broadcast (&crew->wake);
     while (crew->nr_threads > 0
-           && pthread_cond_timedwait (&crew->ended, &crew->lock, &until) == 0)
+           && lock_wait_ms (&crew->ended, &crew->lock, until))
       ;
     ended = crew->nr_threads == 0;
   }
   if (!ended)
     return false;
-  pthread_mutex_destroy (&crew->lock);
+  lock_destroy (&crew->lock);
   pthread_cond_destroy (&crew->wake);
   pthread_cond_destroy (&crew->ended);
   free (crew);

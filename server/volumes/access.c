@@ -13,7 +13,6 @@
 #include "path.h"
 #include "volumes/access.h"
 
-/* Absolute, and the one way to write it. */
 bool
 access_is_canonical (const char *path)
 {
@@ -51,7 +50,6 @@ access_is_ours (const struct control_peer *peer)
   return peer->uid == 0 || peer->uid == geteuid ();
 }
 
-/* Whose share it is. */
 uid_t
 access_user (const struct control_peer *peer)
 {
@@ -66,7 +64,6 @@ access_denied (const char *path, char **error)
   return -1;
 }
 
-/* NULL: whatever is there is meant. */
 int
 access_check_file (const char *path, const struct file_id *meant,
                    struct file_id is, char **error)
@@ -78,8 +75,6 @@ access_check_file (const char *path, const struct file_id *meant,
   return -1;
 }
 
-/* On a thread that may hang: 0 and *st of what is at path, -1 if that is no
- * store, or not the user's. */
 int
 access_check_path (const char *path, uid_t uid, char **error)
 {
@@ -107,7 +102,6 @@ access_check_path (const char *path, uid_t uid, char **error)
   return 0;
 }
 
-/* The same by whose the store was a moment ago. */
 bool
 access_may_see (const struct control_peer *peer, const struct volume *v)
 {

@@ -15,18 +15,19 @@ away_find (struct volumes *vs, const char *path)
 {
   struct away *a;
 
-  for (a = vs->away; a; a = a->next)
+  ASSERT_HELD (&vs->lock);
+  LIST_FOREACH (a, &vs->away, next)
     if (strcmp (a->path, path) == 0)
       break;
   return a;
 }
 
-/* The entry of path, made if there is none; NULL on ENOMEM. */
 struct away *
 away_note (struct volumes *vs, const char *path)
 {
   struct away *a = away_find (vs, path);
 
+  ASSERT_HELD (&vs->lock);
   if (a)
     return a;
   a = calloc (1, sizeof *a);
@@ -34,8 +35,7 @@ away_note (struct volumes *vs, const char *path)
     free (a);
     return NULL;
   }
-  a->next = vs->away;
-  vs->away = a;
+  LIST_INSERT_HEAD (&vs->away, a, next);
   vs->nr_away++;
   return a;
 }
@@ -43,27 +43,26 @@ away_note (struct volumes *vs, const char *path)
 void
 away_forget (struct volumes *vs, const char *path)
 {
-  for (struct away **p = &vs->away; *p; p = &(*p)->next)
-    if (strcmp ((*p)->path, path) == 0) {
-      struct away *a = *p;
+  struct away *a = away_find (vs, path);
 
-      *p = a->next;
-      vs->nr_away--;
-      free (a->path);
-      free (a);
-      return;
-    }
+  ASSERT_HELD (&vs->lock);
+  if (!a)
+    return;
+  LIST_REMOVE (a, next);
+  vs->nr_away--;
+  free (a->path);
+  free (a);
 }
 
-/* Entries that say nothing any more.  The lock is held. */
 void
 away_forget_old (struct volumes *vs)
 {
   uint64_t now = now_ms ();
   struct away *next;
 
-  for (struct away *a = vs->away; a; a = next) {
-    next = a->next;
+  ASSERT_HELD (&vs->lock);
+  for (struct away *a = LIST_FIRST (&vs->away); a; a = next) {
+    next = LIST_NEXT (a, next);
     if (now >= a->until && !ledger_has (vs->ledger, a->path))
       away_forget (vs, a->path);
   }

@@ -19,7 +19,7 @@
 #define AWAY_CLOSING UINT64_MAX
 
 struct away {
-  struct away *next;
+  LIST_ENTRY (away) next;
   char *path;
   uint64_t until;      /* let go for another owner: not opened before */
   uint64_t free_since; /* nobody has had it open since; 0: somebody has, as

@@ -14,10 +14,11 @@
 #include "volumes/table.h"
 #include "volumes/writer.h"
 
-/* What the ledger says of a volume that was closed.  The lock is held. */
+/* Have the ledger say what became of the job of a volume that was closed. */
 static void
 note_closed (struct volumes *vs, const struct volume *v, enum job_status job)
 {
+  ASSERT_HELD (&vs->lock);
   if (job == JOB_NONE)
     ledger_remove (vs->ledger, v->path);
   else if (job == JOB_CONCLUDED)
@@ -25,6 +26,7 @@ note_closed (struct volumes *vs, const struct volume *v, enum job_status job)
   writer_start (vs);
 }
 
+/* A task of the crew. */
 static void
 close_task (void *arg)
 {
@@ -47,8 +49,8 @@ close_task (void *arg)
     vs->result = -1;
   else
     note_closed (vs, v, job);
-  /* A command still uses it, which only the end of all does not wait for: it
-   * is left behind. */
+  /* A command still uses the disk: only volumes_stop closes a volume then.
+   * The disk is left to the end of the process. */
   if (v->refs > 0) {
     log_error ("%s: a command on it does not end", v->path);
     vs->result = -1;
@@ -57,12 +59,13 @@ close_task (void *arg)
     table_changed (vs);
     return;
   }
-  pthread_mutex_unlock (&vs->lock);
-  /* So is one whose store does not answer, locked. */
-  if (disk_is_idle (v->disk))
-    disk_free (v->disk);
-  log_debug ("%s: closed", v->path);
-  pthread_mutex_lock (&vs->lock);
+  {
+    UNLOCK_SCOPE (&vs->lock);
+    /* A disk whose store does not answer is left to it, too, with its lock. */
+    if (disk_is_idle (v->disk))
+      disk_free (v->disk);
+    log_debug ("%s: closed", v->path);
+  }
   a = away_find (vs, v->path);
   if (a && a->until == AWAY_CLOSING) {
     a->free_since = now_ms ();
@@ -71,10 +74,10 @@ close_task (void *arg)
   table_remove (vs, v);
 }
 
-/* v is open.  The lock is held. */
 void
 close_start (struct volumes *vs, struct volume *v)
 {
+  ASSERT_HELD (&vs->lock);
   table_set_state (v, VOLUME_CLOSING);
   if (crew_run (vs->crew, close_task, v) == 0)
     return;
@@ -86,11 +89,13 @@ close_start (struct volumes *vs, struct volume *v)
 void
 close_put (struct volumes *vs, struct volume *v)
 {
+  ASSERT_HELD (&vs->lock);
   v->refs--;
   if (v->state == VOLUME_LEAVING && v->refs == 0)
     close_start (vs, v);
-  /* Who waits for anything else is not kicked: two commands that wait, and
-   * hold a volume for a moment each time they look, would kick each other. */
+  /* A command that waits for anything but a place among the MAX_COMMANDS is
+   * not run again for this: two commands that wait, and hold a volume for a
+   * moment each time they are run, would wake each other for ever. */
   else if (v->refs == MAX_COMMANDS - 1)
     table_changed (vs);
 }

@@ -36,7 +36,7 @@ command_get (void *opaque, const struct control_peer *peer, const char *path,
   v = get_volume (vs, peer, path, file, error);
   if (!v)
     return NULL;
-  /* A job that was found in the volume is ours now, too. */
+  /* A job that was found in the volume is looked after from now on. */
   if ((use == CONTROL_JOB || has_job (v->disk))
       && writer_enter (vs, peer, path, error) == -1
       && (use == CONTROL_JOB || errno != EDQUOT))
@@ -67,7 +67,7 @@ command_peek (void *opaque, const struct control_peer *peer, const char *path,
   if (table_check_stop (vs, error) == -1
       || access_check_name (path, error) == -1)
     return -1;
-  /* A question does not take a volume. */
+  /* An open volume is asked itself; a question opens none. */
   if (table_find (vs, path))
     return 0;
   if (look_for (vs, peer, path, true, &l, error) == -1)
@@ -75,7 +75,7 @@ command_peek (void *opaque, const struct control_peer *peer, const char *path,
   if (l->err == EPERM)
     return look_fail (l, error);
   if (l->err || l->peek.in_use || !(l->peek.has_sidecar || l->peek.is_plain))
-    return 0; /* opening it tells what the matter is */
+    return 0; /* opening it says what is wrong */
   if (access_check_file (path, file, l->peek.file, error) == -1)
     return -1;
   if (look_copy (peek, &l->peek) == 0)
@@ -110,7 +110,7 @@ command_create (void *opaque, const struct control_peer *peer,
     if (v->state != VOLUME_OPEN && v->state != VOLUME_LEAVING) {
       int r = get_wait (vs, peer, v, error);
 
-      /* Nobody comes for it any more: it is not to be held when it opens. */
+      /* The command ends with an error: nobody comes for the volume. */
       if (errno != EINPROGRESS && v->state == VOLUME_OPENING)
         v->made_by = 0;
       return r;
@@ -138,25 +138,25 @@ command_create (void *opaque, const struct control_peer *peer,
   return table_later (vs);
 }
 
-/* It is open, and the peer may have it. */
+/* Close the open volume v, which the peer may have, for another owner. */
 static int
 let_go (struct volumes *vs, const struct control_peer *peer, struct volume *v,
         char **error)
 {
   struct away *a = away_note (vs, v->path);
 
+  ASSERT_HELD (&vs->lock);
   if (!a) {
     errno = ENOMEM;
     message_set (error, "out of memory");
     return -1;
   }
-  /* While it is on its way out, too, nobody else gets it. */
+  /* Until it is closed, too, nobody else gets it. */
   a->until = AWAY_CLOSING;
   a->free_since = 0;
   log_info ("%s: let go for process %ld", v->path, (long)peer->pid);
   table_set_state (v, VOLUME_LEAVING);
   v->leave_by = v->since + RELEASE_MS;
-  /* What cannot be made durable is recovered by the next owner. */
   if (v->refs == 0)
     close_start (vs, v);
   return table_later (vs);
@@ -192,7 +192,7 @@ command_release (void *opaque, const struct control_peer *peer,
   }
   if (v && v->state != VOLUME_FAILED)
     return get_wait (vs, peer, v, error);
-  /* It is not open here: all the same it is not opened for a while. */
+  /* It is not open here, and is not to be opened for a while. */
   a = away_find (vs, path);
   if (a && a->until > now_ms ())
     return 0;
@@ -237,8 +237,8 @@ command_take (void *opaque, const struct control_peer *peer, const char *path,
   v = get_entry (vs, peer, path);
   if (v && v->state == VOLUME_OPEN)
     return 0;
-  /* One on its way in may fail, as its owner had it a moment ago: its job
-   * would be nobody's.  So it is written down in any case. */
+  /* A volume that is being opened may fail, as its last owner had it a moment
+   * ago, and nobody would go on with its job: the ledger names it anyway. */
   if (writer_enter (vs, peer, path, error) == -1)
     return -1;
   a = away_note (vs, path);
@@ -264,7 +264,7 @@ command_forget (void *opaque, const struct control_peer *peer, const char *path,
     return 0;
   if (look_for (vs, peer, path, false, &l, error) == -1)
     return -1;
-  /* One that is there is opened, and its record forgotten. */
+  /* If the store is there, dismissing opens the volume. */
   if (!l->err ? !e->ended || l->peek.has_sidecar : l->err != ENOENT)
     return 0;
   log_info ("%s: forgotten, as asked", path);
@@ -282,7 +282,7 @@ command_set_total_speed (void *opaque, const struct control_peer *peer,
   int r;
   LOCK_SCOPE (&vs->lock);
 
-  /* Once: when it is run again another may have set another. */
+  /* Once: when this command is run again a later one may have set another. */
   if (peer->serial > vs->speed_serial) {
     disk_set_total_speed (speed);
     ledger_set_speed (vs->ledger, speed, vs->config.speed);

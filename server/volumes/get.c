@@ -16,28 +16,26 @@
 #include "volumes/open.h"
 #include "volumes/table.h"
 
-/* The entry of path, unless it is of a failure that came before this command.
- * The lock is held. */
 struct volume *
 get_entry (struct volumes *vs, const struct control_peer *peer,
            const char *path)
 {
   struct volume *v = table_find (vs, path);
 
+  ASSERT_HELD (&vs->lock);
   if (!v || v->state != VOLUME_FAILED || peer->since < v->since)
     return v;
   table_remove (vs, v);
   return NULL;
 }
 
-/* It is on its way in or out, or has failed: -1 with errno, and *error unless
- * it is EINPROGRESS. */
 int
 get_wait (struct volumes *vs, const struct control_peer *peer,
           const struct volume *v, char **error)
 {
   uint64_t now = now_ms ();
 
+  ASSERT_HELD (&vs->lock);
   if (v->state == VOLUME_FAILED) {
     message_set (error, "%s", v->error ? v->error : "out of memory");
     errno = v->err;
@@ -53,27 +51,26 @@ get_wait (struct volumes *vs, const struct control_peer *peer,
   return table_later (vs);
 }
 
-/* May the peer have what is open?  The file at the path may be another than
- * that, or than the one that was looked at.  The lock is let go meanwhile, and
- * v held: asking its store may take as long as that likes. */
 bool
 get_may_have (struct volumes *vs, const struct control_peer *peer,
               struct volume *v)
 {
   bool allowed;
 
+  ASSERT_HELD (&vs->lock);
   if (access_is_ours (peer))
     return true;
   v->refs++;
-  pthread_mutex_unlock (&vs->lock);
-  allowed = disk_store_owner (v->disk) == peer->uid;
-  pthread_mutex_lock (&vs->lock);
+  {
+    UNLOCK_SCOPE (&vs->lock);
+    allowed = disk_store_owner (v->disk) == peer->uid;
+  }
   close_put (vs, v);
   return allowed;
 }
 
-/* It was let go for another a moment ago, and nobody has it: not now.  One
- * that somebody has is opened, and its owner named then.  The lock is held. */
+/* A volume that was let go for another owner a moment ago, and that nobody has
+ * open, is refused.  If somebody has it open, opening it says who that is. */
 static int
 check_away (struct volumes *vs, const struct control_peer *peer,
             const char *path, char **error)
@@ -81,6 +78,7 @@ check_away (struct volumes *vs, const struct control_peer *peer,
   struct away *a = away_find (vs, path);
   struct look *l;
 
+  ASSERT_HELD (&vs->lock);
   if (!a || now_ms () >= a->until)
     return 0;
   if (look_for (vs, peer, path, false, &l, error) == -1)
@@ -95,14 +93,13 @@ check_away (struct volumes *vs, const struct control_peer *peer,
   return -1;
 }
 
+/* Was the volume opened for a client that meant this file? */
 static bool
 is_meant (const struct volume *v, const struct file_id *file)
 {
   return v->more.has_file && file && file_id_equal (v->more.file, *file);
 }
 
-/* The volume of path, open; or NULL.  The lock is held, and let go
- * meanwhile. */
 struct volume *
 get_volume (struct volumes *vs, const struct control_peer *peer,
             const char *path, const struct file_id *file, char **error)
@@ -111,13 +108,14 @@ get_volume (struct volumes *vs, const struct control_peer *peer,
   struct volume *v;
   struct look *l;
 
+  ASSERT_HELD (&vs->lock);
   if (table_check_stop (vs, error) == -1
       || access_check_name (path, error) == -1)
     return NULL;
   if (file)
     more.file = *file;
   v = get_entry (vs, peer, path);
-  /* It failed because another file was meant. */
+  /* It failed because the client of then meant another file. */
   if (v && v->state == VOLUME_FAILED && v->err == ESTALE
       && !is_meant (v, file)) {
     table_remove (vs, v);
@@ -134,7 +132,7 @@ get_volume (struct volumes *vs, const struct control_peer *peer,
       access_denied (path, error);
       return NULL;
     }
-    /* It may have been let go meanwhile. */
+    /* Another command may have let it go while vs->lock was not held. */
     v = table_find (vs, path);
     if (v && v->state == VOLUME_OPEN) {
       v->used = true;
@@ -148,7 +146,7 @@ get_volume (struct volumes *vs, const struct control_peer *peer,
     get_wait (vs, peer, v, error);
     return NULL;
   }
-  /* Others get no place in the table for what is not theirs. */
+  /* Another user gets no place in the table for a store that is not his. */
   if (!access_is_ours (peer)) {
     if (look_for (vs, peer, path, false, &l, error) == -1)
       return NULL;

@@ -15,12 +15,14 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include "control.h"
 #include "crew.h"
 #include "disk.h"
 #include "ledger.h"
+#include "lock.h"
 #include "volumes/volumes.h"
 
 #define TICK_MS 250u       /* between two rounds of the keeper */
@@ -42,7 +44,7 @@ enum volume_state {
 
 struct volume {
   struct volumes *vs;
-  struct volume *next;
+  LIST_ENTRY (volume) next;
   char *path;
   uid_t uid; /* whose share it uses */
   enum volume_state state;
@@ -79,12 +81,12 @@ struct volumes {
   struct control_volumes commands;
   struct crew *crew;
 
-  pthread_mutex_t lock; /* guards from here to result */
+  struct lock lock; /* guards from here to result */
   pthread_cond_t changed;
-  struct volume *open;
+  LIST_HEAD (, volume) open;
   unsigned nr_open; /* those of `open` that are not VOLUME_FAILED */
-  struct look *looks;
-  struct away *away;
+  LIST_HEAD (, look) looks;
+  LIST_HEAD (, away) away;
   unsigned nr_away;
   struct ledger *ledger;
   uint64_t durable;       /* the ledger's version that is on the disk */

@@ -13,7 +13,6 @@
 #include "config.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <time.h>
 
 #include "cleanup.h"
@@ -33,16 +32,17 @@
 #define MAX_YOUNG 16u  /* volumes that the keeper opens at a time ... */
 #define YOUNG_MS 3000u /* ... and has not waited for for so long */
 
-/* Close what has been idle for long enough, and take back what does not get
- * free.  The lock is held. */
+/* Close what has been idle for long enough, and open again what its commands do
+ * not leave. */
 static void
 look_at_open (struct volumes *vs)
 {
   uint64_t now = now_ms ();
   struct volume *next;
 
-  for (struct volume *v = vs->open; v; v = next) {
-    next = v->next;
+  ASSERT_HELD (&vs->lock);
+  for (struct volume *v = LIST_FIRST (&vs->open); v; v = next) {
+    next = LIST_NEXT (v, next);
     if (v->state == VOLUME_FAILED && now - v->since > LINGER_MS)
       table_remove (vs, v);
     else if (v->state == VOLUME_LEAVING && now >= v->leave_by) {
@@ -52,20 +52,22 @@ look_at_open (struct volumes *vs)
     }
     else if (v->state == VOLUME_OPEN && v->refs == 0
              && !has_job (v->disk)
-             /* Whoever had it opened comes for it first. */
+             /* The command that had it opened comes for it first. */
              && now - v->idle_since
                     >= (v->used ? vs->config.idle : vs->config.idle + 1000))
       close_start (vs, v);
   }
 }
 
-/* It is not there, or not to be looked at.  The lock is held. */
+/* A look at the entry's store failed: the store is not there, or does not let
+ * itself be looked at. */
 static void
 look_failed (struct volumes *vs, struct ledger_entry *e, struct away *a,
              const struct look *l)
 {
   int64_t now = (int64_t)time (NULL);
 
+  ASSERT_HELD (&vs->lock);
   a->free_since = 0;
   a->pause = a->pause ? a->pause * 2 : HELD_MS;
   if (a->pause > AWAY_MS)
@@ -91,21 +93,23 @@ look_failed (struct volumes *vs, struct ledger_entry *e, struct away *a,
   a->told = true;
 }
 
-/* How many the keeper has on their way in: all, and those not for long. */
+/* How many volumes the keeper is opening: all, and those since YOUNG_MS. */
 static void
 count_kept (const struct volumes *vs, unsigned *all, unsigned *young)
 {
   uint64_t now = now_ms ();
+  const struct volume *v;
 
+  ASSERT_HELD (&vs->lock);
   *all = *young = 0;
-  for (const struct volume *v = vs->open; v; v = v->next)
+  LIST_FOREACH (v, &vs->open, next)
     if (v->kept && v->state == VOLUME_OPENING) {
       ++*all;
       *young += now - v->since < YOUNG_MS;
     }
 }
 
-/* It is free.  The lock is held. */
+/* Nobody has the volume: open it. */
 static void
 take_back (struct volumes *vs, const struct ledger_entry *e)
 {
@@ -114,10 +118,11 @@ take_back (struct volumes *vs, const struct ledger_entry *e)
   unsigned all, young;
   struct volume *v;
 
+  ASSERT_HELD (&vs->lock);
   count_kept (vs, &all, &young);
   if (young >= MAX_YOUNG || all > vs->config.max_open / 2
       || open_make_room (vs, e->uid, &error) == -1)
-    return; /* its turn comes */
+    return; /* its turn comes in a later round */
   v = table_find (vs, e->path);
   if (v && v->state == VOLUME_FAILED)
     table_remove (vs, v);
@@ -128,7 +133,7 @@ take_back (struct volumes *vs, const struct ledger_entry *e)
     v->kept = true;
 }
 
-/* One of the ledger that is not open here.  The lock is held. */
+/* Look after a volume of the ledger that is not open here. */
 static void
 look_at_entry (struct volumes *vs, struct ledger_entry *e)
 {
@@ -136,13 +141,14 @@ look_at_entry (struct volumes *vs, struct ledger_entry *e)
   uint64_t now = now_ms ();
   struct look *l;
 
+  ASSERT_HELD (&vs->lock);
   if (a && a->until == AWAY_CLOSING)
     return;
   if (!a) {
     a = away_note (vs, e->path);
     if (!a)
       return;
-    /* One that we never saw with another was ours when the daemon ended. */
+    /* No other owner has been seen: the daemon had it when it last ended. */
     a->free_since = 1;
   }
   if (a->asked_at == 0) {
@@ -184,11 +190,11 @@ look_at_entry (struct volumes *vs, struct ledger_entry *e)
   take_back (vs, e);
 }
 
-/* The lock is held. */
 static void
 look_at_ledger (struct volumes *vs)
 {
-  /* One may be removed on the way. */
+  ASSERT_HELD (&vs->lock);
+  /* look_at_entry may remove the entry. */
   for (size_t i = vs->ledger->nr; i-- > 0;) {
     struct ledger_entry *e = i < vs->ledger->nr ? vs->ledger->entry[i] : NULL;
     const struct volume *v;
@@ -204,6 +210,7 @@ look_at_ledger (struct volumes *vs)
     writer_start (vs);
 }
 
+/* The thread. */
 static void *
 keep (void *arg)
 {
@@ -217,7 +224,7 @@ keep (void *arg)
     look_at_ledger (vs);
     away_forget_old (vs);
     look_forget_old (vs);
-    /* Those who wait look at the time. */
+    /* Commands that wait see whether their patience has ended. */
     table_changed (vs);
     next = now_ms () + TICK_MS;
     while (!vs->stop && table_wait (vs, next))
@@ -229,11 +236,8 @@ keep (void *arg)
 int
 keeper_start (struct volumes *vs)
 {
-  int err = pthread_create (&vs->keeper, NULL, keep, vs);
-
-  vs->keeping = err == 0;
-  errno = err;
-  return err == 0 ? 0 : -1;
+  vs->keeping = thread_start (&vs->keeper, keep, vs) == 0;
+  return vs->keeping ? 0 : -1;
 }
 
 void

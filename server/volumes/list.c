@@ -16,8 +16,8 @@
 #include "volumes/looks.h"
 #include "volumes/table.h"
 
-/* Those of the ledger that are not open: what is known of each within a
- * second.  The lock is held. */
+/* The ledger's volumes that are not open here, with what is known of each
+ * within SILENT_MS. */
 static int
 list_closed (struct volumes *vs, const struct control_peer *peer,
              struct disk_peek **closed, size_t *nr)
@@ -26,6 +26,7 @@ list_closed (struct volumes *vs, const struct control_peer *peer,
   struct disk_peek *ptr;
   size_t n = 0;
 
+  ASSERT_HELD (&vs->lock);
   for (size_t i = 0; patient && i < vs->ledger->nr; i++) {
     const struct ledger_entry *e = vs->ledger->entry[i];
 
@@ -50,7 +51,7 @@ list_closed (struct volumes *vs, const struct control_peer *peer,
       continue;
     l = look_last (vs, e->path, access_user (peer));
     if (l && !l->busy && !l->err && l->peek.has_sidecar) {
-      /* Its owner tells of it; or has dismissed it. */
+      /* The process that has it open tells of it, or has dismissed its job. */
       if (l->peek.in_use || (e->ended && l->peek.info.job.status == JOB_NONE))
         continue;
       if (look_copy (&ptr[*nr], &l->peek) == 0)
@@ -75,6 +76,7 @@ list_volumes (void *opaque, const struct control_peer *peer,
               struct disks *disks, struct disk_peek **closed, size_t *nr)
 {
   struct volumes *vs = opaque;
+  struct volume *v;
   LOCK_SCOPE (&vs->lock);
 
   if (closed && list_closed (vs, peer, closed, nr) == -1)
@@ -83,7 +85,7 @@ list_volumes (void *opaque, const struct control_peer *peer,
   disks->ptr = calloc (vs->nr_open + 1, sizeof *disks->ptr);
   if (!disks->ptr)
     return -1;
-  for (struct volume *v = vs->open; v; v = v->next) {
+  LIST_FOREACH (v, &vs->open, next) {
     if (v->state == VOLUME_OPEN && access_may_see (peer, v)) {
       v->refs++;
       disks->ptr[disks->len++] = v->disk;

@@ -18,6 +18,7 @@
 #define MAX_LOOKS 16u    /* of another user at a time, */
 #define OTHERS_LOOKS 64u /* and of all other users */
 
+/* A task of the crew. */
 static void
 look_task (void *arg)
 {
@@ -55,6 +56,7 @@ clear_look (struct look *l)
 void
 look_free (struct look *l)
 {
+  LIST_REMOVE (l, next);
   clear_look (l);
   free (l->path);
   free (l);
@@ -65,10 +67,12 @@ static bool
 may_look (const struct volumes *vs, uid_t uid)
 {
   unsigned his = 0, others = 0;
+  const struct look *l;
 
+  ASSERT_HELD (&vs->lock);
   if (uid == 0)
     return true;
-  for (const struct look *l = vs->looks; l; l = l->next)
+  LIST_FOREACH (l, &vs->looks, next)
     if (l->busy && l->uid) {
       others++;
       his += l->uid == uid;
@@ -81,7 +85,8 @@ look_last (struct volumes *vs, const char *path, uid_t uid)
 {
   struct look *l;
 
-  for (l = vs->looks; l; l = l->next)
+  ASSERT_HELD (&vs->lock);
+  LIST_FOREACH (l, &vs->looks, next)
     if (l->uid == uid && strcmp (l->path, path) == 0)
       break;
   return l;
@@ -93,6 +98,7 @@ look_at (struct volumes *vs, const char *path, uid_t uid, bool deep,
 {
   struct look *l;
 
+  ASSERT_HELD (&vs->lock);
   l = look_last (vs, path, uid);
   if (l && !l->busy && l->since >= since && l->serial >= serial
       && (l->deep || !deep))
@@ -107,8 +113,7 @@ look_at (struct volumes *vs, const char *path, uid_t uid, bool deep,
     }
     l->vs = vs;
     l->uid = uid;
-    l->next = vs->looks;
-    vs->looks = l;
+    LIST_INSERT_HEAD (&vs->looks, l, next);
   }
   clear_look (l);
   l->deep = deep;
@@ -127,6 +132,7 @@ int
 look_for (struct volumes *vs, const struct control_peer *peer, const char *path,
           bool deep, struct look **l, char **error)
 {
+  ASSERT_HELD (&vs->lock);
   *l = look_at (vs, path, access_user (peer), deep, peer->since, peer->serial);
   if (*l)
     return 0;
@@ -165,16 +171,12 @@ void
 look_forget_old (struct volumes *vs)
 {
   uint64_t now = now_ms ();
-  struct look **p = &vs->looks;
+  struct look *next;
 
-  while (*p) {
-    struct look *l = *p;
-
-    if (l->busy || now - l->since < LINGER_MS) {
-      p = &l->next;
-      continue;
-    }
-    *p = l->next;
-    look_free (l);
+  ASSERT_HELD (&vs->lock);
+  for (struct look *l = LIST_FIRST (&vs->looks); l; l = next) {
+    next = LIST_NEXT (l, next);
+    if (!l->busy && now - l->since >= LINGER_MS)
+      look_free (l);
   }
 }

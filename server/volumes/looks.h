@@ -17,7 +17,7 @@
 
 struct look {
   struct volumes *vs;
-  struct look *next;
+  LIST_ENTRY (look) next;
   char *path;
   uid_t uid;       /* for whom: 0 sees all */
   bool deep;       /* it asks how much is local, too */
@@ -54,6 +54,7 @@ int look_copy (struct disk_peek *to, const struct disk_peek *from)
 
 /* Forget the answers that are too old to be asked for. */
 void look_forget_old (struct volumes *vs) __attribute__ ((nonnull (1)));
+/* Take the look out of the list, and free it. */
 void look_free (struct look *l) __attribute__ ((nonnull (1)));
 
 #endif

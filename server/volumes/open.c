@@ -37,7 +37,7 @@ has_sidecar (const char *path)
   return path_stat (sidecar, &st) == 0 || errno != ENOENT;
 }
 
-/* On a thread that may hang. */
+/* On a crew thread, without vs->lock: the path and the source may hang. */
 static struct disk *
 open_disk (struct volume *v, char **error)
 {
@@ -64,7 +64,8 @@ open_disk (struct volume *v, char **error)
   config.store = v->path;
   config.backing = v->backing;
   config.store_is_name = true;
-  /* What was looked at by its name may be another's by now. */
+  /* The file at the path may have been replaced since its owner was checked:
+   * the engine checks the owner of the file that it opens. */
   config.has_owner = v->uid != 0;
   config.owner = v->uid;
   config.no_command = !vs->config.commands;
@@ -86,12 +87,13 @@ open_disk (struct volume *v, char **error)
   return NULL;
 }
 
-/* The keeper opened it, in vain.  The lock is held. */
+/* The keeper could not open the volume: it tries again later. */
 static void
 note_failed (struct volumes *vs, const struct volume *v)
 {
   struct away *a = away_note (vs, v->path);
 
+  ASSERT_HELD (&vs->lock);
   if (a) {
     a->free_since = 0;
     a->look_at = now_ms () + (v->err == EBUSY ? HELD_MS : FAILED_MS);
@@ -100,6 +102,7 @@ note_failed (struct volumes *vs, const struct volume *v)
     log_error ("%s: its job cannot go on: %s", v->path, v->error);
 }
 
+/* A task of the crew. */
 static void
 open_task (void *arg)
 {
@@ -125,7 +128,7 @@ open_task (void *arg)
   v->disk = disk;
   table_set_state (v, VOLUME_OPEN);
   v->idle_since = v->since;
-  /* Until the command that makes it has seen that it is there. */
+  /* The command that makes the volume is counted until it has come for it. */
   v->refs = v->made_by ? 1 : 0;
   away_forget (vs, v->path);
   if (v->kept && has_job (disk))
@@ -137,25 +140,23 @@ open_task (void *arg)
   table_changed (vs);
 }
 
-/* Room for one more of this user's?  If not an idle one is closed for it, if
- * there is one.  -1 with EINPROGRESS: one is on its way out; or EMFILE.  The
- * lock is held. */
 int
 open_make_room (struct volumes *vs, uid_t uid, char **error)
 {
-  struct volume *oldest = NULL;
+  struct volume *v, *oldest = NULL;
   unsigned his = 0, others = 0, leaving = 0;
   uint64_t now = now_ms ();
   bool full;
 
-  for (struct volume *v = vs->open; v; v = v->next) {
+  ASSERT_HELD (&vs->lock);
+  LIST_FOREACH (v, &vs->open, next) {
     if (v->state == VOLUME_FAILED)
       continue;
     others += v->uid != 0;
     his += uid && v->uid == uid;
     if (uid && v->uid != uid)
       continue;
-    /* One that hangs has a place, but is not waited for. */
+    /* A volume whose closing hangs keeps its place, and is not waited for. */
     leaving += v->state == VOLUME_CLOSING && now - v->since < CLOSING_MS;
     if (v->state == VOLUME_OPEN && v->refs == 0
         && (!oldest || v->idle_since < oldest->idle_since)
@@ -189,13 +190,13 @@ open_make_room (struct volumes *vs, uid_t uid, char **error)
   return -1;
 }
 
-/* Start it; there is room.  NULL with errno and *error.  The lock is held. */
 struct volume *
 open_start (struct volumes *vs, const char *path, uid_t uid,
             const struct disk_config *more, bool fresh, char **error)
 {
   struct volume *v = calloc (1, sizeof *v);
 
+  ASSERT_HELD (&vs->lock);
   if (!v || !(v->path = strdup (path))
       || (more->backing && !(v->backing = strdup (more->backing)))) {
     if (v)
@@ -214,8 +215,7 @@ open_start (struct volumes *vs, const char *path, uid_t uid,
     table_free (v);
     return NULL;
   }
-  v->next = vs->open;
-  vs->open = v;
+  LIST_INSERT_HEAD (&vs->open, v, next);
   vs->nr_open++;
   return v;
 }

@@ -18,21 +18,22 @@
 #include "volumes/survey.h"
 #include "volumes/table.h"
 
-/* A list that is being asked for.  vs->lock guards it. */
+/* A list that a crew thread asks.  vs->lock guards it. */
 struct survey {
   struct volumes *vs;
-  struct disks disks; /* each held, by whoever asked */
+  struct disks disks; /* each counted in its volume's refs, by the command */
   void **results;
   void *(*ask) (struct disk *disk);
   void (*drop) (void *result);
-  size_t next;    /* who is being asked now */
-  uint64_t since; /* when */
+  size_t next;    /* the disk that is being asked, */
+  uint64_t since; /* and since when */
   bool ended;
-  /* Whoever asked waits no longer, and neither list nor results are there any
-   * more: the one that is asked, held. */
+  /* Not NULL: the command has left, and disks and results are gone.  The volume
+   * that is being asked, counted in its refs; the thread frees the survey. */
   struct volume *left;
 };
 
+/* A task of the crew. */
 static void
 survey_task (void *arg)
 {
@@ -47,9 +48,8 @@ survey_task (void *arg)
 
     s->since = now_ms ();
     if (v && !v->silent) {
-      pthread_mutex_unlock (&vs->lock);
+      UNLOCK_SCOPE (&vs->lock);
       result = s->ask (disk);
-      pthread_mutex_lock (&vs->lock);
     }
     if (!s->left)
       s->results[s->next++] = result;
@@ -66,13 +66,15 @@ survey_task (void *arg)
   pthread_cond_broadcast (&vs->changed);
 }
 
-/* The lock is held.  -1: no thread.  1: it was abandoned at *at. */
+/* Ask from disk number *at on.  0: all have been asked; 1: a disk does not
+ * answer, *at is the next; -1: there is no thread. */
 static int
 survey_from (struct volumes *vs, const struct survey *like, size_t *at)
 {
   struct survey *s = malloc (sizeof *s);
   struct volume *v;
 
+  ASSERT_HELD (&vs->lock);
   if (!s)
     return -1;
   *s = *like;

@@ -12,19 +12,17 @@
 #include "message.h"
 #include "volumes/table.h"
 
-/* The lock is held.  False at the end of the time. */
 bool
 table_wait (struct volumes *vs, uint64_t ms)
 {
-  struct timespec ts = ms_to_timespec (ms);
-
-  return pthread_cond_timedwait (&vs->changed, &vs->lock, &ts) == 0;
+  ASSERT_HELD (&vs->lock);
+  return lock_wait_ms (&vs->changed, &vs->lock, ms);
 }
 
-/* The lock is held: commands that wait are to look again. */
 void
 table_changed (struct volumes *vs)
 {
+  ASSERT_HELD (&vs->lock);
   pthread_cond_broadcast (&vs->changed);
   if (!vs->waiting)
     return;
@@ -33,10 +31,10 @@ table_changed (struct volumes *vs)
     vs->config.kick (vs->config.kick_opaque);
 }
 
-/* The lock is held: for what a command returns. */
 int
 table_later (struct volumes *vs)
 {
+  ASSERT_HELD (&vs->lock);
   vs->waiting = true;
   errno = EINPROGRESS;
   return -1;
@@ -45,6 +43,7 @@ table_later (struct volumes *vs)
 int
 table_check_stop (const struct volumes *vs, char **error)
 {
+  ASSERT_HELD (&vs->lock);
   if (!vs->stop)
     return 0;
   message_set (error, "backfilld is ending");
@@ -68,7 +67,8 @@ table_find (struct volumes *vs, const char *path)
 {
   struct volume *v;
 
-  for (v = vs->open; v; v = v->next)
+  ASSERT_HELD (&vs->lock);
+  LIST_FOREACH (v, &vs->open, next)
     if (strcmp (v->path, path) == 0)
       break;
   return v;
@@ -79,7 +79,8 @@ table_of_disk (struct volumes *vs, const struct disk *disk)
 {
   struct volume *v;
 
-  for (v = vs->open; v; v = v->next)
+  ASSERT_HELD (&vs->lock);
+  LIST_FOREACH (v, &vs->open, next)
     if (v->disk == disk)
       break;
   return v;
@@ -104,11 +105,8 @@ table_free (struct volume *v)
 void
 table_remove (struct volumes *vs, struct volume *v)
 {
-  struct volume **p = &vs->open;
-
-  while (*p != v)
-    p = &(*p)->next;
-  *p = v->next;
+  ASSERT_HELD (&vs->lock);
+  LIST_REMOVE (v, next);
   if (v->state != VOLUME_FAILED)
     vs->nr_open--;
   table_free (v);

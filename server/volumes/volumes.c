@@ -51,7 +51,7 @@ volumes_new (const struct volumes_config *config, char **error)
   }
   vs->config = *config;
   commands_init (vs);
-  pthread_mutex_init (&vs->lock, NULL);
+  lock_init (&vs->lock, LOCK_VOLUMES);
   cond_init (&vs->changed);
   vs->runtime_dir = config->runtime_dir ? strdup (config->runtime_dir) : NULL;
   vs->control = strdup (config->control);
@@ -65,7 +65,7 @@ volumes_new (const struct volumes_config *config, char **error)
   vs->ledger = ledger_open (config->state_dir, error);
   if (!vs->ledger)
     goto fail;
-  /* Who starts the daemon with another limit means that one. */
+  /* A daemon that is started with another --speed than before takes that. */
   if (vs->ledger->has_speed && vs->ledger->speed_option == config->speed)
     disk_set_total_speed (vs->ledger->total_speed);
   else {
@@ -105,15 +105,15 @@ volumes_stop (struct volumes *vs)
   keeper_stop (vs);
 
   {
-    struct volume *next;
+    struct volume *v, *next;
     LOCK_SCOPE (&vs->lock);
 
-    for (struct volume *v = vs->open; v; v = next) {
-      next = v->next;
+    for (v = LIST_FIRST (&vs->open); v; v = next) {
+      next = LIST_NEXT (v, next);
       if (v->state == VOLUME_FAILED)
         table_remove (vs, v);
-      /* The control has ended: what is held is so by who hangs, or by nobody
-       * any more. */
+      /* The control socket has ended: refs counts commands that hang, and the
+       * one that would have come for what it made. */
       else if (v->state == VOLUME_OPEN || v->state == VOLUME_LEAVING) {
         if (v->made_by)
           v->refs--;
@@ -123,7 +123,7 @@ volumes_stop (struct volumes *vs)
     }
     while ((vs->nr_open > 0 || vs->writing) && table_wait (vs, end))
       ;
-    for (struct volume *v = vs->open; v; v = v->next)
+    LIST_FOREACH (v, &vs->open, next)
       if (v->state != VOLUME_FAILED) {
         log_error ("%s: does not end in time; left to be recovered", v->path);
         vs->result = -1;
@@ -133,7 +133,7 @@ volumes_stop (struct volumes *vs)
     else if (vs->durable < vs->ledger->version)
       writer_start (vs);
   }
-  /* A look that hangs is left behind, with what it uses. */
+  /* A task that hangs is left to the end of the process, with what it uses. */
   if (crew_free (vs->crew, CREW_MS))
     vs->crew = NULL;
   return vs->result;
@@ -144,18 +144,17 @@ volumes_free (struct volumes *vs)
 {
   if (!vs || !crew_free (vs->crew, 0))
     return;
-  while (vs->away)
-    away_forget (vs, vs->away->path);
-  while (vs->looks) {
-    struct look *l = vs->looks;
-
-    vs->looks = l->next;
-    look_free (l);
+  {
+    LOCK_SCOPE (&vs->lock);
+    while (!LIST_EMPTY (&vs->away))
+      away_forget (vs, LIST_FIRST (&vs->away)->path);
+    while (!LIST_EMPTY (&vs->looks))
+      look_free (LIST_FIRST (&vs->looks));
+    while (!LIST_EMPTY (&vs->open))
+      table_remove (vs, LIST_FIRST (&vs->open));
   }
-  while (vs->open)
-    table_remove (vs, vs->open);
   ledger_free (vs->ledger);
-  pthread_mutex_destroy (&vs->lock);
+  lock_destroy (&vs->lock);
   pthread_cond_destroy (&vs->changed);
   free (vs->runtime_dir);
   free (vs->control);

@@ -14,6 +14,8 @@
 #include "volumes/table.h"
 #include "volumes/writer.h"
 
+/* A task of the crew: write the ledger until its last version is durable, or
+ * cannot be written. */
 static void
 write_ledger (void *arg)
 {
@@ -26,11 +28,12 @@ write_ledger (void *arg)
     int r, err;
 
     vs->writing_since = now_ms ();
-    pthread_mutex_unlock (&vs->lock);
-    errno = ENOMEM;
-    r = text ? ledger_write (vs->state_dir, text) : -1;
-    err = errno;
-    pthread_mutex_lock (&vs->lock);
+    {
+      UNLOCK_SCOPE (&vs->lock);
+      errno = ENOMEM;
+      r = text ? ledger_write (vs->state_dir, text) : -1;
+      err = errno;
+    }
     if (r == 0)
       vs->durable = version;
     else {
@@ -47,10 +50,10 @@ write_ledger (void *arg)
   table_changed (vs);
 }
 
-/* Have what has changed written.  The lock is held. */
 void
 writer_start (struct volumes *vs)
 {
+  ASSERT_HELD (&vs->lock);
   if (vs->writing || vs->durable >= vs->ledger->version)
     return;
   if (crew_run (vs->crew, write_ledger, vs) == 0) {
@@ -59,11 +62,10 @@ writer_start (struct volumes *vs)
   }
 }
 
-/* 1: that version is on the disk; 0: not yet; -1 with errno and *error: it
- * cannot be written.  The lock is held. */
 int
 writer_is_durable (struct volumes *vs, uint64_t version, char **error)
 {
+  ASSERT_HELD (&vs->lock);
   if (vs->durable >= version)
     return 1;
   if (vs->failed >= version) {
@@ -95,8 +97,6 @@ fail_ledger (const char *path, char **error)
   return -1;
 }
 
-/* Before a job: a daemon that dies then finds no job, not a job that nobody
- * goes on with.  The lock is held. */
 int
 writer_enter (struct volumes *vs, const struct control_peer *peer,
               const char *path, char **error)
@@ -104,6 +104,7 @@ writer_enter (struct volumes *vs, const struct control_peer *peer,
   struct ledger_entry *e = ledger_add (vs->ledger, path, access_user (peer));
   int r, err;
 
+  ASSERT_HELD (&vs->lock);
   if (!e)
     return fail_ledger (path, error);
   r = writer_is_durable (vs, e->version, error);
