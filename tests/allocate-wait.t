@@ -10,6 +10,7 @@ It returns once the job has started; the job belongs to the server.
 
   $ backfill allocate --offset 1M --speed 64k
   started: 'backfill info' shows how far it is
+  $ wait_for job_is '' running
   $ info_of '' '.job | [.status, .["job-type"], .["range-offset"]]'
   ["running","bounded",1048576]
 

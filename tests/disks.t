@@ -72,6 +72,8 @@ Jobs of several disks run at once.
 
   $ backfill allocate vda --quiet --speed 16k
   $ backfill allocate vdb --quiet --speed 16k
+  $ wait_for job_is vda running
+  $ wait_for job_is vdb running
   $ backfill list --json | jq -c '.[] | [.name, .job.status]'
   ["vda","running"]
   ["vdb","running"]

@@ -15,6 +15,7 @@ said.
   [130]
   $ cat err
   backfill: interrupted: the job goes on ('backfill abort' ends it)
+  $ wait_for job_is '' running
   $ info_of '' .job.status
   "running"
   $ before=$(info_of '' .job.processed)
@@ -28,6 +29,7 @@ The same if the command is killed, or its terminal goes:
   $ wait_for grep -q % out2
   $ kill -KILL $! && wait $! 2>/dev/null
   [137]
+  $ wait_for job_is '' running
   $ info_of '' .job.status
   "running"
   $ backfill abort
@@ -56,5 +58,6 @@ served again.
   $ mask < err
   backfill: * the job goes on while its disk is served (glob)
   $ nbdkit -U two.sock -P two.pid backfill two.img
+  $ wait_for job_is two.img running
   $ info_of two.img .job.status
   "running"

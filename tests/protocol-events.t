@@ -61,9 +61,11 @@ All of the disk is local:
 
 No events before the negotiation has ended:
 
-  $ { sleep 2; tell; } 2>late.err | socat -t 60 - UNIX-CONNECT:control >late 2>&1 &
+  $ mkfifo now
+  $ { read -r < now; tell; } 2>late.err | socat -t 60 - UNIX-CONNECT:control >late 2>&1 &
   $ wait_for grep QMP late
   $ backfill allocate --offset 1M --length 1 --wait --quiet
+  $ echo > now
   $ wait $!
   $ jq -c keys late
   ["QMP"]

@@ -24,6 +24,7 @@ local is local.
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img
   $ info_of '' '[.backing, .granule, .local > 65536]' | mask
   ["nbd+unix:///?socket=DIR/golden.sock",8192,true]
+  $ wait_for job_is '' running
   $ info_of '' '.job | [.status, .["range-offset", "range-length"], .speed]'
   ["running",1048576,8388608,262144]
   $ info_of '' '.job | [.processed > 65536, .["bytes-read"] > 0, .["time-elapsed"] > 0]'
@@ -48,6 +49,7 @@ job goes on.
   $ nbdkit -U disk.sock -P disk.pid backfill disk.img
   $ read_at "$disk" 10000 13
   never flushed (no-eol)
+  $ wait_for job_is '' running
   $ info_of '' .job.status
   "running"
 

@@ -110,6 +110,12 @@ info_of () {
   backfill info "$1" --json | jq -c "$2"
 }
 
+# job_is DISK STATUS: its job has that status, for wait_for: one that was just
+# started, or goes on after a restart, may be seen before its first step.
+job_is () {
+  [ "$(info_of "$1" .job.status)" = "\"$2\"" ]
+}
+
 # wait_until_connected [-c SOCKET]: to all backing stores.
 wait_until_connected () {
   wait_for sh -c "backfill list --json $* > \"$here/list.json\" &&

@@ -12,6 +12,7 @@ progress and a fast one ends.)
 
 One can be given when the server starts:
 
+  $ wait_for job_is a running
   $ info_of a '.job | [.status, .speed]'
   ["running",16384]
 

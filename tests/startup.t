@@ -19,6 +19,7 @@ A job that the server starts: allocate= and its companions.
   ["rest",8388608,8388608,8388608,"skip"]
   $ info_of none .job
   null
+  $ wait_for job_is slow running
   $ info_of slow '.job | [.status, .speed, .sparse]'
   ["running",16384,false]
 

@@ -82,5 +82,6 @@ whatever the order in which it learns of the two.)
   $ tr '\r' '\n' < out | grep -E 'interrupted|STATUS'
   backfill: interrupted: the job goes on ('backfill abort' ends it)
   STATUS 130
+  $ wait_for job_is slow.img running
   $ info_of slow.img .job.status
   "running"
