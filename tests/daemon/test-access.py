@@ -142,7 +142,7 @@ def test_other_users():
         check("also when the file would let them in",
               ask_as(65534, p, "query-disks") == "refused")
         stop(d)
-        d = p.daemon("--socket-mode=0666", "--idle=1")
+        d = p.daemon("--socket-mode=0666", "--idle=600")
         with open(p.vol("own.img"), "wb") as f:
             f.truncate(MiB)
         os.chown(p.vol("own.img"), 65534, 65534)

@@ -35,8 +35,8 @@ def test_there_and_back():
         d = p.daemon("--grace=1", "--idle=1")
         p.create("a.img")
         waiter = p.start(["backfill", "allocate", path, "--wait",
-                          "--speed", "2M"], "waiter.log")
-        wait_for("it is on its way", lambda: progress(path) > 4 * MiB)
+                          "--speed", "1M"], "waiter.log")
+        wait_for("it is on its way", lambda: progress(path) > 2 * MiB)
         before = job_of(path)
 
         began = time.monotonic()
@@ -55,8 +55,8 @@ def test_there_and_back():
               (before, during))
         h = connect(p.path("p.sock"))
         h.pwrite(b"guest" * 100, 20 * MiB + 77)
-        check("a read is right", h.pread(4096, 3 * MiB)
-              == p.golden[3 * MiB:3 * MiB + 4096])
+        check("a read is right", h.pread(4096, MiB)
+              == p.golden[MiB:MiB + 4096])
         h.shutdown()
         check("the plugin ends well", stop(guest) == 0)
 
@@ -116,12 +116,12 @@ def test_guest_killed():
         h = connect(p.path("p.sock"))
         h.pwrite(b"x" * 512, 30 * MiB + 512)
         time.sleep(2.5)
+        killed = time.monotonic()
         stop(guest, signal.SIGKILL)
-        died = time.monotonic()
         wait_for("backfilld takes it back",
                  lambda: "going on with its job" in p.log("daemon.log"))
         check("not before the grace period",
-              time.monotonic() - died >= 1.9, time.monotonic() - died)
+              time.monotonic() - killed >= 1.9, time.monotonic() - killed)
         cli("speed", path, "0")
         wait_for("the end", lambda: (job_of(path) or {}).get("result")
                  == "completed")
@@ -135,7 +135,7 @@ def test_guest_back_in_time():
     volume again, though someone asks backfilld for it meanwhile."""
     with Place() as p:
         path = p.vol("a.img")
-        p.daemon("--grace=5", "--idle=1")
+        p.daemon("--grace=600", "--idle=1")
         p.create("a.img")
         p.control().call("block-allocate", device=path, speed=MiB)
         guest = p.plugin(path)
@@ -143,9 +143,9 @@ def test_guest_back_in_time():
         again = p.plugin(path)
         check("the plugin has it again", again is not None,
               p.log("nbdkit.log"))
-        seen = wait_for("its job is seen", lambda: job_of(path))
-        check("its job goes on there", seen["status"] == "running"
-              and "going on" not in p.log("daemon.log"), seen)
+        wait_for("its job runs there",
+                 lambda: (job_of(path) or {}).get("status") == "running")
+        check("and not in backfilld", "going on" not in p.log("daemon.log"))
         stop(again)
 
 
@@ -177,7 +177,7 @@ def test_job_of_the_guests_server():
         p.daemon("--idle=0", "--grace=0")
         p.create("a.img")
         guest = p.plugin(path)
-        cli("allocate", path, "--speed", "4M")
+        cli("allocate", path, "--speed", "1M")
         wait_for("it is on its way", lambda: progress(path) > MiB)
         check("the plugin ends well", stop(guest) == 0)
         # A question would have it opened, and found.
@@ -273,12 +273,11 @@ def test_grace():
     had meanwhile, though nobody has it open."""
     with Place(size=8 * MiB) as p:
         path = p.vol("a.img")
-        p.daemon("--grace=4", "--idle=1")
+        d = p.daemon("--grace=600", "--idle=1")
         p.create("a.img")
         c = p.control()
-        c.call("block-allocate", device=path, speed=MiB)
+        c.call("block-allocate", device=path, speed=MiB // 8)
         wait_for("it is on its way", lambda: progress(path) > 0)
-        began = time.monotonic()
         r = c.call("disk-release", device=path)
         check("it is let go", r == {}, r)
         r = c.call("query-disks", device=path)
@@ -291,10 +290,23 @@ def test_grace():
         r = c.call("block-allocate", device=path)
         check("a job is refused", r.get("errno-name") == "EBUSY"
               and "a moment ago" in r["desc"], r)
-        wait_for("it is taken back", lambda: "going on with its job"
-                 in p.log("daemon.log"))
+        c.close()
+        stop(d)
+        p.daemon("--grace=3", "--idle=1")
+        c = p.control()
+        wait_for("it runs again", lambda: (c.job(path) or {}).get("status")
+                 == "running")
+
+        def times():
+            return p.log("daemon.log").count("going on with its job")
+
+        before, began = times(), time.monotonic()
+        r = c.call("disk-release", device=path)
+        check("it is let go again", r == {}, r)
+        wait_for("it is taken back", lambda: times() > before)
         took = time.monotonic() - began
-        check("after the grace period, and soon after", 3.5 < took < 7, took)
+        # It is looked for in turns of seconds.
+        check("after the grace period, and soon after", 2.5 < took < 30, took)
 
 
 def test_asked_for_in_use():

@@ -19,7 +19,7 @@ from daemonlib import (LONG, MiB, Place, check, finish, stop,
                        wait_for)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-SOON = 10
+SOON = 25  # what waits for something that hangs waits longer, or for ever
 
 
 class Dead:
@@ -95,7 +95,7 @@ def test_dead_mount():
             check("it is", r == {}, r)
             check("nobody has been answered what cannot be known", not any(
                 isinstance(a, list) for a in answers), answers)
-            timed("the end", 30, lambda: stop(d))
+            timed("the end", 60, lambda: stop(d))
             for t in threads:
                 t.join(LONG)
 

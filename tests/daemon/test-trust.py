@@ -242,7 +242,7 @@ def test_servers_start_beside_squatters():
             r = cli("allocate", store)
             check("%s: there is no backfilld, at once" % kind,
                   r.returncode == 1 and "backfilld" in r.stderr
-                  and time.monotonic() - start < 10, r)
+                  and time.monotonic() - start < 30, r)
             d = start_daemon()
             check("%s: root's backfilld starts" % kind, d.poll() is None,
                   w.log("daemon.log")[-300:])
@@ -309,7 +309,7 @@ def test_one_bad_server_costs_its_own_rows():
         r = cli("list")
         took = time.monotonic() - start
         lines = {l.split()[0]: l for l in r.stdout.splitlines()}
-        check("list: in time, the status tells", took < 15
+        check("list: in time, the status tells", took < 30
               and r.returncode == 4, (took, r))
         check("the good one is shown", "100%" in lines.get("good", "")
               or "1 MiB" in lines.get("good", ""), r)
@@ -604,7 +604,7 @@ def test_all_guests_of_one_user_are_found():
         r = cli("list")
         check("also beside mute ones", r.returncode == 4
               and r.stdout.count("p-u") == 150, r)
-        check("in time", time.monotonic() - start < 15)
+        check("in time", time.monotonic() - start < 40)
         for p in (us, ms):
             p.terminate()
             ended(p)
