@@ -120,7 +120,7 @@ class Case:
         for what, took in self.times.items():
             took.sort()
             usual, worst = took[len(took) * 95 // 100], took[-1]
-            assert usual < 2 and worst < 10, "%s: %.1f s, at worst %.1f s" % (
+            assert usual < 2 and worst < 25, "%s: %.1f s, at worst %.1f s" % (
                 what, usual, worst)
         wait_for("descriptors come back: %d" % self.fds,
                  lambda: self.s.fds() <= self.fds + 1)
@@ -444,7 +444,7 @@ def test_more_clients_than_descriptors_do_not_keep_others_out(d):
     h = c.s.nbd()
     h.pread(512, 0)
     h.shutdown()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25
     for q in crowd:
         q.close()
     # In the crush ours may have been among those that gave way.

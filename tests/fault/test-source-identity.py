@@ -50,9 +50,9 @@ def refused_on_reconnect(t, wrong, why):
     check(c.read(0, 64 * K) == data[:64 * K], "data")
     c.write(M + 10, b"before")
     model[M + 10:M + 16] = b"before"
-    ctl("block-allocate", device="", offset=2 * M, speed=256 * K)
+    ctl("block-allocate", device="", offset=2 * M, speed=64 * K)
     # Further connections, too, are of the old server.
-    wait_for("the job runs", lambda: ctl.job()["processed"] >= 256 * K)
+    wait_for("the job runs", lambda: ctl.job()["processed"] >= 64 * K)
     exchange(t, s, wrong)
     wait_for("it is said", lambda: why in p.log())
     check(ctl.disk()["source"] == "lost", "it is not used", ctl.disk())

@@ -32,6 +32,15 @@ def volume(t, s, *keys, name="plugin"):
                     name=name)
 
 
+def copy_slowly(ctl, **arguments):
+    """A job that has begun, and does not come to its end for half a minute,
+    however slow the machine is; what it has copied by now, at least."""
+    some = 256 * K
+    ctl("block-allocate", device="", speed=some, **arguments)
+    wait_for("some is local", lambda: ctl.job()["processed"] >= some)
+    return some
+
+
 def disappear(s, how):
     s.kill() if how == "killed" else s.hang()
 
@@ -162,14 +171,17 @@ def test_256_reads_that_wait_hold_up_nothing_local(t):
 def test_whole_write_overtakes_a_part_that_waits(t):
     s, data = source(t)
     p = volume(t, s, "timeout=" + LONG)
-    one, other = p.client(), p.client()
+    one, other, ctl = p.client(), p.client(), p.control()
     s.hang()
     for i, change in enumerate((lambda at: other.write(at, b"n" * G),
                                 lambda at: other.zero(at, G),
                                 lambda at: other.trim(at, G))):
         at = M + i * M
+        writes = ctl.disk()["stats"]["guest-writes"]
         old = one.start_write(at + 10, b"old")
-        time.sleep(0.2)     # that it is there first
+        wait_for("it is there first", lambda: ctl.disk()["stats"]
+                 ["guest-writes"] > writes)
+        time.sleep(0.2)     # and waits
         with within(SOON, "whole change"):
             change(at)
         with within(SOON, "the part that waited"):
@@ -191,8 +203,7 @@ def job_waits(t, how):
     wait_for("connected", lambda: ctl.disk()["source"] == "connected")
     c.write(7 * M, b"guest" * G)
     model[7 * M:7 * M + 5 * G] = b"guest" * G
-    ctl("block-allocate", device="", speed=2 * M)
-    wait_for("some is local", lambda: ctl.job()["processed"] > M)
+    copy_slowly(ctl)
     disappear(s, how)
     check(ctl.wait_event("SOURCE_LOST")["device"] == "", "device")
     job = ctl.wait_status("waiting")
@@ -242,8 +253,7 @@ def needs_it_no_more(t, how, length):
     p = volume(t, s, "timeout=3s")
     ctl, c, model = p.control(), p.client(), bytearray(data)
     check(c.read(0, G) == data[:G], "data")
-    ctl("block-allocate", device="", length=length, speed=2 * M)
-    wait_for("some is local", lambda: ctl.job()["processed"] > M)
+    copy_slowly(ctl, length=length)
     disappear(s, how)
     ctl("block-job-set-speed", device="", speed=0)
     ctl.wait_status("waiting")
@@ -287,7 +297,7 @@ def test_job_ends_without_its_source_when_its_range_is_local_hung(t):
 def comes_and_goes(t, how):
     """Demand and a job, several outages in a row, with much in flight."""
     s, data = source(t, delay=100)
-    p = volume(t, s, "timeout=60s" if how == "killed" else "timeout=3s")
+    p = volume(t, s, "timeout=60s" if how == "killed" else "timeout=15s")
     ctl, c = p.control(), p.client()
     ctl("block-allocate", device="", speed=4 * M)
     for i in range(3):
@@ -319,7 +329,7 @@ def test_outages_in_a_row_hung(t):
 
 def demand_times_out(t, how):
     s, data = source(t)
-    p = volume(t, s, "timeout=1s")
+    p = volume(t, s, "timeout=4s")
     c, ctl = p.client(), p.control()
     check(c.read(0, G) == data[:G], "data")
     disappear(s, how)
@@ -332,7 +342,7 @@ def demand_times_out(t, how):
         both = c.start_read(0, 2 * G)
         for x in (read, write, cache, both):
             fails("EIO", c.finish, x)
-    check(time.monotonic() - start > 0.9, "it waited for timeout=")
+    check(time.monotonic() - start > 3.9, "it waited for timeout=")
     check(c.read(0, G) == data[:G], "local data")
     c.write(4 * M, b"w" * G)
     come_back(s, how)
@@ -363,8 +373,7 @@ def test_retry_ends_a_job_and_its_record_stays(t):
     s, data = source(t)
     p = volume(t, s, "timeout=3s")
     ctl = p.control()
-    ctl("block-allocate", device="", speed=2 * M, retry=500)
-    wait_for("some is local", lambda: ctl.job()["processed"] > M)
+    some = copy_slowly(ctl, retry=500)
     s.kill()
     end = ctl.wait_event("BLOCK_JOB_COMPLETED")
     check("error" in end and end["offset"] < end["len"], "it failed", end)
@@ -377,7 +386,7 @@ def test_retry_ends_a_job_and_its_record_stays(t):
               and job["job-type"] == "failed", "it failed", job)
         check(job["errno-name"] == "ETIMEDOUT" and "lost" in job["error"]
               and s.uri in job["error"], "the error says why", job)
-        check(M < job["processed"] < 8 * M
+        check(some <= job["processed"] < 8 * M
               and job["processed"] == ctl.disk()["local"]
               and job["total"] == job["processed"] + job["remaining"],
               "it says how much is local", job)
@@ -519,8 +528,7 @@ def test_abort_while_the_source_hangs(t):
     s, data = source(t)
     p = volume(t, s, "timeout=" + LONG)
     ctl, c = p.control(), p.client()
-    ctl("block-allocate", device="", length=6 * M, speed=3 * M)
-    wait_for("some is local", lambda: ctl.job()["processed"] > M)
+    copy_slowly(ctl, length=6 * M)
     s.hang()
     ctl("block-job-set-speed", device="", speed=0)
     # Until its requests are all out.
@@ -532,7 +540,7 @@ def test_abort_while_the_source_hangs(t):
         return local[-1] == ctl.disk()["local"]
     wait_for("nothing comes any more", quiet)
     check(ctl.job()["status"] == "running", "it runs", ctl.job())
-    with within(10, "abort (2 s on a quiet machine)"):
+    with within(SOON, "abort (2 s on a quiet machine)"):
         ctl("block-job-cancel", device="")
     job = ctl.wait_status("concluded")
     check(job["result"] == "cancelled" and job["errno-name"] == "ECANCELED",
@@ -544,6 +552,7 @@ def test_abort_while_the_source_hangs(t):
     # Now the answers come, to nobody.
     s.go_on()
     check(c.read(7 * M, G) == data[7 * M:][:G], "demand goes on")
+    wait_for("that is kept", lambda: ctl.disk()["local"] >= local[-1] + G)
     time.sleep(1)
     check(ctl.disk()["local"] == local[-1] + G, "nothing more is kept",
           (ctl.disk()["local"], local[-1]))
@@ -565,8 +574,7 @@ def ends_while_hung(t, how_it_ends):
     p = volume(t, s, "timeout=" + LONG)
     ctl, c, idle, model = p.control(), p.client(), p.client(), bytearray(data)
     c.read(0, 64 * K)
-    ctl("block-allocate", device="", speed=2 * M)
-    wait_for("some is local", lambda: ctl.job()["processed"] > M)
+    copy_slowly(ctl)
     s.hang()
     stuck = [c.start_read(6 * M + i * M // 4, 3 * G) for i in range(4)]
     stuck.append(c.start_write(7 * M + 5, b"needs the rest"))
@@ -575,7 +583,7 @@ def ends_while_hung(t, how_it_ends):
     job = ctl.job()
 
     p.process.terminate()
-    with within(20, "the volume is let go (10 s on a quiet machine)"):
+    with within(SOON, "the volume is let go (10 s on a quiet machine)"):
         for x in stuck:
             fails("ESHUTDOWN", c.finish, x)
         wait_for("it is let go",
@@ -629,7 +637,7 @@ def test_quit_while_the_source_is_down(t):
     s.kill()
     stuck = c.start_read(M + G, G)
     ctl.wait_event("SOURCE_LOST")
-    with within(20, "quit"):
+    with within(SOON, "quit"):
         ctl("quit")
         fails("ESHUTDOWN", c.finish, stuck)
         c.close()

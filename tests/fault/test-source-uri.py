@@ -240,7 +240,7 @@ def a_command(t, backing, data):
     """Started with the plugin, and again when it is killed or hangs; gone
     with the plugin."""
     p = t.plugin(t.path("disk"), "backing=" + backing, "fetch=4K",
-                 "timeout=6s")
+                 "timeout=30s")
     c, ctl = p.client(), p.control()
     check(c.read(0, G) == data[:G], "data")
     absent = iter(range(M, len(data), G))
@@ -254,8 +254,7 @@ def a_command(t, backing, data):
             time.sleep(0.05)
             return not is_there(pids[0])
         os.kill(pids[0], how)
-        with within(SOON, "data, at last from a new one"):
-            wait_for("the old one is gone", is_gone)
+        wait_for("the old one is gone", is_gone)
         wait_for("connected", lambda: ctl.disk()["source"] == "connected")
         is_gone()
     ctl("block-allocate", device="")
@@ -277,8 +276,10 @@ def a_command(t, backing, data):
         c.close()
         end(p)
         wait_for("it ends with the plugin", lambda: not is_there(pids[0]))
-    check(not [f for f in os.listdir(t.path("run"))
-               if f.startswith("source-") and i == 0], "no socket is left")
+        if end is Plugin.end:
+            left = [f for _, _, names in os.walk(t.path("run")) for f in names
+                    if f.startswith("source-")]
+            check(not left, "no socket is left", left)
 
 
 def test_command(t):
@@ -384,9 +385,9 @@ def test_tls_certificates(t):
     refused(t, uri + t.path("none"), "none/ca-cert.pem")
     # Ours in the sidecar, and then theirs: not a byte of it.
     p = Plugin(t, "exchanged", t.path("tls2.img"), "backing=" + uri + ours,
-               "fetch=4K", "timeout=1s")
+               "fetch=4K", "timeout=60s")
     p.start().end()
-    p = t.plugin(t.path("tls2.img"), "backing=" + uri + theirs,
+    p = t.plugin(t.path("tls2.img"), "backing=" + uri + theirs, "timeout=1s",
                  name="exchanged")
     c = p.client()
     faultlib.fails("EIO", c.read, M, G)
