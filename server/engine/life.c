@@ -25,6 +25,7 @@
 #include "commit.h"
 #include "extents.h"
 #include "fetch.h"
+#include "file.h"
 #include "housekeeper.h"
 #include "internal.h"
 #include "parked.h"
@@ -564,7 +565,7 @@ disks_find (const struct disks *disks, const char *name)
 
     if (strcmp (d->store_path, name) == 0
         || (real && strcmp (d->store_path, real) == 0)
-        || (real && store_same_file (d->store->fd, real)))
+        || (real && file_is_at (d->store->fd, real)))
       return d;
   }
   return NULL;

@@ -56,6 +56,7 @@
 #include <unistd.h>
 
 #include "crc32c.h"
+#include "file.h"
 #include "internal.h"
 #include "proof.h"
 
@@ -408,26 +409,6 @@ check_read (const struct disk *d, struct work *old, const char *buf,
   return 1;
 }
 
-static int
-read_fd (int fd, char *buf, uint64_t count, uint64_t offset)
-{
-  while (count > 0) {
-    ssize_t r = pread (fd, buf, count, (off_t)offset);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r <= 0) {
-      if (r == 0)
-        errno = EIO; /* it was cut */
-      return -1;
-    }
-    buf += r;
-    count -= (uint64_t)r;
-    offset += (uint64_t)r;
-  }
-  return 0;
-}
-
 /* What was not in the page cache must not be there afterwards: recovery writes
  * again what is. */
 static int
@@ -446,7 +427,11 @@ read_uncached (struct disk *d, int fd, char *buf, uint64_t at, uint64_t end)
     if (cached[nr].start >= cached[nr].stop)
       break;
   }
-  r = read_fd (fd, buf, end - at, at);
+  r = file_read (fd, buf, end - at, at);
+  if (r == 1) {
+    errno = EIO; /* it was cut */
+    r = -1;
+  }
   if (nr == 8)
     return r;
   for (unsigned i = 0; i <= nr; i++) {
@@ -509,7 +494,7 @@ proof_check (struct disk *d, struct work *old, bool copies, uint64_t *offset)
   r = check_count (d, old);
   buf = malloc (READ_SIZE);
   /* One of its own, that reads no more than it is asked for. */
-  fd = store_reopen_read (d->store->fd);
+  fd = file_reopen_read (d->store->fd);
   if (fd == -1)
     fd = fcntl (d->store->fd, F_DUPFD_CLOEXEC, 0);
   if (!buf || fd == -1)

@@ -6,31 +6,21 @@
 #define BACKFILL_SIDECAR_INTERNAL_H
 
 #include <errno.h>
-#include <unistd.h>
 
+#include "file.h"
 #include "sidecar.h"
 
 /* All of it; EILSEQ where the file is shorter. */
 static inline int
-sidecar_pread (struct sidecar *sc, void *buf, size_t len, uint64_t offset)
+sidecar_pread (struct sidecar *sc, void *buf, uint64_t count, uint64_t offset)
 {
-  char *p = buf;
+  int r = file_read (sc->fd, buf, count, offset);
 
-  while (len > 0) {
-    ssize_t r = pread (sc->fd, p, len, (off_t)offset);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r <= 0) {
-      if (r == 0)
-        errno = EILSEQ;
-      return -1;
-    }
-    p += r;
-    len -= (size_t)r;
-    offset += (uint64_t)r;
+  if (r == 1) {
+    errno = EILSEQ;
+    return -1;
   }
-  return 0;
+  return r;
 }
 
 /* Write all of S with no bit set, in real blocks: no commit needs room (G21).

@@ -15,7 +15,6 @@
 #include "cleanup.h"
 #include "crc32c.h"
 #include "sidecar-internal.h"
-#include "store.h"
 
 #define JOB_MAGIC "BKJOB\r\n\0"
 /* Bytes that the record's CRC covers; the CRC follows them. */
@@ -119,10 +118,10 @@ sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
     return -1;
   }
   pack_job (job, next, buf);
-  if (sc->job_fd == -1 && (sc->job_fd = store_reopen_fd (sc->fd)) == -1)
+  if (sc->job_fd == -1 && (sc->job_fd = file_reopen (sc->fd)) == -1)
     return -1;
-  return store_write_fd (sc->job_fd, buf, sizeof buf,
-                         sc->h.job_offset + (next & 1) * SIDECAR_JOB_SIZE, 0);
+  return file_write (sc->job_fd, buf, sizeof buf,
+                     sc->h.job_offset + (next & 1) * SIDECAR_JOB_SIZE, 0);
 }
 
 void
@@ -134,5 +133,5 @@ sidecar_job_is_durable (struct sidecar_job *job)
 int
 sidecar_sync_job (struct sidecar *sc)
 {
-  return store_sync_fd (sc->job_fd);
+  return file_sync (sc->job_fd);
 }

@@ -16,7 +16,6 @@
 #include "cleanup.h"
 #include "crc32c.h"
 #include "sidecar-internal.h"
-#include "store.h"
 
 /* Sectors read or written by one call of the system. */
 #define BATCH 16u
@@ -89,8 +88,8 @@ sidecar_write_map (struct sidecar *sc, uint32_t index, unsigned count,
     for (unsigned i = 0; i < n; i++)
       seal_sector (sc, index + i, words + i * SIDECAR_WORDS,
                    buf + i * SIDECAR_SECTOR);
-    if (store_write_fd (sc->fd, buf, n * SIDECAR_SECTOR,
-                        sc->h.map_offset + (uint64_t)index * SIDECAR_SECTOR, 0)
+    if (file_write (sc->fd, buf, n * SIDECAR_SECTOR,
+                    sc->h.map_offset + (uint64_t)index * SIDECAR_SECTOR, 0)
         == -1)
       return -1;
     index += n;
@@ -115,7 +114,7 @@ sidecar_write_empty_map (struct sidecar *sc)
 
     for (uint32_t i = 0; i < n; i++)
       seal_sector (sc, index + i, none, buf + i * SIDECAR_SECTOR);
-    if (store_write_fd (sc->fd, buf, n * SIDECAR_SECTOR, at, 0) == -1)
+    if (file_write (sc->fd, buf, n * SIDECAR_SECTOR, at, 0) == -1)
       return -1;
     /* Write-back starts now, so that the sync at the end is short. */
     sync_file_range (sc->fd, (off_t)at, n * SIDECAR_SECTOR,

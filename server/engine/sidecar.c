@@ -23,18 +23,17 @@
 #include "message.h"
 #include "path.h"
 #include "sidecar-internal.h"
-#include "store.h"
 
 int
 sidecar_sync (struct sidecar *sc)
 {
-  return store_sync_fd (sc->fd);
+  return file_sync (sc->fd);
 }
 
 void
 sidecar_unlock (struct sidecar *sc)
 {
-  store_unlock_fd (sc->fd);
+  file_unlock (sc->fd);
 }
 
 void
@@ -122,9 +121,8 @@ write_other_copy (struct sidecar *sc, const uint8_t *buf, int best,
   if (!whole[other])
     log_error ("%s: header copy %c is damaged; made again from copy %c",
                sc->path, other ? 'B' : 'A', other ? 'A' : 'B');
-  if (store_write_fd (sc->fd, buf + (size_t)best * SIDECAR_HEADER_SIZE,
-                      SIDECAR_HEADER_SIZE,
-                      (uint64_t)other * SIDECAR_HEADER_SIZE, 0)
+  if (file_write (sc->fd, buf + (size_t)best * SIDECAR_HEADER_SIZE,
+                  SIDECAR_HEADER_SIZE, (uint64_t)other * SIDECAR_HEADER_SIZE, 0)
           == -1
       || sidecar_sync (sc) == -1) {
     message_set (error, "cannot write the sidecar %s: %m", sc->path);
@@ -236,11 +234,11 @@ open_file (const char *path, bool read_only, bool lock, const uid_t *owner,
     }
     if (check_owner (sc, owner, error) == -1)
       goto fail;
-    if (lock && store_lock_fd (sc->fd, read_only) == -1) {
+    if (lock && file_lock (sc->fd, read_only) == -1) {
       message_set (error, "cannot lock the sidecar %s: %m", path);
       goto fail;
     }
-    if (!lock || store_same_file (sc->fd, path)) {
+    if (!lock || file_is_at (sc->fd, path)) {
       struct stat sb;
 
       if (fstat (sc->fd, &sb) == 0 && S_ISREG (sb.st_mode) && sb.st_size == 0) {
@@ -299,8 +297,8 @@ sidecar_write_header (struct sidecar *sc)
   if (sidecar_header_pack (&sc->h, buf) == -1)
     return -1;
   for (unsigned i = 0; i < 2; i++)
-    if (store_write_fd (sc->fd, buf, SIDECAR_HEADER_SIZE,
-                        i * SIDECAR_HEADER_SIZE, 0)
+    if (file_write (sc->fd, buf, SIDECAR_HEADER_SIZE, i * SIDECAR_HEADER_SIZE,
+                    0)
             == -1
         || sidecar_sync (sc) == -1)
       return -1;
@@ -344,16 +342,15 @@ sidecar_create (const char *path, const struct sidecar_header *h, char **error)
   if (!(h->state & SIDECAR_COMPLETE))
     sc->h.map_length = (uint64_t)sidecar_nr_sectors (sc) * SIDECAR_SECTOR;
 
-  sc->fd = store_tmpfile (path, 0600, &temp);
+  sc->fd = file_make (path, 0600, &temp);
   if (sc->fd == -1)
     goto fail;
-  if (store_lock_fd (sc->fd, false) == -1
-      || store_write_fd (sc->fd, zeros, sizeof zeros, SIDECAR_JOB_OFFSET, 0)
-             == -1
+  if (file_lock (sc->fd, false) == -1
+      || file_write (sc->fd, zeros, sizeof zeros, SIDECAR_JOB_OFFSET, 0) == -1
       || ftruncate (sc->fd, SIDECAR_MAP_OFFSET) == -1
       || (sc->h.map_length && sidecar_write_empty_map (sc) == -1)
       || sidecar_write_header (sc) == -1 || fsync (sc->fd) == -1
-      || store_link_fd (sc->fd, path, &temp) == -1)
+      || file_link (sc->fd, path, &temp) == -1)
     goto fail;
   return sc;
 
@@ -377,7 +374,7 @@ sidecar_write_count (struct sidecar *sc, uint64_t count)
   uint8_t le[8];
 
   put_le64 (le, count);
-  return store_write_fd (sc->fd, le, sizeof le, sc->h.count_offset, 0);
+  return file_write (sc->fd, le, sizeof le, sc->h.count_offset, 0);
 }
 
 int
@@ -424,7 +421,7 @@ sidecar_begin_count (struct sidecar *sc, uint64_t *count)
   else if (sidecar_read_count (sc, count) == -1)
     return -1;
   put_le64 (area, *count);
-  return store_write_fd (sc->fd, area, sizeof area, sc->h.count_offset, 0);
+  return file_write (sc->fd, area, sizeof area, sc->h.count_offset, 0);
 }
 
 int

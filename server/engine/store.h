@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #include "ability.h"
+#include "touched.h"
 #include "trust.h"
 
 struct store {
@@ -46,11 +47,8 @@ struct store {
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   struct abilities able;
-  /* Of a store that we have just made, where holes are not told: one bit,
-   * atomic, for 1 << touched_shift bytes, set before anything is written there.
-   * The rest reads as zeros.  NULL: not known. */
-  uint8_t *touched;
-  unsigned touched_shift;
+  struct touched touched; /* of a store that we have made, where holes are not
+                             told */
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
@@ -73,10 +71,6 @@ int store_link (struct store *st, char **error)
 /* Let others have it.  The descriptors stay open until store_free, so that a
  * late user of one never meets another file. */
 void store_unlock (struct store *st) __attribute__ ((nonnull (1)));
-/* A further description of what fd is open on; -1 with errno. */
-int store_reopen_fd (int fd);
-int store_reopen_read (int fd);
-void store_unlock_fd (int fd);
 /* The volume's uuid as an attribute of the file, so that another volume's
  * sidecar is told apart.  get: 1 and uuid, or 0: there is none. */
 int store_get_uuid (struct store *st, uint8_t uuid[16])
@@ -92,24 +86,6 @@ int store_set_detached (struct store *st, bool detached)
 void store_free (struct store *st);
 /* Make a regular file larger, durably. */
 int store_grow (struct store *st, uint64_t size) __attribute__ ((nonnull (1)));
-
-/* Lock fd as the store's is; EAGAIN if another has it. */
-int store_lock_fd (int fd, bool read_only);
-/* True if path still names what fd is open on. */
-bool store_same_file (int fd, const char *path) __attribute__ ((nonnull (2)));
-/* Open a nameless file in path's folder, and give it path's name.  *temp is
- * set to a name to be removed where a nameless file cannot be had, or could
- * not get a name.  The name is durable when store_link_fd returns; a power cut
- * in it may leave an empty file of that name, where the file system has neither
- * hard links nor RENAME_NOREPLACE. */
-int store_tmpfile (const char *path, mode_t mode, char **temp)
-    __attribute__ ((nonnull (1, 3)));
-int store_link_fd (int fd, const char *path, char **temp)
-    __attribute__ ((nonnull (2, 3)));
-/* Remove the empty file that a store_link_fd has left under path when it was
- * cut short.  EEXIST: it is not empty, or somebody has it. */
-int store_remove_empty (const char *path) __attribute__ ((nonnull (1)));
-int store_sync_dir (const char *path) __attribute__ ((nonnull (1)));
 
 int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1, 2)));
@@ -160,10 +136,6 @@ int store_next_data (struct store *st, uint64_t offset, uint64_t end,
 bool store_is_zero (struct store *st) __attribute__ ((nonnull (1)));
 
 int store_sync (struct store *st) __attribute__ ((nonnull (1)));
-int store_sync_fd (int fd);
-/* All of it; flags: RWF_ ones. */
-int store_write_fd (int fd, const void *buf, uint64_t count, uint64_t offset,
-                    int flags) __attribute__ ((nonnull (2)));
 
 /* Whose it is now: it may have been given to another since it was opened. */
 uid_t store_owner (const struct store *st) __attribute__ ((nonnull (1)));

@@ -25,6 +25,7 @@
 
 #include "backing.h"
 #include "create.h"
+#include "file.h"
 #include "internal.h"
 #include "match.h"
 #include "path.h"
@@ -338,7 +339,7 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
   err = errno;
   /* With neither a store nor a byte in the sidecar there is nothing to lose. */
   if (!d->sc && err == EINVAL && !d->store && !d->read_only
-      && store_remove_empty (d->metadata) == 0)
+      && file_remove_empty (d->metadata) == 0)
     err = ENOENT;
   if (!d->sc && err == EAGAIN) {
     match_name_owner (d, error);
@@ -357,7 +358,7 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     if (d->store && !cfg->has_owner && is_cut_short (d)) {
       store_free (d->store);
       d->store = NULL;
-      if (store_remove_empty (d->store_path) == -1) {
+      if (file_remove_empty (d->store_path) == -1) {
         message_set (error, "cannot make the store %s anew: %m", d->store_path);
         return -1;
       }
@@ -487,10 +488,10 @@ volume_close (struct disk *d, bool clean)
       if (d->work)
         work_unlink (d->work);
       if ((d->sc->h.state & SIDECAR_DETACHED)
-          && store_same_file (d->sc->fd, d->metadata)) {
+          && file_is_at (d->sc->fd, d->metadata)) {
         /* Complete and let go: what is left is a plain raw image. */
         path_unlink (d->metadata);
-        store_sync_dir (d->metadata);
+        file_sync_dir (d->metadata);
       }
     }
   }
@@ -498,7 +499,7 @@ volume_close (struct disk *d, bool clean)
   if (d->work && !d->recorded)
     work_unlink (d->work);
   if (d->work)
-    store_unlock_fd (d->work->fd);
+    file_unlock (d->work->fd);
   sidecar_unlock (d->sc);
   store_unlock (d->store);
   return r;

@@ -19,9 +19,9 @@
 #include "bytes.h"
 #include "cleanup.h"
 #include "crc32c.h"
+#include "file.h"
 #include "log.h"
 #include "sidecar.h"
-#include "store.h"
 #include "work.h"
 
 #define WORK_MAGIC "BKWORK2\n"
@@ -150,8 +150,7 @@ work_create (const char *path, const struct work_identity *id)
   if (w->fd == -1)
     goto fail;
   pack (id, w->first_format, buf);
-  if (store_lock_fd (w->fd, false) == -1
-      || ftruncate (w->fd, full_length (w)) == -1
+  if (file_lock (w->fd, false) == -1 || ftruncate (w->fd, full_length (w)) == -1
       || pwrite (w->fd, buf, sizeof buf, 0) != sizeof buf
       || work_set_state (w, WORK_OK) == -1)
     goto fail_unlink;
@@ -255,7 +254,7 @@ work_open (const char *path, struct work_identity *id, const uid_t *owners,
   *id = w->id;
   look_for_holes (w);
   /* State and count are its owner's as long as there is one. */
-  if (store_lock_fd (w->fd, read_only) == 0 && is_named (w, state))
+  if (file_lock (w->fd, read_only) == 0 && is_named (w, state))
     return w;
 
 fail:
@@ -325,33 +324,15 @@ work_write (struct work *w, enum work_plane plane, uint32_t index,
   if (__atomic_load_n (&w->quiet, __ATOMIC_SEQ_CST)
       && work_sync_announce (w) == -1)
     return -1;
-  return store_write_fd (w->fd, words, count * sizeof *words,
-                         sector_at (w, plane, index) + first * sizeof *words,
-                         0);
+  return file_write (w->fd, words, count * sizeof *words,
+                     sector_at (w, plane, index) + first * sizeof *words, 0);
 }
 
 /* What is past the end reads as zeros. */
 static int
 read_at (struct work *w, void *buf, size_t len, uint64_t offset)
 {
-  char *p = buf;
-
-  while (len > 0) {
-    ssize_t r = pread (w->fd, p, len, (off_t)offset);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r == -1)
-      return -1;
-    if (r == 0) {
-      memset (p, 0, len);
-      break;
-    }
-    p += r;
-    len -= (size_t)r;
-    offset += (uint64_t)r;
-  }
-  return 0;
+  return file_read (w->fd, buf, len, offset) == -1 ? -1 : 0;
 }
 
 int
@@ -369,7 +350,7 @@ int
 work_write_sums (struct work *w, uint64_t first, unsigned nr,
                  const struct work_sums *sums)
 {
-  return store_write_fd (w->fd, sums, nr * sizeof *sums, sums_at (w, first), 0);
+  return file_write (w->fd, sums, nr * sizeof *sums, sums_at (w, first), 0);
 }
 
 int
@@ -483,7 +464,7 @@ work_unlink (struct work *w)
 {
   struct stat a, b;
 
-  /* (Not store_same_file: a confined process has its runtime directory
+  /* (Not file_is_at: a confined process has its runtime directory
    * elsewhere.) */
   if (fstat (w->fd, &a) == 0 && lstat (w->path, &b) == 0 && a.st_dev == b.st_dev
       && a.st_ino == b.st_ino && unlink (w->path) == 0)

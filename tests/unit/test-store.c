@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "store.h"
 
 #define MIB (UINT64_C (1) << 20)
@@ -425,14 +426,14 @@ named_in_every_way (void **state)
       no_rename_flags = lack > 1;
       errno = 0;
       if (there) {
-        assert_int_equal (store_link_fd (fd, path, &temp), -1);
+        assert_int_equal (file_link (fd, path, &temp), -1);
         assert_int_equal (errno, EEXIST);
         expect_file (there == 1 ? "theirs" : "");
         unlink (temp);
         free (temp);
       }
       else {
-        assert_int_equal (store_link_fd (fd, path, &temp), 0);
+        assert_int_equal (file_link (fd, path, &temp), 0);
         assert_null (temp);
         expect_file ("ours");
       }
@@ -450,15 +451,15 @@ only_an_empty_file_is_removed (void **state)
 
   (void)state;
   put_file (path, "x");
-  assert_int_equal (store_remove_empty (path), -1);
+  assert_int_equal (file_remove_empty (path), -1);
   assert_int_equal (errno, EEXIST);
   put_file (path, "");
   fd = open (path, O_RDWR);
-  assert_int_equal (store_lock_fd (fd, false), 0);
-  assert_int_equal (store_remove_empty (path), -1);
+  assert_int_equal (file_lock (fd, false), 0);
+  assert_int_equal (file_remove_empty (path), -1);
   close (fd);
   assert_int_equal (access (path, F_OK), 0);
-  assert_int_equal (store_remove_empty (path), 0);
+  assert_int_equal (file_remove_empty (path), 0);
   assert_int_equal (access (path, F_OK), -1);
 }
 
@@ -528,7 +529,7 @@ what_has_the_name_is_opened (void **state)
   exchanges = 1;
   st = store_open (path, false, &error);
   assert_non_null (st);
-  assert_true (store_same_file (st->fd, path));
+  assert_true (file_is_at (st->fd, path));
   assert_int_equal (st->size, strlen ("another"));
   store_free (st);
   /* Again and again: nobody is kept for ever. */

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "fetch.h"
+#include "file.h"
 
 #define G UINT64_C (4096)
 #define MIB (UINT64_C (1) << 20)
@@ -710,7 +711,7 @@ w_in_use_is_an_owner (void **state)
   killed (d);
   fd = open (path, O_RDWR | O_CLOEXEC);
   assert_true (fd >= 0);
-  assert_int_equal (store_lock_fd (fd, false), 0);
+  assert_int_equal (file_lock (fd, false), 0);
   snprintf (pid, sizeof pid, "process %d", (int)getpid ());
   box_refused (&box, &config, EBUSY, "in use", pid);
 }
