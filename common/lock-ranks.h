@@ -50,8 +50,8 @@
   X (SOURCE_THREAD, "source: what an I/O thread is kicked for")  \
   X (SOURCE_RESOLVE, "source: look-ups of names")                \
   X (RUNTIME, "runtime directory")                               \
-  X (CONTROL, "control: inbox and threads")                      \
   X (CONTROL_POOL, "control: queue of a pool")                   \
+  X (CONTROL, "control: inbox and threads")                      \
   /* the library */                                              \
   X (CLIENT, "libbackfill: connections of a handle")             \
   X (ASK, "libbackfill: a question to all servers")

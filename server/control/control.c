@@ -51,9 +51,7 @@ inbox_put (struct control *c, struct item *item)
     }
     c->event_bytes += item->len;
   }
-  item->next = NULL;
-  *c->tail = item;
-  c->tail = &item->next;
+  STAILQ_INSERT_TAIL (&c->inbox, item, entry);
   ev_async_send (c->loop, &c->async);
   return true;
 }
@@ -63,7 +61,7 @@ inbox_is_empty (struct control *c)
 {
   LOCK_SCOPE (&c->lock);
 
-  return c->first == NULL && !c->overflow;
+  return STAILQ_EMPTY (&c->inbox) && !c->overflow;
 }
 
 /* --- on the loop ------------------------------------------------------ */
@@ -72,10 +70,10 @@ static void
 take_item (struct control *c, struct item *item)
 {
   if (item->request) {
-    session_done (item->request);
+    client_done (item->request);
     return;
   }
-  session_events (c, item->text, item->len, item->owner);
+  clients_events (c, item->text, item->len, item->owner);
   free (item);
 }
 
@@ -83,15 +81,14 @@ static void
 on_async (struct ev_loop *loop, ev_async *async, int revents)
 {
   struct control *c = async->data;
+  struct items items = STAILQ_HEAD_INITIALIZER (items);
   struct item *item;
   bool overflow, unlisten, finish;
 
   (void)revents;
   {
     LOCK_SCOPE (&c->lock);
-    item = c->first;
-    c->first = NULL;
-    c->tail = &c->first;
+    STAILQ_CONCAT (&items, &c->inbox);
     c->event_bytes = 0;
     overflow = c->overflow;
     c->overflow = false;
@@ -101,17 +98,15 @@ on_async (struct ev_loop *loop, ev_async *async, int revents)
       c->running = false;
   }
   if (overflow)
-    sessions_drop (c, "an event was lost");
-  while (item) {
-    struct item *next = item->next;
-
+    clients_drop (c, "an event was lost");
+  while ((item = STAILQ_FIRST (&items)) != NULL) {
+    STAILQ_REMOVE_HEAD (&items, entry);
     take_item (c, item);
-    item = next;
   }
   if (unlisten || finish)
     listener_stop (c);
   if (finish) {
-    sessions_end (c);
+    clients_end (c);
     ev_break (loop, EVBREAK_ALL);
   }
 }
@@ -121,7 +116,7 @@ on_sweep (struct ev_loop *loop, ev_timer *timer, int revents)
 {
   (void)loop;
   (void)revents;
-  session_sweep (timer->data);
+  clients_sweep (timer->data);
 }
 
 static void *
@@ -144,12 +139,11 @@ loop_thread (void *arg)
 static bool
 wait_for_pools (struct control *c)
 {
-  const struct timespec until
-      = ms_to_timespec (now_ms () + STOP_TIMEOUT * 1000);
+  uint64_t until = now_ms () + STOP_TIMEOUT * 1000;
   LOCK_SCOPE (&c->lock);
 
   while (c->nr_alive > 0)
-    if (pthread_cond_timedwait (&c->ended, &c->lock, &until) == ETIMEDOUT)
+    if (!lock_wait_ms (&c->ended, &c->lock, until))
       return c->nr_alive == 0;
   return true;
 }
@@ -198,7 +192,7 @@ control_start (struct control *c, char **error)
     return -1;
   }
   listener_limit (c);
-  sessions_init (c);
+  clients_init (c);
   ev_async_init (&c->async, on_async);
   c->async.data = c;
   ev_async_start (c->loop, &c->async);
@@ -277,18 +271,16 @@ control_free (struct control *c)
     ev_loop_destroy (c->loop);
   if (c->fd >= 0)
     close (c->fd);
-  for (int i = 0; i < NR_POOLS; i++) {
-    pthread_mutex_destroy (&c->pools[i].lock);
-    pthread_cond_destroy (&c->pools[i].cond);
-  }
-  while (c->users) {
-    struct user *user = c->users;
+  for (int i = 0; i < NR_POOLS; i++)
+    pool_destroy (&c->pools[i]);
+  while (!LIST_EMPTY (&c->users)) {
+    struct user *user = LIST_FIRST (&c->users);
 
-    c->users = user->next;
+    LIST_REMOVE (user, entry);
     free (user);
   }
-  pthread_mutex_destroy (&c->lock);
-  pthread_mutex_destroy (&c->stop_lock);
+  lock_destroy (&c->lock);
+  lock_destroy (&c->stop_lock);
   pthread_cond_destroy (&c->ended);
   free (c->path);
   free (c->program);

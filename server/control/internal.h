@@ -3,17 +3,17 @@
  * listener.c  the socket's file, and accepting clients
  * control.c   the loop thread, its inbox, start and end
  * pool.c      threads that run commands
- * session.c   one client: reading, answering, limits
+ * client.c    one client: reading, answering, limits
  * event.c     the engine's events into the inbox
  * call.c      a command's message, from its first check to its answer
  * table.c     the commands (command.h); query.c, command.c and map-page.c run
  *             them (handlers.h), with args.h for what a client gave, target.h
  *             for the disk, object.h for what it gets
  *
- * One thread, the loop's, owns all sessions: nothing about them is locked.
+ * One thread, the loop's, owns all clients: nothing about them is locked.
  * Other threads only put items in the inbox (answers, events) and take
- * requests from a pool.  Locks: `lock` and each pool's, which comes first;
- * neither is held while anything else is locked or called.
+ * requests from a pool.  Locks: each pool's, and in it control's `lock`
+ * (lock-ranks.h); neither is held while a command runs.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,15 +23,17 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include <ev.h>
 
 #include "command.h"
 #include "control.h"
+#include "lock.h"
 #include "wire.h"
 
-#define MAX_SESSIONS 4096u
+#define MAX_CLIENTS 4096u
 #define MAX_EVENTS (1u << 20)    /* bytes that a client has not read */
 #define MAX_INBOX (4u << 20)     /* bytes of events not yet queued */
 #define MAX_REPLIES (64u << 10)  /* no next command while more is unread */
@@ -39,8 +41,8 @@
 #define MAX_HELD (256u << 20)    /* bytes held for all clients together */
 #define MAX_HELD_ONE (64u << 10) /* for one, when that is reached */
 #define MAX_THREADS 64u          /* of a pool */
-/* Of sessions, memory and threads: what another user than root and our own
- * may have, and what all of those together. */
+/* Of clients, memory and threads: what another user than root and our own may
+ * have, and what all of those users have together. */
 #define SHARE_ONE(all) ((all) >= 4 ? (all) / 4 : 1)
 #define SHARE_OTHERS(all) ((all) >= 4 ? (all) / 4 * 3 : 1)
 #define TRIM_BYTES (16u << 20) /* given back to the system when freed */
@@ -50,23 +52,25 @@
 #define OUTPUT_TIMEOUT 30.0    /* s, if not configured: nothing is read */
 #define STOP_TIMEOUT 5         /* s: for the commands that run */
 
-struct session;
+struct client;
+TAILQ_HEAD (clients, client);
 struct request;
 
 /* What other threads tell the loop, in order. */
 struct item {
-  struct item *next;
+  STAILQ_ENTRY (item) entry;
   struct request *request; /* the one it is a part of, done; or NULL: */
   char *text;              /* an event's line */
   size_t len;
-  uid_t owner; /* of the store that it is about */
+  uid_t owner; /* of the store that the event is about */
 };
+STAILQ_HEAD (items, item);
 
 /* A command, or a message still to be parsed, on its way through a pool. */
 struct request {
-  struct item item; /* so that giving it back needs no memory */
-  struct request *next;
-  struct session *session; /* the loop's; not to be looked into */
+  struct item item; /* so that giving the request back needs no memory */
+  TAILQ_ENTRY (request) entry; /* in a list of its pool */
+  struct client *client;       /* the loop's; not to be looked into */
   struct call call;
   bool parsing; /* not a command yet: text is to be parsed */
   char *text;
@@ -74,25 +78,26 @@ struct request {
   char *answer; /* a line, NULL on ENOMEM */
   size_t answer_len;
 };
+TAILQ_HEAD (requests, request);
 
 struct pool {
   struct control *control;
-  pthread_mutex_t lock; /* guards from here */
+  struct lock lock; /* guards from here */
   pthread_cond_t cond;
-  struct request *first, **tail;
-  struct request *waiting; /* EINPROGRESS: until a kick */
-  struct request *running; /* by the threads */
+  struct requests queued;
+  struct requests waiting; /* EINPROGRESS: until a kick */
+  struct requests running; /* by the threads */
   uint64_t kicks;
   bool stop;
   unsigned nr_queued, nr_threads, nr_idle, nr_new, max_threads;
   pthread_t threads[MAX_THREADS];
 };
 
-/* A user who has sessions. */
+/* A user who has clients. */
 struct user {
-  struct user *next;
+  LIST_ENTRY (user) entry;
   uid_t uid;
-  unsigned nr_sessions; /* those that wait for their command's end, too */
+  unsigned nr_clients; /* those that wait for their command's end, too */
   size_t held;
 };
 
@@ -105,19 +110,19 @@ struct control {
   dev_t dev;
   ino_t ino;
 
-  pthread_mutex_t lock; /* guards from here ... */
+  struct lock lock;     /* guards from here ... */
   pthread_cond_t ended; /* a thread has ended */
-  struct item *first, **tail;
-  size_t event_bytes;
-  bool overflow;             /* an event was lost */
-  bool running;              /* the loop is */
-  bool listed;               /* the file is there */
-  bool unlisten, finish;     /* what the loop is told */
-  unsigned nr_alive;         /* threads of the pools */
-  unsigned nr_negotiated;    /* ... to here */
-  pthread_mutex_t stop_lock; /* one stop at a time; taken before lock */
-  bool started, stopped;     /* stop_lock */
-  bool abandoned;            /* stop_lock: a command still runs */
+  struct items inbox;
+  size_t event_bytes;     /* in inbox */
+  bool overflow;          /* an event was lost */
+  bool running;           /* the loop is */
+  bool listed;            /* the file is there */
+  bool unlisten, finish;  /* what the loop is told */
+  unsigned nr_alive;      /* threads of the pools */
+  unsigned nr_negotiated; /* ... to here */
+  struct lock stop_lock;  /* one stop at a time */
+  bool started, stopped;  /* stop_lock */
+  bool abandoned;         /* stop_lock: a command still runs */
 
   struct pool pools[NR_POOLS];
   pthread_t thread;
@@ -129,13 +134,13 @@ struct control {
   int standing; /* a client accepted, for whom there is no room yet */
   ev_async async;
   ev_prepare bury_prepare;
-  struct session *sessions, **last_session; /* oldest first */
-  struct session *gone; /* closed, but a pool has their request */
-  struct session *dead; /* to be freed when nothing is on the stack */
-  unsigned nr_sessions, max_sessions;
-  struct user *users;
+  struct clients clients; /* oldest first */
+  struct clients gone;    /* closed, but a pool has their request */
+  struct clients dead;    /* to be freed when nothing is on the stack */
+  unsigned nr_clients, max_clients;
+  LIST_HEAD (users, user) users;
   uint64_t serial;
-  size_t held; /* bytes in all sessions */
+  size_t held; /* bytes in all clients */
   size_t peak; /* of held, since memory was last given back */
 };
 
@@ -152,6 +157,8 @@ bool inbox_put (struct control *c, struct item *item);
 bool inbox_is_empty (struct control *c);
 
 /* pool.c */
+void pool_init (struct pool *pool);
+void pool_destroy (struct pool *pool);
 /* nr_threads at once, and more when all are busy, up to max_threads. */
 int pool_start (struct pool *pool, struct control *c, unsigned nr_threads,
                 unsigned max_threads);
@@ -162,27 +169,27 @@ void pool_kick (struct pool *pool);
 /* Tell the threads to end after what they do now, and forget the rest. */
 void pool_stop (struct pool *pool);
 
-/* session.c: on the loop. */
-void sessions_init (struct control *c);
-void session_new (struct control *c, int fd);
+/* client.c: on the loop. */
+void clients_init (struct control *c);
+void client_new (struct control *c, int fd);
 /* May this user have one more?  If not, one of his own that is idle is closed
  * for it. */
-bool session_has_room (struct control *c, uid_t uid);
+bool clients_has_room (struct control *c, uid_t uid);
 bool control_is_ours (uid_t uid);
-void session_close (struct session *s, const char *why);
-/* A pool has done with the request of this session. */
-void session_done (struct request *request);
+void client_close (struct client *s, const char *why);
+/* A pool has done with a request of the client. */
+void client_done (struct request *request);
 /* Queue an event for everyone who may see it; text is taken over. */
-void session_events (struct control *c, char *text, size_t len, uid_t owner);
+void clients_events (struct control *c, char *text, size_t len, uid_t owner);
 /* Close one to make room: of those that did not negotiate the oldest, if it
  * had time for it, else of those that did the longest silent.  False if there
  * is none. */
-bool session_evict (struct control *c, bool negotiated);
-void session_sweep (struct control *c);
+bool clients_evict (struct control *c, bool negotiated);
+void clients_sweep (struct control *c);
 /* Close all that negotiated. */
-void sessions_drop (struct control *c, const char *why);
+void clients_drop (struct control *c, const char *why);
 /* Send what can be sent without waiting, and close all. */
-void sessions_end (struct control *c);
+void clients_end (struct control *c);
 void request_free (struct request *request);
 
 #endif

@@ -279,15 +279,16 @@ control_listen (const struct control_config *config, char **error)
   }
   c->fd = c->standing = -1;
   c->config = *config;
-  pthread_mutex_init (&c->lock, NULL);
-  pthread_mutex_init (&c->stop_lock, NULL);
+  lock_init (&c->lock, LOCK_CONTROL);
+  lock_init (&c->stop_lock, LOCK_CONTROL_STOP);
   cond_init (&c->ended);
-  for (int i = 0; i < NR_POOLS; i++) {
-    pthread_mutex_init (&c->pools[i].lock, NULL);
-    pthread_cond_init (&c->pools[i].cond, NULL);
-    c->pools[i].tail = &c->pools[i].first;
-  }
-  c->tail = &c->first;
+  for (int i = 0; i < NR_POOLS; i++)
+    pool_init (&c->pools[i]);
+  STAILQ_INIT (&c->inbox);
+  TAILQ_INIT (&c->clients);
+  TAILQ_INIT (&c->gone);
+  TAILQ_INIT (&c->dead);
+  LIST_INIT (&c->users);
   c->path = absolute (config->path);
   c->program = strdup (config->program ? config->program : "backfill");
   if (c->path == NULL || c->program == NULL) {
@@ -346,7 +347,7 @@ may_connect (struct control *c, int fd)
 
   if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == -1)
     return false;
-  if (!session_has_room (c, cred.uid))
+  if (!clients_has_room (c, cred.uid))
     return false;
   /* The kernel has checked the file's permissions. */
   if (config->has_mode || config->has_group || config->has_socket)
@@ -365,20 +366,20 @@ pause_accepting (struct control *c)
   ev_timer_start (c->loop, &c->accept_timer);
 }
 
-/* The client that was accepted gets a session, at once or once there is
- * room: in a second at most some other one will have been silent for one. */
+/* Take the client that was accepted, at once or once there is room: in a second
+ * at most some other client will have been silent for one. */
 static bool
 seat (struct control *c)
 {
   int fd = c->standing;
 
-  if (c->nr_sessions >= c->max_sessions && !session_evict (c, false)
-      && !session_evict (c, true)) {
+  if (c->nr_clients >= c->max_clients && !clients_evict (c, false)
+      && !clients_evict (c, true)) {
     pause_accepting (c);
     return false;
   }
   c->standing = -1;
-  session_new (c, fd);
+  client_new (c, fd);
   return true;
 }
 
@@ -414,7 +415,7 @@ on_accept (struct ev_loop *loop, ev_io *io, int revents)
         return;
       log_debug ("control socket '%s': accept: %m", c->path);
       if ((errno == EMFILE || errno == ENFILE)
-          && (session_evict (c, false) || session_evict (c, true)))
+          && (clients_evict (c, false) || clients_evict (c, true)))
         continue;
       pause_accepting (c);
       return;
@@ -446,10 +447,10 @@ listener_limit (struct control *c)
 {
   struct rlimit limit;
 
-  c->max_sessions = MAX_SESSIONS;
+  c->max_clients = MAX_CLIENTS;
   if (getrlimit (RLIMIT_NOFILE, &limit) == 0
-      && limit.rlim_cur / 2 < c->max_sessions)
-    c->max_sessions = (unsigned)(limit.rlim_cur / 2);
+      && limit.rlim_cur / 2 < c->max_clients)
+    c->max_clients = (unsigned)(limit.rlim_cur / 2);
 }
 
 void

@@ -1,21 +1,23 @@
 /* pool.c - the threads that run commands, because a command may block.
  *
- * Each pool is a queue and a few threads.  A session has one command in
- * flight at a time, so the queue is never longer than there are sessions.  A
- * thread runs the command, or parses a message that is too long to be parsed
- * on the loop, and gives the request back through the inbox.
+ * Each pool is a queue and a few threads.  A client has one command in flight
+ * at a time, so the queue is never longer than there are clients.  A thread
+ * runs the command, or parses a message that is too long to be parsed on the
+ * loop, and gives the request back through the inbox.
  *
  * A command that needs something which is on its way (call.wait) leaves its
- * thread and is run again after a kick.  Those that came meanwhile are not
- * lost: who waits compares the number of kicks.
+ * thread and is run again after a kick.  A kick that comes while the command
+ * still runs is not lost: its thread compares the pool's number of kicks with
+ * that of the command's start.
  *
- * Threads are made when all are busy, up to a limit: one that hangs, because
- * its volume's store does, must not hold up those behind it.  Another user
- * than root and our own has a share of that limit, and all of them together
- * leave the rest; whose share is taken is passed over in the queue.
+ * Threads are made when all are busy, up to a limit: a command that hangs,
+ * because its volume's store does, must not hold up those behind it.  Another
+ * user than root and our own has a share of that limit, and all such users
+ * together leave the rest; a user whose share is taken is passed over in the
+ * queue.
  *
- * Locking: the pool's lock, for all of its lists; the control's is inside
- * it.
+ * Locking: the pool's lock guards all of its lists; control's lock is taken
+ * inside it.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -40,33 +42,35 @@ control_is_ours (uid_t uid)
   return uid == 0 || uid == geteuid ();
 }
 
-/* The lock is held. */
 static bool
-may_run (const struct pool *pool, uid_t uid)
+may_run (struct pool *pool, uid_t uid)
 {
+  const struct request *r;
   unsigned his = 0, others = 0;
 
+  ASSERT_HELD (&pool->lock);
   if (control_is_ours (uid))
     return true;
-  for (const struct request *r = pool->running; r; r = r->next)
-    if (!control_is_ours (r->call.peer.uid)) {
-      others++;
-      his += r->call.peer.uid == uid;
-    }
+  TAILQ_FOREACH (r, &pool->running, entry)
+  if (!control_is_ours (r->call.peer.uid)) {
+    others++;
+    his += r->call.peer.uid == uid;
+  }
   return his < SHARE_ONE (pool->max_threads)
          && others < SHARE_OTHERS (pool->max_threads);
 }
 
-/* The first that may run now.  The lock is held. */
+/* Take the first request that may run now out of the queue. */
 static struct request *
 next_request (struct pool *pool)
 {
+  struct request *request;
   bool refused = false;
   uid_t uid = 0;
 
-  for (struct request **p = &pool->first; *p; p = &(*p)->next) {
-    struct request *request = *p;
-
+  ASSERT_HELD (&pool->lock);
+  TAILQ_FOREACH (request, &pool->queued, entry)
+  {
     if (refused && request->call.peer.uid == uid)
       continue;
     if (!may_run (pool, request->call.peer.uid)) {
@@ -74,32 +78,29 @@ next_request (struct pool *pool)
       uid = request->call.peer.uid;
       continue;
     }
-    *p = request->next;
-    if (*p == NULL)
-      pool->tail = p;
+    TAILQ_REMOVE (&pool->queued, request, entry);
     pool->nr_queued--;
     return request;
   }
   return NULL;
 }
 
-/* The lock is held. */
 static void
 add (struct pool *pool, struct request *request)
 {
-  request->next = NULL;
-  *pool->tail = request;
-  pool->tail = &request->next;
+  ASSERT_HELD (&pool->lock);
+  TAILQ_INSERT_TAIL (&pool->queued, request, entry);
   pool->nr_queued++;
 }
 
-/* The lock is held, or there is no thread yet. */
+/* 0, or an errno. */
 static int
 add_thread (struct pool *pool)
 {
   struct control *c = pool->control;
   int r;
 
+  ASSERT_HELD (&pool->lock);
   {
     LOCK_SCOPE (&c->lock);
     c->nr_alive++;
@@ -118,11 +119,12 @@ add_thread (struct pool *pool)
   return r;
 }
 
-/* A thread for each that is queued, if there may be.  If none can be made
- * they wait for those that there are.  The lock is held. */
+/* Make a thread for each request that is queued, up to the limit.  If none can
+ * be made the requests wait for the threads that there are. */
 static void
 wake (struct pool *pool)
 {
+  ASSERT_HELD (&pool->lock);
   while (pool->nr_idle + pool->nr_new < pool->nr_queued
          && pool->nr_threads < pool->max_threads && add_thread (pool) == 0)
     pool->nr_new++;
@@ -140,28 +142,23 @@ take (struct pool *pool, bool new, uint64_t *kicks)
   pool->nr_idle++;
   while ((request = pool->stop ? NULL : next_request (pool)) == NULL
          && !pool->stop)
-    pthread_cond_wait (&pool->cond, &pool->lock);
+    lock_wait (&pool->cond, &pool->lock);
   pool->nr_idle--;
   if (request) {
-    request->next = pool->running;
-    pool->running = request;
+    TAILQ_INSERT_HEAD (&pool->running, request, entry);
     *kicks = pool->kicks;
   }
   return request;
 }
 
-/* It is run no more: another of its user's may be. */
+/* The request has been run: another of its user's may be. */
 static void
-leave (struct pool *pool, struct request *request)
+put_back (struct pool *pool, struct request *request)
 {
-  struct request **p = &pool->running;
   LOCK_SCOPE (&pool->lock);
 
-  while (*p != request)
-    p = &(*p)->next;
-  *p = request->next;
-  request->next = NULL;
-  if (pool->first)
+  TAILQ_REMOVE (&pool->running, request, entry);
+  if (!TAILQ_EMPTY (&pool->queued))
     pthread_cond_signal (&pool->cond);
 }
 
@@ -178,8 +175,7 @@ wait_for_kick (struct pool *pool, struct request *request, uint64_t kicks)
     wake (pool);
     return true;
   }
-  request->next = pool->waiting;
-  pool->waiting = request;
+  TAILQ_INSERT_HEAD (&pool->waiting, request, entry);
   return true;
 }
 
@@ -209,7 +205,7 @@ pool_thread (void *arg)
       parse (request);
     else
       request->answer = call_run (&request->call, &request->answer_len);
-    leave (pool, request);
+    put_back (pool, request);
     if (request->call.wait && !request->parsing) {
       if (!wait_for_kick (pool, request, kicks))
         request_free (request);
@@ -222,6 +218,23 @@ pool_thread (void *arg)
   c->nr_alive--;
   pthread_cond_broadcast (&c->ended);
   return NULL;
+}
+
+void
+pool_init (struct pool *pool)
+{
+  lock_init (&pool->lock, LOCK_CONTROL_POOL);
+  cond_init (&pool->cond);
+  TAILQ_INIT (&pool->queued);
+  TAILQ_INIT (&pool->waiting);
+  TAILQ_INIT (&pool->running);
+}
+
+void
+pool_destroy (struct pool *pool)
+{
+  lock_destroy (&pool->lock);
+  pthread_cond_destroy (&pool->cond);
 }
 
 int
@@ -255,50 +268,35 @@ pool_put (struct pool *pool, struct request *request)
 void
 pool_kick (struct pool *pool)
 {
-  struct request *waiting;
+  struct request *request;
   LOCK_SCOPE (&pool->lock);
 
   pool->kicks++;
-  waiting = pool->waiting;
-  if (waiting == NULL)
+  if (TAILQ_EMPTY (&pool->waiting))
     return;
-  pool->waiting = NULL;
-  while (waiting) {
-    struct request *next = waiting->next;
-
-    add (pool, waiting);
-    waiting = next;
+  while ((request = TAILQ_FIRST (&pool->waiting)) != NULL) {
+    TAILQ_REMOVE (&pool->waiting, request, entry);
+    add (pool, request);
   }
   wake (pool);
-}
-
-static void
-free_list (struct request *request)
-{
-  while (request) {
-    struct request *next = request->next;
-
-    request_free (request);
-    request = next;
-  }
 }
 
 void
 pool_stop (struct pool *pool)
 {
-  struct request *queued, *waiting;
+  struct requests forgotten = TAILQ_HEAD_INITIALIZER (forgotten);
+  struct request *request;
 
   {
     LOCK_SCOPE (&pool->lock);
     pool->stop = true;
-    queued = pool->first;
-    pool->first = NULL;
-    pool->tail = &pool->first;
+    TAILQ_CONCAT (&forgotten, &pool->queued, entry);
+    TAILQ_CONCAT (&forgotten, &pool->waiting, entry);
     pool->nr_queued = 0;
-    waiting = pool->waiting;
-    pool->waiting = NULL;
     pthread_cond_broadcast (&pool->cond);
   }
-  free_list (queued);
-  free_list (waiting);
+  while ((request = TAILQ_FIRST (&forgotten)) != NULL) {
+    TAILQ_REMOVE (&forgotten, request, entry);
+    request_free (request);
+  }
 }
