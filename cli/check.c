@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "array.h"
 #include "cleanup.h"
 #include "cli.h"
 #include "sidecar.h"
@@ -34,15 +35,8 @@ struct damage {
 static int
 add_damage (struct damage *damage, uint32_t index)
 {
-  /* Room is made at powers of two. */
-  if ((damage->nr & (damage->nr - 1)) == 0) {
-    uint32_t *p = reallocarray (damage->sector,
-                                damage->nr > 0 ? 2 * damage->nr : 1, sizeof *p);
-
-    if (!p)
-      return -1;
-    damage->sector = p;
-  }
+  if (ARRAY_ROOM (damage->sector, damage->nr) == -1)
+    return -1;
   damage->sector[damage->nr++] = index;
   return 0;
 }

@@ -1,18 +1,18 @@
 /* ask.c - all servers that can be found, asked at once.
  *
- * Each has the same time from the start, and what one of them does costs the
- * others nothing: one that hangs, ends, or talks nonsense is given back as one
- * that did not answer.  A thread asks one server after the other, and there
- * are enough of them that each waits for one only.  What a thread may be stuck
- * in without end is a look at a store (of another user, whose word for it is
- * checked): it is left behind then, and the last who uses the question frees
- * it.
+ * Each server has the same time from the start, and what one server does costs
+ * the others nothing: a server that hangs, ends, or talks nonsense is given
+ * back as one that did not answer.  A thread asks one server after the other,
+ * and there are enough threads that each waits for one server only.  A thread
+ * may be stuck without end in a look at a store (of another user, whose word
+ * for the store is checked).  Such a thread is left behind, and the last who
+ * uses the question frees the question.
  *
  * Another user is heard about his own stores alone: of his entries those are
- * taken whose store is there, the one he says, and his; of his answer, disks
- * whose store is his (trust.h).
+ * taken whose store is there, is the file that the entry says, and is his; of
+ * his answer, disks whose store is his (trust.h).
  *
- * Locking: the question's own; nothing of a handle is touched by the threads.
+ * Locking: the question's own lock; the threads touch nothing of a handle.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -26,6 +26,7 @@
 #include <sys/stat.h>
 
 #include "client.h"
+#include "array.h"
 #include "cleanup.h"
 #include "thread.h"
 
@@ -48,8 +49,8 @@ struct one {
 };
 
 struct question {
-  pthread_mutex_t lock; /* guards refs, left, over, and of each what follows
-                           its server */
+  struct lock lock; /* guards refs, left, over, and of each of ones what follows
+                       its server */
   pthread_cond_t changed;
   unsigned refs;
   size_t left;
@@ -146,7 +147,6 @@ find_servers (const struct known *known, struct servers *list)
   for (size_t i = 0; i < entries.len; i++) {
     struct entry *e = &entries.ptr[i];
     struct server *s = NULL;
-    struct entry *more;
     unsigned foreign = 0;
 
     if (is_known (known, e->process))
@@ -168,11 +168,9 @@ find_servers (const struct known *known, struct servers *list)
         goto nomem;
       list->len++;
     }
-    more = reallocarray (s->entries, s->nr + 1, sizeof *more);
-    if (more == NULL)
+    if (ARRAY_ROOM (s->entries, s->nr) == -1)
       goto nomem;
-    s->entries = more;
-    more[s->nr++] = *e;
+    s->entries[s->nr++] = *e;
     *e = (struct entry){ 0 };
     s->trust = entry_trust (&s->entries[0]);
   }
@@ -295,19 +293,20 @@ error:
 
 /* --- all of them ------------------------------------------------------ */
 
-/* The lock is held; it is let go. */
+/* Lets the lock go, which is held. */
 static void
 put_question (struct question *q)
 {
   bool last = --q->refs == 0;
 
-  pthread_mutex_unlock (&q->lock);
+  ASSERT_HELD (&q->lock);
+  lock_drop (&q->lock);
   if (!last)
     return;
   for (size_t i = 0; i < q->n; i++)
     server_free (&q->ones[i].server);
   free (q->ones);
-  pthread_mutex_destroy (&q->lock);
+  lock_destroy (&q->lock);
   pthread_cond_destroy (&q->changed);
   free (q);
 }
@@ -324,11 +323,12 @@ find_users (struct question *q)
   }
 }
 
-/* The next one to ask; NULL: there is none, or who is done with one of that
- * user's takes it.  The lock is held. */
+/* The next one to ask.  NULL: there is none, or the thread that is done with
+ * another of that user's takes it. */
 static struct one *
 next_one (struct question *q)
 {
+  ASSERT_HELD (&q->lock);
   for (size_t i = 0; !q->over && i < q->n; i++) {
     struct one *one = &q->ones[i], *first = &q->ones[one->first_of_user];
 
@@ -349,11 +349,12 @@ ask_some (void *arg)
   struct question *q = arg;
   struct one *one;
 
-  pthread_mutex_lock (&q->lock);
+  lock_take (&q->lock);
   while ((one = next_one (q)) != NULL) {
-    pthread_mutex_unlock (&q->lock);
-    ask_one (&one->server, q->events, q->command, q->deadline);
-    pthread_mutex_lock (&q->lock);
+    {
+      UNLOCK_SCOPE (&q->lock);
+      ask_one (&one->server, q->events, q->command, q->deadline);
+    }
     one->done = true;
     q->ones[one->first_of_user].running--;
     q->left--;
@@ -370,7 +371,7 @@ new_question (const struct servers *list)
 
   if (q == NULL)
     return error_nomem ();
-  pthread_mutex_init (&q->lock, NULL);
+  lock_init (&q->lock, LOCK_ASK);
   cond_init (&q->changed);
   q->refs = 1;
   q->ones = calloc (list->len, sizeof *q->ones);
@@ -380,7 +381,7 @@ new_question (const struct servers *list)
       break;
     }
   if (q->n < list->len) {
-    pthread_mutex_lock (&q->lock);
+    lock_take (&q->lock);
     put_question (q);
     return error_nomem ();
   }
@@ -396,7 +397,7 @@ start_threads (struct question *q)
   unsigned n = q->n < MAX_THREADS ? (unsigned)q->n : MAX_THREADS, started = 0;
 
   json_object_seed (0);
-  pthread_mutex_lock (&q->lock);
+  LOCK_SCOPE (&q->lock);
   for (; started < n; started++) {
     q->refs++;
     if (thread_start_stack (NULL, STACK_SIZE, ask_some, q) == -1) {
@@ -404,20 +405,16 @@ start_threads (struct question *q)
       break;
     }
   }
-  pthread_mutex_unlock (&q->lock);
   return started > 0;
 }
 
 static void
 wait_for_answers (struct question *q)
 {
-  int64_t until = q->deadline + GRACE;
-  const struct timespec ts = { .tv_sec = (time_t)(until / 1000),
-                               .tv_nsec = (long)(until % 1000) * 1000000 };
+  uint64_t until = (uint64_t)q->deadline + GRACE;
 
-  while (q->left > 0)
-    if (pthread_cond_timedwait (&q->changed, &q->lock, &ts) == ETIMEDOUT)
-      break;
+  while (q->left > 0 && lock_wait_ms (&q->changed, &q->lock, until))
+    ;
 }
 
 static int
@@ -435,12 +432,13 @@ ask_all (struct backfill *h, struct servers *list, bool events,
   for (size_t i = 0; !events && i < q->n; i++)
     q->ones[i].server.conn = handle_take_idle (h, q->ones[i].server.socket);
   if (q->n > 0 && !start_threads (q)) {
-    pthread_mutex_lock (&q->lock);
-    q->refs++;
-    pthread_mutex_unlock (&q->lock);
+    {
+      LOCK_SCOPE (&q->lock);
+      q->refs++;
+    }
     ask_some (q);
   }
-  pthread_mutex_lock (&q->lock);
+  lock_take (&q->lock);
   wait_for_answers (q);
   q->over = true;
   for (size_t i = 0; i < q->n; i++) {

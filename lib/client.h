@@ -25,13 +25,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <pthread.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include <jansson.h>
 
 #include "backfill.h"
 #include "entry.h"
+#include "lock.h"
 #include "wire.h"
 
 /* error.c */
@@ -65,7 +66,7 @@ struct conn {
    * with every device that is sent (handle_execute). */
   bool has_file;
   struct file_id file;
-  struct conn *next; /* in the handle's idle list */
+  SLIST_ENTRY (conn) entry; /* in the handle's list of idle ones */
 };
 
 /* Connect, look who is there, read the greeting, negotiate.  events: keep
@@ -116,7 +117,7 @@ struct backfill_event *reply_event (const json_t *value);
  * state, if they have any). */
 struct region_list {
   struct backfill_state_region *ptr;
-  size_t len, cap;
+  size_t len;
 };
 /* *next is UINT64_MAX after the last page.  from: what was asked for. */
 int reply_regions (const json_t *value, bool states, uint64_t from,
@@ -172,8 +173,8 @@ const char *registry_dirs (char *buf, size_t size)
 /* handle.c */
 
 struct backfill {
-  pthread_mutex_t lock; /* guards idle, nidle, timeout */
-  struct conn *idle;
+  struct lock lock; /* guards idle, nidle, timeout */
+  SLIST_HEAD (, conn) idle;
   unsigned nidle;
   unsigned timeout;   /* ms, 0 = none */
   char *socket;       /* NULL: by the registry */

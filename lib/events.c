@@ -18,6 +18,7 @@
 #include <sys/time.h>
 
 #include "client.h"
+#include "array.h"
 #include "cleanup.h"
 
 #define LOOK_INTERVAL 1000 /* ms */
@@ -57,18 +58,15 @@ add_news (struct backfill_events *events, const char *name, const char *socket)
 static int
 add_mute (struct backfill_events *events, const char *process)
 {
-  char **ptr = reallocarray (events->mute, events->nmute + 1, sizeof *ptr);
+  char *copy = strdup (process);
 
-  if (ptr != NULL) {
-    events->mute = ptr;
-    ptr[events->nmute] = strdup (process);
-    if (ptr[events->nmute] != NULL) {
-      events->nmute++;
-      return 0;
-    }
+  if (copy == NULL || ARRAY_ROOM (events->mute, events->nmute) == -1) {
+    free (copy);
+    error_nomem ();
+    return -1;
   }
-  error_nomem ();
-  return -1;
+  events->mute[events->nmute++] = copy;
+  return 0;
 }
 
 /* Take the connections of all servers that are not known yet. */
@@ -82,22 +80,18 @@ take_servers (struct backfill_events *events, bool first, int64_t deadline)
     .nprocesses = events->nmute,
   };
   struct servers servers;
-  struct conn **ptr;
   int r = 0;
 
   if (servers_ask (events->h, true, NULL, &known, &servers, deadline) == -1)
     return !first && backfill_get_errno () == ENXIO ? 0 : -1;
-  ptr = reallocarray (events->conns, events->n + servers.len, sizeof *ptr);
-  if (ptr == NULL) {
-    error_nomem ();
-    r = -1;
-  }
-  else
-    events->conns = ptr;
   for (size_t i = 0; r == 0 && i < servers.len; i++) {
     struct server *s = &servers.ptr[i];
 
-    if (s->conn != NULL) {
+    if (ARRAY_ROOM (events->conns, events->n) == -1) {
+      error_nomem ();
+      r = -1;
+    }
+    else if (s->conn != NULL) {
       if (!first)
         r = add_news (events, "SERVER_FOUND", s->socket);
       events->conns[events->n++] = s->conn;
@@ -141,8 +135,7 @@ backfill_events_open (struct backfill *h, const char *disk)
     return events;
   }
 
-  events->conns = calloc (1, sizeof *events->conns);
-  if (events->conns == NULL) {
+  if (ARRAY_ROOM (events->conns, events->n) == -1) {
     error_nomem ();
     goto error;
   }

@@ -48,10 +48,8 @@ handle_new (unsigned timeout)
     return error_nomem ();
   h->timeout = timeout;
   h->trust.whom = TRUST_ANYBODY; /* unless it is found, not named */
-  if (pthread_mutex_init (&h->lock, NULL) != 0) {
-    free (h);
-    return error_nomem ();
-  }
+  lock_init (&h->lock, LOCK_CLIENT);
+  SLIST_INIT (&h->idle);
   return h;
 }
 
@@ -194,13 +192,13 @@ backfill_close (struct backfill *h)
 {
   if (h == NULL)
     return;
-  while (h->idle != NULL) {
-    struct conn *conn = h->idle;
+  while (!SLIST_EMPTY (&h->idle)) {
+    struct conn *conn = SLIST_FIRST (&h->idle);
 
-    h->idle = conn->next;
+    SLIST_REMOVE_HEAD (&h->idle, entry);
     conn_close (conn);
   }
-  pthread_mutex_destroy (&h->lock);
+  lock_destroy (&h->lock);
   free (h->socket);
   free (h->process);
   free (h);
@@ -224,17 +222,17 @@ handle_deadline (struct backfill *h)
 static struct conn *
 take_idle (struct backfill *h, const char *socket)
 {
+  struct conn *conn;
   LOCK_SCOPE (&h->lock);
-  for (struct conn **p = &h->idle; *p != NULL; p = &(*p)->next)
-    if (strcmp ((*p)->path, socket) == 0) {
-      struct conn *conn = *p;
 
-      *p = conn->next;
-      conn->next = NULL;
-      h->nidle--;
-      return conn;
-    }
-  return NULL;
+  SLIST_FOREACH (conn, &h->idle, entry)
+  if (strcmp (conn->path, socket) == 0)
+    break;
+  if (conn != NULL) {
+    SLIST_REMOVE (&h->idle, conn, conn, entry);
+    h->nidle--;
+  }
+  return conn;
 }
 
 struct conn *
@@ -274,8 +272,7 @@ handle_give (struct backfill *h, struct conn *conn)
   if (!conn->broken && conn->events == NULL) {
     LOCK_SCOPE (&h->lock);
     if (h->nidle < MAX_IDLE) {
-      conn->next = h->idle;
-      h->idle = conn;
+      SLIST_INSERT_HEAD (&h->idle, conn, entry);
       h->nidle++;
       return;
     }

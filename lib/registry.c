@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 
 #include "client.h"
+#include "array.h"
 #include "cleanup.h"
 
 #define SYSTEM_DIR "/run/backfill"
@@ -116,7 +117,6 @@ take_entry (void *opaque, struct entry *e)
 {
   struct search *s = opaque;
   struct entries *list = s->list;
-  struct entry *ptr;
 
   if (s->store != NULL && !entry_speaks_for (e, s->store))
     return 0;
@@ -130,11 +130,9 @@ take_entry (void *opaque, struct entry *e)
     s->unheard = true;
     return 0;
   }
-  ptr = reallocarray (list->ptr, list->len + 1, sizeof *ptr);
-  if (ptr == NULL)
+  if (ARRAY_ROOM (list->ptr, list->len) == -1)
     return -1;
-  list->ptr = ptr;
-  ptr[list->len++] = *e;
+  list->ptr[list->len++] = *e;
   *e = (struct entry){ 0 };
   return 0;
 }

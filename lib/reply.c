@@ -20,6 +20,7 @@
 #include <limits.h>
 
 #include "client.h"
+#include "array.h"
 
 static int
 bad_member (const char *what, const char *member)
@@ -423,17 +424,9 @@ append_region (struct region_list *list, uint64_t offset, uint64_t length,
   }
   if (list->len == UINT_MAX)
     return error_set (EOVERFLOW, "the map has too many regions to count");
-  if (list->len == list->cap) {
-    size_t cap = list->cap == 0 ? 1024 : list->cap * 2;
-    struct backfill_state_region *ptr
-        = reallocarray (list->ptr, cap, sizeof *ptr);
-
-    if (ptr == NULL) {
-      error_nomem ();
-      return -1;
-    }
-    list->ptr = ptr;
-    list->cap = cap;
+  if (ARRAY_ROOM (list->ptr, list->len) == -1) {
+    error_nomem ();
+    return -1;
   }
   list->ptr[list->len].offset = offset;
   list->ptr[list->len].length = length;
