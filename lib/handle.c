@@ -226,8 +226,8 @@ take_idle (struct backfill *h, const char *socket)
   LOCK_SCOPE (&h->lock);
 
   SLIST_FOREACH (conn, &h->idle, entry)
-  if (strcmp (conn->path, socket) == 0)
-    break;
+    if (strcmp (conn->path, socket) == 0)
+      break;
   if (conn != NULL) {
     SLIST_REMOVE (&h->idle, conn, conn, entry);
     h->nidle--;

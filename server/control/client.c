@@ -137,8 +137,8 @@ find_user (const struct control *c, uid_t uid)
   struct user *user;
 
   LIST_FOREACH (user, &c->users, entry)
-  if (user->uid == uid)
-    break;
+    if (user->uid == uid)
+      break;
   return user;
 }
 
@@ -673,8 +673,7 @@ evict (struct control *c, bool negotiated, const struct user *user)
   struct client *client, *found = NULL;
   double at = now ();
 
-  TAILQ_FOREACH (client, &c->clients, entry)
-  {
+  TAILQ_FOREACH (client, &c->clients, entry) {
     if (client->negotiated != negotiated || (user && client->user != user))
       continue;
     if (!negotiated) {
@@ -710,8 +709,8 @@ clients_has_room (struct control *c, uid_t uid)
   if (user && user->nr_clients >= SHARE_ONE (c->max_clients))
     return evict (c, false, user) || evict (c, true, user);
   LIST_FOREACH (u, &c->users, entry)
-  if (!control_is_ours (u->uid))
-    others += u->nr_clients;
+    if (!control_is_ours (u->uid))
+      others += u->nr_clients;
   return others < SHARE_OTHERS (c->max_clients);
 }
 

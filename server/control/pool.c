@@ -52,10 +52,10 @@ may_run (struct pool *pool, uid_t uid)
   if (control_is_ours (uid))
     return true;
   TAILQ_FOREACH (r, &pool->running, entry)
-  if (!control_is_ours (r->call.peer.uid)) {
-    others++;
-    his += r->call.peer.uid == uid;
-  }
+    if (!control_is_ours (r->call.peer.uid)) {
+      others++;
+      his += r->call.peer.uid == uid;
+    }
   return his < SHARE_ONE (pool->max_threads)
          && others < SHARE_OTHERS (pool->max_threads);
 }
@@ -69,8 +69,7 @@ next_request (struct pool *pool)
   uid_t uid = 0;
 
   ASSERT_HELD (&pool->lock);
-  TAILQ_FOREACH (request, &pool->queued, entry)
-  {
+  TAILQ_FOREACH (request, &pool->queued, entry) {
     if (refused && request->call.peer.uid == uid)
       continue;
     if (!may_run (pool, request->call.peer.uid)) {
