@@ -52,6 +52,7 @@
 
 #include "bytes.h"
 #include "cleanup.h"
+#include "clock.h"
 #include "disk.h"
 #include "log.h"
 #include "sectors.h"
@@ -129,15 +130,6 @@ static bool
 chance (struct rng *r, unsigned percent)
 {
   return below (r, 100) < percent;
-}
-
-static uint64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 static void
