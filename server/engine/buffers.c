@@ -15,7 +15,7 @@
 
 #include "buffers.h"
 #include "bytes.h"
-#include "cleanup.h"
+#include "lock.h"
 #include "share.h"
 
 #define POOL_CLASSES 3u
@@ -23,24 +23,24 @@
 #define POOL_KEEP 96u /* of one size */
 
 static struct {
-  pthread_mutex_t lock;
+  struct lock lock;
   void *kept[POOL_CLASSES][POOL_KEEP];
   unsigned nr[POOL_CLASSES];
   uint64_t bytes;
-} pool = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} pool = { .lock = LOCK_INITIALIZER (LOCK_BUFFERS) };
 
 static const size_t pool_size[POOL_CLASSES]
     = { 256u << 10, 1u << 20, 2u << 20 };
 
-/* The pool's lock is held. */
 static void *
 pool_take (unsigned c)
 {
+  ASSERT_HELD (&pool.lock);
   pool.bytes -= pool_size[c];
   return pool.kept[c][--pool.nr[c]];
 }
 
-/* The pool's lock is held.  Is there room for one more buffer of class c?
+/* Is there room for one more buffer of class c?
  * Buffers of other sizes, which an earlier job used, are given up for it. */
 static bool
 pool_has_room (unsigned c)
@@ -48,6 +48,7 @@ pool_has_room (unsigned c)
   /* Each of many jobs has a request in flight. */
   uint64_t limit = POOL_BYTES + (uint64_t)jobs_running () * pool_size[1];
 
+  ASSERT_HELD (&pool.lock);
   for (unsigned i = 0; i < POOL_CLASSES; i++)
     while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
       munmap (pool_take (i), pool_size[i]);

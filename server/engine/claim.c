@@ -1,39 +1,44 @@
-/* claim.c - the in-flight table of writes.  See claim.h.
+/* claim.c - the range lock.  See claim.h.
  *
- * One list in order of arrival, as a disk has a few dozen operations in
- * flight at most.  A claim is granted when nothing before it overlaps.
+ * The claims are one list in order of arrival, as a disk has a few dozen
+ * operations in flight at most.  A claim is granted when none before it
+ * overlaps it.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "claim.h"
-#include "cleanup.h"
 #include "probe.h"
+#include "thread.h"
 
 void
 claims_init (struct claims *cs)
 {
-  pthread_mutex_init (&cs->lock, NULL);
-  pthread_cond_init (&cs->dropped, NULL);
+  lock_init (&cs->lock, LOCK_CLAIMS);
+  cond_init (&cs->dropped);
   cs->waiting = 0;
-  cs->first = cs->last = NULL;
+  TAILQ_INIT (&cs->list);
 }
 
 void
 claims_destroy (struct claims *cs)
 {
-  pthread_mutex_destroy (&cs->lock);
+  assert (TAILQ_EMPTY (&cs->list));
+  lock_destroy (&cs->lock);
   pthread_cond_destroy (&cs->dropped);
 }
 
 static bool
 is_blocked (const struct claim *c)
 {
-  for (const struct claim *o = c->prev; o; o = o->prev)
+  for (const struct claim *o = TAILQ_PREV (c, claim_list, link); o;
+       o = TAILQ_PREV (o, claim_list, link))
     if (o->g < c->end && c->g < o->end)
       return true;
   return false;
@@ -42,21 +47,19 @@ is_blocked (const struct claim *c)
 void
 claim_take (struct claims *cs, struct claim *c, uint64_t g, uint64_t end)
 {
+  lock_order_enter (c, LOCK_CLAIM);
   LOCK_SCOPE (&cs->lock);
 
   c->g = g;
   c->end = end;
-  c->next = NULL;
-  c->prev = cs->last;
-  if (cs->last)
-    cs->last->next = c;
-  else
-    cs->first = c;
-  cs->last = c;
+#ifdef LOCK_DEBUG
+  c->owner = pthread_self ();
+#endif
+  TAILQ_INSERT_TAIL (&cs->list, c, link);
   while (is_blocked (c)) {
     PROBE (claim_wait, cs, g, end);
     cs->waiting++;
-    pthread_cond_wait (&cs->dropped, &cs->lock);
+    lock_wait (&cs->dropped, &cs->lock);
     cs->waiting--;
   }
 }
@@ -64,16 +67,29 @@ claim_take (struct claims *cs, struct claim *c, uint64_t g, uint64_t end)
 void
 claim_drop (struct claims *cs, struct claim *c)
 {
+  {
+    LOCK_SCOPE (&cs->lock);
+
+    TAILQ_REMOVE (&cs->list, c, link);
+    if (cs->waiting > 0)
+      pthread_cond_broadcast (&cs->dropped);
+  }
+  lock_order_leave (c);
+}
+
+#ifdef LOCK_DEBUG
+void
+claim_assert_covers (struct claims *cs, uint64_t g, uint64_t end,
+                     const char *file, int line)
+{
+  const struct claim *c;
   LOCK_SCOPE (&cs->lock);
 
-  if (c->prev)
-    c->prev->next = c->next;
-  else
-    cs->first = c->next;
-  if (c->next)
-    c->next->prev = c->prev;
-  else
-    cs->last = c->prev;
-  if (cs->waiting)
-    pthread_cond_broadcast (&cs->dropped);
+  TAILQ_FOREACH (c, &cs->list, link)
+    if (pthread_equal (c->owner, pthread_self ()) && c->g <= g && end <= c->end)
+      return;
+  fprintf (stderr, "%s:%d: granules %llu to %llu are changed without a claim\n",
+           file, line, (unsigned long long)g, (unsigned long long)end);
+  abort ();
 }
+#endif

@@ -20,7 +20,9 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "commit.h"
@@ -30,18 +32,20 @@
 void
 commit_init (struct committer *c)
 {
-  pthread_mutex_init (&c->lock, NULL);
+  lock_init (&c->lock, LOCK_COMMIT);
   cond_init (&c->done);
-  pthread_mutex_init (&c->sync_lock, NULL);
+  lock_init (&c->sync_lock, LOCK_SYNCS);
   cond_init (&c->sync_ended);
+  TAILQ_INIT (&c->under_way);
 }
 
 void
 commit_destroy (struct committer *c)
 {
-  pthread_mutex_destroy (&c->lock);
+  assert (!c->running && !c->forming && TAILQ_EMPTY (&c->under_way));
+  lock_destroy (&c->lock);
   pthread_cond_destroy (&c->done);
-  pthread_mutex_destroy (&c->sync_lock);
+  lock_destroy (&c->sync_lock);
   pthread_cond_destroy (&c->sync_ended);
 }
 
@@ -58,10 +62,7 @@ sync_begin (struct disk *d, struct syncing *s)
 
   s->nr = c->syncs++;
   PROBE (sync_begin, d, s->nr);
-  s->next = NULL;
-  s->back = c->last_sync;
-  *(s->back ? &s->back->next : &c->first_sync) = s;
-  c->last_sync = s;
+  TAILQ_INSERT_TAIL (&c->under_way, s, link);
 }
 
 uint64_t
@@ -73,8 +74,7 @@ sync_leave (struct disk *d, struct syncing *s, int err)
     commit_set_failed (d, err);
   PROBE (sync_end, d, s->nr, err);
   LOCK_SCOPE (&c->sync_lock);
-  *(s->back ? &s->back->next : &c->first_sync) = s->next;
-  *(s->next ? &s->next->back : &c->last_sync) = s->back;
+  TAILQ_REMOVE (&c->under_way, s, link);
   pthread_cond_broadcast (&c->sync_ended);
   return c->syncs;
 }
@@ -85,10 +85,11 @@ sync_settle (struct disk *d, uint64_t nr)
   struct committer *c = &d->commit;
 
   {
+    const struct syncing *oldest;
     LOCK_SCOPE (&c->sync_lock);
 
-    while (c->first_sync && c->first_sync->nr < nr)
-      pthread_cond_wait (&c->sync_ended, &c->sync_lock);
+    while ((oldest = TAILQ_FIRST (&c->under_way)) && oldest->nr < nr)
+      lock_wait (&c->sync_ended, &c->sync_lock);
   }
   return commit_failed (d);
 }
@@ -108,7 +109,7 @@ struct commit_waiter {
 int
 commit_failed (struct disk *d)
 {
-  return __atomic_load_n (&d->commit.sticky, __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (&d->commit.sticky, memory_order_acquire);
 }
 
 void
@@ -120,8 +121,9 @@ commit_set_failed (struct disk *d, int err)
    * is told. */
   if (d->work && work_fail (d->work) == -1)
     log_error ("cannot write the working map %s: %m", d->work->path);
-  if (__atomic_compare_exchange_n (&d->commit.sticky, &none, err, false,
-                                   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+  if (atomic_compare_exchange_strong_explicit (&d->commit.sticky, &none, err,
+                                               memory_order_acq_rel,
+                                               memory_order_acquire)) {
     errno = err;
     log_error ("%s: cannot make data durable: %m; flushes fail until the "
                "volume is opened again, reads go on",
@@ -261,7 +263,7 @@ commit_run (struct disk *d, unsigned flags)
     int err;
 
     if (c->running) {
-      pthread_cond_wait (&c->done, &c->lock);
+      lock_wait (&c->done, &c->lock);
       continue;
     }
     c->running = true;
@@ -269,9 +271,10 @@ commit_run (struct disk *d, unsigned flags)
     flags = c->flags;
     c->forming = NULL;
     c->flags = 0;
-    pthread_mutex_unlock (&c->lock);
-    err = commit_once (d, flags);
-    pthread_mutex_lock (&c->lock);
+    {
+      UNLOCK_SCOPE (&c->lock);
+      err = commit_once (d, flags);
+    }
     c->running = false;
     while (joined) {
       struct commit_waiter *next = joined->next;

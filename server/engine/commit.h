@@ -7,30 +7,32 @@
 #ifndef BACKFILL_COMMIT_H
 #define BACKFILL_COMMIT_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
+
+#include "lock.h"
 
 struct disk;
 struct commit_waiter;
 
 /* A sync under way, on its caller's stack. */
 struct syncing {
-  struct syncing *next, *back;
+  TAILQ_ENTRY (syncing) link;
   uint64_t nr;
 };
 
 /* One commit runs, one forms. */
 struct committer {
-  pthread_mutex_t lock;
+  struct lock lock;
   pthread_cond_t done;
   bool running;
   unsigned flags; /* of the one that forms */
   struct commit_waiter *forming;
-  int sticky; /* errno of a failed sync: final until reopened (G24) */
-  pthread_mutex_t sync_lock;
+  _Atomic int sticky; /* errno of a failed sync: final until reopened (G24) */
+  struct lock sync_lock;
   pthread_cond_t sync_ended;
-  struct syncing *first_sync, *last_sync; /* in the order of their numbers */
+  TAILQ_HEAD (, syncing) under_way; /* in the order of their numbers */
   uint64_t syncs;
 };
 

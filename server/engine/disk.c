@@ -328,6 +328,7 @@ change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
   uint64_t g = granule_floor (d, lo), last = granule_ceil (d, hi);
   int r, err = 0;
 
+  ASSERT_CLAIMED (&d->claims, g, last);
   if (!stable) {
     r = proof_before (d, g, last, buf, lo, hi);
     if (r == -1)

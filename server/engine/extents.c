@@ -18,6 +18,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,7 @@ struct slot {
 
 struct extents {
   struct disk *d;
-  pthread_mutex_t lock;
+  struct lock lock; /* guards all below, and the slots */
   pthread_cond_t changed;
   struct slot **slot;
   uint64_t slot_size;
@@ -78,7 +79,7 @@ extents_new (struct disk *d)
     free (e);
     return NULL;
   }
-  pthread_mutex_init (&e->lock, NULL);
+  lock_init (&e->lock, LOCK_EXTENTS);
   cond_init (&e->changed);
   return e;
 }
@@ -93,17 +94,17 @@ extents_free (struct extents *e)
       free (e->slot[i]->run);
       free (e->slot[i]);
     }
-  pthread_mutex_destroy (&e->lock);
+  lock_destroy (&e->lock);
   pthread_cond_destroy (&e->changed);
   free (e->slot);
   free (e);
 }
 
-/* All below: the lock is held unless said. */
-
 static void
 forget (struct extents *e, struct slot *s)
 {
+  ASSERT_HELD (&e->lock);
+  assert (e->nr_runs >= s->nr);
   e->nr_runs -= s->nr;
   free (s->run);
   s->run = NULL;
@@ -114,6 +115,7 @@ forget (struct extents *e, struct slot *s)
 static void
 make_room (struct extents *e, const struct slot *keep)
 {
+  ASSERT_HELD (&e->lock);
   while (e->nr_runs > MAX_RUNS) {
     struct slot *oldest = NULL;
 
@@ -135,6 +137,7 @@ add_run (struct slot *s, uint64_t start, uint64_t end, unsigned flags)
 {
   struct disk *d = s->e->d;
 
+  ASSERT_HELD (&s->e->lock);
   /* Zeros that two answers share a granule of are still zeros: join first,
    * round when the run is used. */
   if (s->nr > 0 && s->run[s->nr - 1].end == start
@@ -155,6 +158,7 @@ static void answered (struct source_req *req, int error);
 static void
 prepare (struct slot *s)
 {
+  ASSERT_HELD (&s->e->lock);
   memset (&s->req, 0, sizeof s->req);
   s->req.offset = s->asked;
   s->req.length = (uint32_t)(s->end - s->asked);
@@ -163,7 +167,7 @@ prepare (struct slot *s)
   s->req.opaque = s;
 }
 
-/* On an I/O thread, no lock held. */
+/* The callback of a block status command, on an I/O thread. */
 static void
 answered (struct source_req *req, int error)
 {
@@ -207,6 +211,7 @@ slot_of (struct extents *e, uint64_t offset)
   uint64_t i = offset / e->slot_size;
   struct slot *s = e->slot[i];
 
+  ASSERT_HELD (&e->lock);
   if (!s) {
     s = calloc (1, sizeof *s);
     if (!s)
@@ -311,8 +316,6 @@ extents_run (struct extents *e, uint64_t offset, uint64_t limit, uint64_t *end,
 int
 extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
 {
-  struct timespec until = ms_to_timespec (deadline);
-
   for (;;) {
     struct slot *s;
 
@@ -332,14 +335,10 @@ extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
       if (now_ms () >= deadline)
         return ETIMEDOUT;
       /* Not asked when the source is away: look again now and then. */
-      if (!s || s->state == SLOT_NONE) {
-        struct timespec soon
-            = ms_to_timespec (min_u64 (deadline, now_ms () + 20));
-
-        pthread_cond_timedwait (&e->changed, &e->lock, &soon);
-      }
-      else
-        pthread_cond_timedwait (&e->changed, &e->lock, &until);
+      lock_wait_ms (&e->changed, &e->lock,
+                    !s || s->state == SLOT_NONE
+                        ? min_u64 (deadline, now_ms () + 20)
+                        : deadline);
     }
   }
 }

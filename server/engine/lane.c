@@ -10,23 +10,25 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "bytes.h"
-#include "cleanup.h"
 #include "clock.h"
 #include "lane.h"
+#include "lock.h"
 #include "thread.h"
 
 #define LEASE_NS UINT64_C (100000000) /* without an answer */
 #define TURN_NS UINT64_C (500000000)  /* at most */
 
 static struct {
-  pthread_mutex_t lock;
+  struct lock lock; /* guards all below, and every lane's members */
   struct lane *holder[NR_LANES];
   unsigned nr;
-  struct lane *first, **tail;
-} lanes = { .lock = PTHREAD_MUTEX_INITIALIZER, .tail = &lanes.first };
+  TAILQ_HEAD (, lane) queue; /* oldest first */
+} lanes = { .lock = LOCK_INITIALIZER (LOCK_LANES),
+            .queue = TAILQ_HEAD_INITIALIZER (lanes.queue) };
 
 void
 lane_init (struct lane *l)
@@ -42,11 +44,11 @@ lane_destroy (struct lane *l)
   pthread_cond_destroy (&l->granted);
 }
 
-/* The lock is held in all that follow. */
-
 static void
 release (unsigned i)
 {
+  ASSERT_HELD (&lanes.lock);
+  assert (i < lanes.nr);
   lanes.holder[i]->held = false;
   lanes.holder[i] = lanes.holder[--lanes.nr];
 }
@@ -54,12 +56,11 @@ release (unsigned i)
 static void
 grant (uint64_t now)
 {
-  while (lanes.first && lanes.nr < NR_LANES) {
-    struct lane *l = lanes.first;
+  struct lane *l;
 
-    lanes.first = l->next;
-    if (!lanes.first)
-      lanes.tail = &lanes.first;
+  ASSERT_HELD (&lanes.lock);
+  while (lanes.nr < NR_LANES && (l = TAILQ_FIRST (&lanes.queue))) {
+    TAILQ_REMOVE (&lanes.queue, l, link);
     l->queued = false;
     l->held = true;
     l->last = now + TURN_NS;
@@ -74,9 +75,12 @@ static void
 expire (uint64_t now)
 {
   unsigned waiting = 0;
+  struct lane *l;
 
-  for (struct lane *l = lanes.first; l && waiting < NR_LANES; l = l->next)
-    waiting++;
+  ASSERT_HELD (&lanes.lock);
+  TAILQ_FOREACH (l, &lanes.queue, link)
+    if (++waiting == NR_LANES)
+      break;
   for (unsigned i = 0; i < lanes.nr && waiting > 0;)
     if (lanes.holder[i]->until <= now) {
       release (i);
@@ -92,15 +96,13 @@ lane_take (struct lane *l, uint64_t now)
 {
   LOCK_SCOPE (&lanes.lock);
 
-  if (l->held && (now < l->until || !lanes.first))
+  if (l->held && (now < l->until || TAILQ_EMPTY (&lanes.queue)))
     return true;
   if (l->held)
     expire (now);
   if (!l->held && !l->queued) {
-    l->next = NULL;
     l->queued = true;
-    *lanes.tail = l;
-    lanes.tail = &l->next;
+    TAILQ_INSERT_TAIL (&lanes.queue, l, link);
   }
   if (l->queued)
     expire (now);
@@ -124,12 +126,10 @@ lane_wait (struct lane *l)
 
   while (l->queued) {
     uint64_t first = until;
-    struct timespec ts;
 
     for (unsigned i = 0; i < lanes.nr; i++)
       first = min_u64 (first, lanes.holder[i]->until);
-    ts = ns_to_timespec (first);
-    if (pthread_cond_timedwait (&l->granted, &lanes.lock, &ts) != 0) {
+    if (!lock_wait_ns (&l->granted, &lanes.lock, first)) {
       expire (now_ns ());
       if (first == until)
         return;
@@ -143,13 +143,7 @@ lane_leave (struct lane *l)
   LOCK_SCOPE (&lanes.lock);
 
   if (l->queued) {
-    struct lane **at = &lanes.first;
-
-    while (*at != l)
-      at = &(*at)->next;
-    *at = l->next;
-    if (lanes.tail == &l->next)
-      lanes.tail = at;
+    TAILQ_REMOVE (&lanes.queue, l, link);
     l->queued = false;
   }
   for (unsigned i = 0; i < lanes.nr; i++)

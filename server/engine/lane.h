@@ -19,12 +19,13 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #define NR_LANES 8u
 
 /* A job's place; owned by its caller, until lane_leave. */
 struct lane {
-  struct lane *next;
+  TAILQ_ENTRY (lane) link; /* while queued */
   pthread_cond_t granted;
   bool held, queued;
   uint64_t until, last; /* ns: the end, if no answer comes; the end */

@@ -92,6 +92,7 @@ parked_apply (struct disk *d, uint64_t g, uint64_t end)
 {
   struct parked *p;
 
+  ASSERT_CLAIMED (&d->claims, g, end);
   while (has_parked (d) && (p = parked_first (d, g, end))) {
     int err = 0, r = proof_before (d, p->g, p->g + 1, p->buf, p->offset,
                                    p->offset + p->length);
@@ -115,6 +116,7 @@ parked_cancel (struct disk *d, uint64_t g, uint64_t end, bool behind)
 {
   struct parked *p;
 
+  ASSERT_CLAIMED (&d->claims, g, end);
   while (has_parked (d) && (p = parked_first (d, g, end)))
     parked_finish (d, p, 0, behind);
 }
@@ -127,6 +129,7 @@ parked_merge (struct disk *d, uint64_t g, char *bytes)
   struct parked *p;
   int err = 0, r = 0;
 
+  ASSERT_CLAIMED (&d->claims, g, g + 1);
   {
     LOCK_SCOPE (&d->park_lock);
     for (p = d->parked; p; p = p->next)

@@ -5,7 +5,6 @@
 #include "config.h"
 
 #include "bytes.h"
-#include "cleanup.h"
 #include "rate.h"
 
 #define SECOND UINT64_C (1000000000)
@@ -18,14 +17,14 @@
 void
 rate_init (struct rate *r)
 {
-  pthread_mutex_init (&r->lock, NULL);
+  lock_init (&r->lock, LOCK_RATE);
   r->limit = r->next = 0;
 }
 
 void
 rate_destroy (struct rate *r)
 {
-  pthread_mutex_destroy (&r->lock);
+  lock_destroy (&r->lock);
 }
 
 void

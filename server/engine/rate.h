@@ -10,18 +10,19 @@
 #ifndef BACKFILL_RATE_H
 #define BACKFILL_RATE_H
 
-#include <pthread.h>
 #include <stdint.h>
 
+#include "lock.h"
+
 struct rate {
-  pthread_mutex_t lock;
+  struct lock lock;
   uint64_t limit; /* bytes/s, 0 = none */
   uint64_t next;  /* ns: when the next request may start */
 };
 
-#define RATE_INIT                     \
-  {                                   \
-    .lock = PTHREAD_MUTEX_INITIALIZER \
+#define RATE_INIT                        \
+  {                                      \
+    .lock = LOCK_INITIALIZER (LOCK_RATE) \
   }
 
 void rate_init (struct rate *r);

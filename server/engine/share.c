@@ -9,25 +9,28 @@
  */
 #include "config.h"
 
+#include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "bytes.h"
-#include "cleanup.h"
 #include "lane.h"
+#include "lock.h"
 #include "share.h"
 #include "thread.h"
 
 #define MAX_IN_FLIGHT (UINT64_C (20) << 20) /* bytes */
 
 static struct {
-  pthread_mutex_t lock;
-  unsigned max;       /* 0: any number */
-  unsigned taken;     /* atomic for those who only look */
-  struct slot *first; /* the queue, oldest first */
-} slots = { .lock = PTHREAD_MUTEX_INITIALIZER };
+  struct lock lock;          /* guards all below, and every slot's members */
+  unsigned max;              /* 0: any number */
+  _Atomic unsigned taken;    /* read without the lock, too */
+  TAILQ_HEAD (, slot) queue; /* oldest first */
+} slots = { .lock = LOCK_INITIALIZER (LOCK_JOB_SLOTS),
+            .queue = TAILQ_HEAD_INITIALIZER (slots.queue) };
 
 struct rate total_rate = RATE_INIT;
-static uint64_t bytes_in_flight; /* atomic */
+static _Atomic uint64_t bytes_in_flight;
 
 void
 slot_init (struct slot *s)
@@ -43,17 +46,18 @@ slot_destroy (struct slot *s)
   pthread_cond_destroy (&s->changed);
 }
 
-/* slots.lock is held. */
 static void
 grant_slots (void)
 {
-  while (slots.first && (slots.max == 0 || slots.taken < slots.max)) {
-    struct slot *s = slots.first;
+  struct slot *s;
 
-    slots.first = s->next;
+  ASSERT_HELD (&slots.lock);
+  while ((s = TAILQ_FIRST (&slots.queue))
+         && (slots.max == 0 || jobs_running () < slots.max)) {
+    TAILQ_REMOVE (&slots.queue, s, link);
     s->queued = false;
     s->held = true;
-    __atomic_add_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
+    atomic_fetch_add_explicit (&slots.taken, 1, memory_order_relaxed);
     pthread_cond_signal (&s->changed);
   }
 }
@@ -73,12 +77,7 @@ slot_take (struct slot *s)
 
   s->kicked = false;
   if (!s->held && !s->queued) {
-    struct slot **p = &slots.first;
-
-    while (*p)
-      p = &(*p)->next;
-    *p = s;
-    s->next = NULL;
+    TAILQ_INSERT_TAIL (&slots.queue, s, link);
     s->queued = true;
     grant_slots ();
   }
@@ -91,7 +90,7 @@ slot_wait (struct slot *s)
   LOCK_SCOPE (&slots.lock);
 
   while (s->queued && !s->kicked)
-    pthread_cond_wait (&s->changed, &slots.lock);
+    lock_wait (&s->changed, &slots.lock);
 }
 
 void
@@ -108,23 +107,20 @@ slot_give (struct slot *s)
   LOCK_SCOPE (&slots.lock);
 
   if (s->queued)
-    for (struct slot **p = &slots.first; *p; p = &(*p)->next)
-      if (*p == s) {
-        *p = s->next;
-        break;
-      }
+    TAILQ_REMOVE (&slots.queue, s, link);
   s->queued = false;
   if (!s->held)
     return;
   s->held = false;
-  __atomic_sub_fetch (&slots.taken, 1, __ATOMIC_RELAXED);
+  assert (jobs_running () > 0);
+  atomic_fetch_sub_explicit (&slots.taken, 1, memory_order_relaxed);
   grant_slots ();
 }
 
 unsigned
 jobs_running (void)
 {
-  return __atomic_load_n (&slots.taken, __ATOMIC_RELAXED);
+  return atomic_load_explicit (&slots.taken, memory_order_relaxed);
 }
 
 uint64_t
@@ -136,19 +132,24 @@ jobs_sharing (void)
 void
 share_add_bytes (uint64_t bytes)
 {
-  __atomic_add_fetch (&bytes_in_flight, bytes, __ATOMIC_RELAXED);
+  atomic_fetch_add_explicit (&bytes_in_flight, bytes, memory_order_relaxed);
 }
 
 void
 share_sub_bytes (uint64_t bytes)
 {
-  __atomic_sub_fetch (&bytes_in_flight, bytes, __ATOMIC_RELAXED);
+  uint64_t before = atomic_fetch_sub_explicit (&bytes_in_flight, bytes,
+                                               memory_order_relaxed);
+
+  assert (before >= bytes);
+  (void)before;
 }
 
 bool
 share_has_memory (uint64_t own, uint64_t bytes)
 {
   return own + bytes <= MAX_IN_FLIGHT / jobs_sharing ()
-         && __atomic_load_n (&bytes_in_flight, __ATOMIC_RELAXED) + bytes
+         && atomic_load_explicit (&bytes_in_flight, memory_order_relaxed)
+                    + bytes
                 <= MAX_IN_FLIGHT;
 }

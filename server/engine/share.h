@@ -21,13 +21,14 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "rate.h"
 
 /* A job's place among the others; owned by the job.  The members are guarded
  * by the slots' lock. */
 struct slot {
-  struct slot *next; /* queue */
+  TAILQ_ENTRY (slot) link; /* while queued */
   pthread_cond_t changed;
   bool held, queued;
   bool kicked; /* slot_wait is to return */

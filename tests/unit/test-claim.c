@@ -57,9 +57,10 @@ static unsigned
 nr_claims (void)
 {
   unsigned n = 0;
+  const struct claim *c;
   LOCK_SCOPE (&cs.lock);
 
-  for (struct claim *c = cs.first; c; c = c->next)
+  TAILQ_FOREACH (c, &cs.list, link)
     n++;
   return n;
 }
@@ -118,8 +119,7 @@ static int
 teardown (void **state)
 {
   (void)state;
-  assert_null (cs.first);
-  assert_null (cs.last);
+  assert_true (TAILQ_EMPTY (&cs.list));
   claims_destroy (&cs);
   return 0;
 }

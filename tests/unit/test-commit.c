@@ -748,7 +748,7 @@ syncs_wait_for_those_beside (void **state)
   /* It has left the list, and waits. */
   for (;;) {
     LOCK_SCOPE (&disk->commit.sync_lock);
-    if (disk->commit.first_sync == &newer)
+    if (TAILQ_FIRST (&disk->commit.under_way) == &newer)
       break;
   }
   /* Not for what begins later. */
@@ -758,8 +758,7 @@ syncs_wait_for_those_beside (void **state)
   pthread_join (thread, &result);
   assert_int_equal ((intptr_t)result, EIO);
   assert_int_equal (sync_end (disk, &newest, 0), EIO);
-  assert_null (disk->commit.first_sync);
-  assert_null (disk->commit.last_sync);
+  assert_true (TAILQ_EMPTY (&disk->commit.under_way));
 }
 
 /* The disk says once that it has lost what it held: to one of several syncs
