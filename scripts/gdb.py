@@ -17,11 +17,19 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import gdb
 
 
-def members(first, link="next"):
+def members(first):
     """The entries of a linked list."""
     while first:
         yield first.dereference()
-        first = first[link]
+        first = first["next"]
+
+
+def queue(head, link="link"):
+    """The entries of a TAILQ (sys/queue.h)."""
+    entry = head["tqh_first"]
+    while entry:
+        yield entry.dereference()
+        entry = entry[link]["tqe_next"]
 
 
 def yes(names, entry):
@@ -52,7 +60,7 @@ class DiskCommand(gdb.Command):
 
 def claims(d):
     held = []
-    for c in members(d["claims"]["first"]):
+    for c in queue(d["claims"]["list"]):
         begin, end = int(c["g"]), int(c["end"])
         waits = any(b < end and begin < e for b, e in held)
         held.append((begin, end))
@@ -63,13 +71,12 @@ def claims(d):
 
 def fetches(d):
     nr = 0
-    for f in members(d["fetch"]["first"]):
+    for f in queue(d["fetch"]["list"]):
         nr += 1
         yield "bytes %d to %d: %s, error %d, refs %d, job %d%s" % (
             int(f["offset"]), int(f["end"]), f["state"], int(f["error"]),
             int(f["refs"]), int(f["job"]),
-            yes(("zero", "demand", "committing", "committed", "kept",
-                 "discard", "promote", "passing"), f))
+            yes(("zero", "demand", "discard", "promote", "passing"), f))
     yield "%d fetches, %d bytes of buffers" % (nr, int(d["fetch"]["backlog"]))
 
 
@@ -79,7 +86,7 @@ def commit(d):
     yield "%s; %d wait for the next, flags 0x%x; error %d" % (
         "one runs" if c["running"] else "none runs", waiters,
         int(c["flags"]), int(c["sticky"]))
-    for s in members(c["first_sync"]):
+    for s in queue(c["under_way"]):
         yield "sync %d is under way" % int(s["nr"])
     yield "%d syncs, %d commits" % (int(c["syncs"]), int(d["commits"]))
 

@@ -8,6 +8,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "copier.h"
@@ -26,15 +27,16 @@
 void
 copiers_init (struct copiers *c)
 {
-  pthread_mutex_init (&c->lock, NULL);
+  lock_init (&c->lock, LOCK_COPIERS);
   cond_init (&c->wake);
-  c->tail = &c->first;
+  STAILQ_INIT (&c->queue);
 }
 
 void
 copiers_destroy (struct copiers *c)
 {
-  pthread_mutex_destroy (&c->lock);
+  assert (STAILQ_EMPTY (&c->queue));
+  lock_destroy (&c->lock);
   pthread_cond_destroy (&c->wake);
 }
 
@@ -45,9 +47,7 @@ copier_queue (struct fetch *f)
 
   {
     LOCK_SCOPE (&c->lock);
-    f->queued = NULL;
-    *c->tail = f;
-    c->tail = &f->queued;
+    STAILQ_INSERT_TAIL (&c->queue, f, queued);
   }
   /* Without copiers.lock, which the copier needs at once.  f may be gone by
    * now; the disk is not, as its source is stopped and its guests have left
@@ -70,6 +70,7 @@ zero_claimed (struct disk *d, uint64_t offset, uint64_t end, bool full,
 {
   int err;
 
+  ASSERT_CLAIMED (&d->claims, granule_floor (d, offset), granule_ceil (d, end));
   if (proof_before (d, granule_floor (d, offset), granule_ceil (d, end), NULL,
                     offset, end)
       == -1)
@@ -130,6 +131,7 @@ static int
 commit_run_of (struct disk *d, const struct fetch *f, uint64_t g, uint64_t end,
                bool *wrote)
 {
+  ASSERT_CLAIMED (&d->claims, g, end);
   while (g < end) {
     uint64_t start = granule_offset (d, g), stop;
     bool zero = false;
@@ -190,7 +192,8 @@ commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
     LOCK_SCOPE (&d->fetch.lock);
     *dropped = f->discard && !f->demand;
     wanted = f->demand || !f->job;
-    f->committing = !*dropped;
+    if (!*dropped)
+      fetch_enter_state (f, FETCH_COMMITTING);
   }
   while (!*dropped && g < last && err == 0) {
     enum map_state state = map_run (d->map, g, last, &stop);
@@ -238,14 +241,10 @@ settle (struct fetch *f)
   }
   else {
     d->fetch.commits_failed = 0;
-    /* dropped was sampled under the claim; a reader that has joined since
-     * sees kept == false and asks again. */
-    f->kept = !dropped;
   }
-  fetch_table_remove (f);
-  f->committed = true;
-  f->committing = false;
-  pthread_cond_broadcast (&f->changed);
+  /* dropped was read under the claim: a reader that has joined since then finds
+   * FETCH_PASSED, and asks again. */
+  fetch_enter_state (f, err || dropped ? FETCH_PASSED : FETCH_KEPT);
   fetch_unref (f);
 }
 
@@ -260,14 +259,12 @@ copy (void *arg)
 
     {
       LOCK_SCOPE (&c->lock);
-      while (!c->first && !c->stop)
-        pthread_cond_wait (&c->wake, &c->lock);
-      f = c->first;
+      while (STAILQ_EMPTY (&c->queue) && !c->stop)
+        lock_wait (&c->wake, &c->lock);
+      f = STAILQ_FIRST (&c->queue);
       if (!f)
         return NULL;
-      c->first = f->queued;
-      if (!c->first)
-        c->tail = &c->first;
+      STAILQ_REMOVE_HEAD (&c->queue, queued);
     }
     settle (f);
   }

@@ -11,18 +11,20 @@
 #ifndef BACKFILL_COPIER_H
 #define BACKFILL_COPIER_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
+
+#include "lock.h"
 
 struct disk;
 struct fetch;
 
 #define NR_COPIERS 2u
 struct copiers {
-  pthread_mutex_t lock;
+  struct lock lock; /* guards queue and stop */
   pthread_cond_t wake;
-  struct fetch *first, **tail; /* the queue, by fetch.queued */
+  STAILQ_HEAD (, fetch) queue; /* by fetch.queued */
   pthread_t thread[NR_COPIERS];
   unsigned nr;
   bool stop;

@@ -6,6 +6,8 @@
  */
 #include "config.h"
 
+#include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "buffers.h"
@@ -15,57 +17,80 @@
 void
 fetch_table_init (struct fetch_table *t)
 {
-  pthread_mutex_init (&t->lock, NULL);
+  lock_init (&t->lock, LOCK_FETCHES);
+  TAILQ_INIT (&t->list);
 }
 
 void
 fetch_table_destroy (struct fetch_table *t)
 {
-  pthread_mutex_destroy (&t->lock);
+  assert (TAILQ_EMPTY (&t->list));
+  assert (t->backlog == 0);
+  lock_destroy (&t->lock);
 }
 
 uint64_t
 fetch_backlog (struct disk *d)
 {
-  return counted (&d->fetch.backlog);
+  return atomic_load_explicit (&d->fetch.backlog, memory_order_relaxed);
 }
-
-/* fetch_table.lock is held in these four. */
 
 void
 fetch_unref (struct fetch *f)
 {
+  struct fetch_table *t = &f->disk->fetch;
+
+  ASSERT_HELD (&t->lock);
+  assert (f->refs > 0);
   if (--f->refs > 0)
     return;
+  assert (fetch_has_ended (f));
   if (f->buf) {
+    uint64_t before = atomic_fetch_sub_explicit (&t->backlog, f->buf_size,
+                                                 memory_order_relaxed);
+
+    assert (before >= f->buf_size);
+    (void)before;
     buffer_put (f->buf, f->buf_size);
-    __atomic_sub_fetch (&f->disk->fetch.backlog, f->buf_size, __ATOMIC_RELAXED);
   }
   pthread_cond_destroy (&f->changed);
   free (f);
 }
 
+#define FROM(state) (1u << FETCH_##state)
+
+/* For each state: those from which it is entered. */
+static const unsigned entered_from[] = {
+  [FETCH_ASKED] = 0,
+  [FETCH_HERE] = FROM (ASKED),
+  [FETCH_COMMITTING] = FROM (HERE),
+  [FETCH_KEPT] = FROM (COMMITTING),
+  [FETCH_PASSED] = FROM (ASKED) | FROM (HERE) | FROM (COMMITTING),
+  [FETCH_FAILED] = FROM (ASKED),
+};
+
 void
-fetch_table_remove (struct fetch *f)
+fetch_enter_state (struct fetch *f, enum fetch_state state)
 {
-  if (!f->in_table)
-    return;
-  if (f->prev)
-    f->prev->next = f->next;
-  else
-    f->disk->fetch.first = f->next;
-  if (f->next)
-    f->next->prev = f->prev;
-  f->in_table = false;
+  ASSERT_HELD (&f->disk->fetch.lock);
+  assert (entered_from[state] & (1u << f->state));
+  f->state = state;
+  if (fetch_has_ended (f))
+    TAILQ_REMOVE (&f->disk->fetch.list, f, link);
+  /* Nobody waits for the beginning of the commit. */
+  if (state != FETCH_COMMITTING)
+    pthread_cond_broadcast (&f->changed);
 }
 
 struct fetch *
 fetch_table_find (struct disk *d, uint64_t offset)
 {
-  struct fetch *f = d->fetch.first;
+  struct fetch *f;
 
-  while (f && f->end <= offset)
-    f = f->next;
+  ASSERT_HELD (&d->fetch.lock);
+  TAILQ_FOREACH (f, &d->fetch.list, link)
+    if (f->end > offset)
+      break;
   return f;
 }
 
@@ -73,8 +98,9 @@ struct fetch *
 fetch_table_add (struct disk *d, uint64_t offset, uint64_t end, bool zero)
 {
   struct fetch *f = calloc (1, sizeof *f);
-  struct fetch *next, *prev = NULL;
+  struct fetch *next;
 
+  ASSERT_HELD (&d->fetch.lock);
   if (!f)
     return NULL;
   f->disk = d;
@@ -90,21 +116,20 @@ fetch_table_add (struct disk *d, uint64_t offset, uint64_t end, bool zero)
       free (f);
       return NULL;
     }
-    count (&d->fetch.backlog, f->buf_size);
+    atomic_fetch_add_explicit (&d->fetch.backlog, f->buf_size,
+                               memory_order_relaxed);
   }
   cond_init (&f->changed);
 
-  for (next = d->fetch.first; next && next->offset < offset; next = next->next)
-    prev = next;
-  f->prev = prev;
-  f->next = next;
-  if (prev)
-    prev->next = f;
+  TAILQ_FOREACH (next, &d->fetch.list, link)
+    if (next->offset >= offset)
+      break;
+  if (next) {
+    assert (end <= next->offset);
+    TAILQ_INSERT_BEFORE (next, f, link);
+  }
   else
-    d->fetch.first = f;
-  if (next)
-    next->prev = f;
-  f->in_table = true;
+    TAILQ_INSERT_TAIL (&d->fetch.list, f, link);
   return f;
 }
 
@@ -121,8 +146,10 @@ fetch_kick (struct disk *d, uint64_t offset)
 void
 fetch_wake_all (struct disk *d)
 {
+  struct fetch *f;
   LOCK_SCOPE (&d->fetch.lock);
-  for (struct fetch *f = d->fetch.first; f; f = f->next)
+
+  TAILQ_FOREACH (f, &d->fetch.list, link)
     pthread_cond_broadcast (&f->changed);
 }
 
@@ -130,7 +157,7 @@ bool
 fetch_table_is_empty (struct disk *d)
 {
   LOCK_SCOPE (&d->fetch.lock);
-  return d->fetch.first == NULL;
+  return TAILQ_EMPTY (&d->fetch.list);
 }
 
 void

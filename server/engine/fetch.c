@@ -26,6 +26,7 @@
 #define BACKLOG_LIMIT (UINT64_C (28) << 20)
 #define DEMAND_LIMIT (UINT64_C (96) << 20)
 #define AHEAD_REQUEST (UINT64_C (1) << 20)
+
 /* The gate is closed: nothing new is to be asked for. */
 static bool
 is_gated (struct disk *d)
@@ -92,19 +93,12 @@ arrived (struct source_req *req, int error)
       again = true;
     }
     else if (error) {
-      f->state = FETCH_FAILED;
       f->error = error;
+      fetch_enter_state (f, FETCH_FAILED);
     }
     else {
-      f->state = FETCH_HERE;
       keep = !(f->discard && !f->demand) && !f->passing;
-    }
-    if (!again) {
-      if (!keep) {
-        fetch_table_remove (f);
-        f->committed = true;
-      }
-      pthread_cond_broadcast (&f->changed);
+      fetch_enter_state (f, keep ? FETCH_HERE : FETCH_PASSED);
     }
   }
   if (again) {
@@ -130,13 +124,14 @@ load_map (struct disk *d, uint64_t offset, uint64_t end)
   map_live_bytes (d->map, granule_floor (d, offset), granule_ceil (d, end));
 }
 
-/* fetch_table.lock is held.  The first range of [at, limit) that can be fetched
+/* The first range of [at, limit) that can be fetched
  * in one go: absent, not in flight, of one kind, at most `most` bytes.  It ends
  * on a granule or the disk's end.  False: there is none. */
 static bool
 next_gap (struct disk *d, uint64_t at, uint64_t limit, uint64_t most,
           uint64_t *start, uint64_t *end, bool *zero)
 {
+  ASSERT_HELD (&d->fetch.lock);
   while (at < limit) {
     uint64_t g = granule_floor (d, at);
     struct fetch *f = fetch_table_find (d, at);
@@ -164,12 +159,13 @@ next_gap (struct disk *d, uint64_t at, uint64_t limit, uint64_t most,
   return false;
 }
 
-/* fetch_table.lock is held.  Join f, which covers offset.  *cancel: set to it,
+/* Join f, which covers offset.  *cancel: set to it,
  * with a reference, if it is to be asked again as demand. */
 static void
 join (struct fetch *f, uint64_t offset, uint64_t limit, enum source_prio prio,
       struct fetch_piece *piece, struct fetch **cancel)
 {
+  ASSERT_HELD (&f->disk->fetch.lock);
   f->refs++;
   f->demand |= prio == SOURCE_DEMAND;
   *piece
@@ -183,7 +179,7 @@ join (struct fetch *f, uint64_t offset, uint64_t limit, enum source_prio prio,
   }
 }
 
-/* fetch_table.lock is held.  Make a fetch for offset, which is in none; next is
+/* Make a fetch for offset, which is in none; next is
  * the one behind it, or NULL.  The map is in memory up to loaded (load_map).
  * *made: set to it if it is to be submitted or queued.  The result is that of
  * fetch_get. */
@@ -199,6 +195,7 @@ make (struct disk *d, uint64_t offset, uint64_t limit, enum source_prio prio,
   struct fetch *f;
   unsigned flags;
 
+  ASSERT_HELD (&d->fetch.lock);
   if (state == MAP_LIVE)
     return 0;
   if (state == MAP_DAMAGED) {
@@ -238,8 +235,7 @@ make (struct disk *d, uint64_t offset, uint64_t limit, enum source_prio prio,
   *piece = (struct fetch_piece){ f, offset, min_u64 (limit, end), true, NULL };
   /* A fetch of known zeros is answered already, and its flight is over. */
   if (f->zero && f->passing) {
-    fetch_table_remove (f);
-    f->committed = true;
+    fetch_enter_state (f, FETCH_PASSED);
     fetch_unref (f);
   }
   else
@@ -288,7 +284,6 @@ fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
   return 1;
 }
 
-/* fetch_table.lock is held. */
 static void
 piece_drop (struct fetch_piece *piece)
 {
@@ -301,7 +296,6 @@ fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
             uint64_t deadline)
 {
   struct fetch *f = piece->fetch;
-  struct timespec until = ms_to_timespec (deadline);
   int err = 0;
 
   {
@@ -312,8 +306,7 @@ fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
       else if (piece->abandon
                && __atomic_load_n (piece->abandon, __ATOMIC_ACQUIRE))
         err = ECANCELED;
-      else if (pthread_cond_timedwait (&f->changed, &d->fetch.lock, &until)
-               == ETIMEDOUT)
+      else if (!lock_wait_ms (&f->changed, &d->fetch.lock, deadline))
         err = f->state == FETCH_ASKED ? ETIMEDOUT : 0;
       if (err)
         break;
@@ -347,22 +340,20 @@ int
 fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
 {
   struct fetch *f = piece->fetch;
-  struct timespec until = ms_to_timespec (deadline);
   int err = 0;
 
   LOCK_SCOPE (&d->fetch.lock);
-  while (f->state != FETCH_FAILED && !f->committed && err == 0) {
+  while (!fetch_has_ended (f) && err == 0) {
     if (is_gated (d))
       err = ESHUTDOWN;
-    else if (pthread_cond_timedwait (&f->changed, &d->fetch.lock, &until)
-                 == ETIMEDOUT
-             && f->state != FETCH_FAILED && !f->committed)
+    else if (!lock_wait_ms (&f->changed, &d->fetch.lock, deadline)
+             && !fetch_has_ended (f))
       err = ETIMEDOUT;
   }
   if (err == 0 && f->error)
     err = piece->own ? f->error : EAGAIN;
   /* Read, but not kept: too much waited for the store, or its job ended. */
-  else if (err == 0 && !f->kept)
+  else if (err == 0 && f->state != FETCH_KEPT)
     err = EAGAIN;
   piece_drop (piece);
   return err;
@@ -479,7 +470,7 @@ fetch_discard_job (struct disk *d)
 
     {
       LOCK_SCOPE (&d->fetch.lock);
-      for (f = d->fetch.first; f; f = f->next)
+      TAILQ_FOREACH (f, &d->fetch.list, link)
         if (f->job && !f->discard) {
           f->discard = true;
           if (f->state == FETCH_ASKED && !f->promote && !f->demand)
@@ -498,9 +489,11 @@ fetch_discard_job (struct disk *d)
 bool
 fetch_job_is_writing (struct disk *d)
 {
+  struct fetch *f;
   LOCK_SCOPE (&d->fetch.lock);
-  for (struct fetch *f = d->fetch.first; f; f = f->next)
-    if (f->job && f->committing && !f->demand)
+
+  TAILQ_FOREACH (f, &d->fetch.list, link)
+    if (f->job && f->state == FETCH_COMMITTING && !f->demand)
       return true;
   return false;
 }

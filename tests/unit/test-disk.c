@@ -177,7 +177,7 @@ ahead_waits_for_room (void **state)
   disk_get_info (d, &info);
   assert_true (info.ahead_fetches > 0);
   /* 28 MiB, and what was under way when they were reached. */
-  assert_true (counted (&d->fetch.backlog) < 64 * MIB);
+  assert_true (fetch_backlog (d) < 64 * MIB);
   for (; at < 120 * MIB; at += MIB)
     assert_int_equal (disk_pread (d, buf, sizeof buf, at), 0);
   assert_false (is_planned (d, info.ahead_fetches));

@@ -185,9 +185,10 @@ struct sharing {
 static unsigned
 shares (uint64_t offset)
 {
+  struct fetch *f;
   LOCK_SCOPE (&disk->fetch.lock);
 
-  for (struct fetch *f = disk->fetch.first; f; f = f->next)
+  TAILQ_FOREACH (f, &disk->fetch.list, link)
     if (f->offset <= offset && offset < f->end)
       return f->refs - 1;
   return 0;
@@ -837,9 +838,10 @@ jobs_are_bounded (void **state)
   assert_int_equal (job_start (disk, &o, NULL, &error), 0);
   for (end = now_ms () + 3000; now_ms () < end; nap_ms (5)) {
     uint64_t n = 0;
+    struct fetch *f;
     LOCK_SCOPE (&disk->fetch.lock);
 
-    for (struct fetch *f = disk->fetch.first; f; f = f->next)
+    TAILQ_FOREACH (f, &disk->fetch.list, link)
       if (f->state == FETCH_ASKED)
         n += f->end - f->offset;
     most = max_u64 (most, n);
@@ -868,12 +870,12 @@ __wrap_pread (int fd, void *buf, size_t n, off_t offset)
     unsigned tries = 0;
 
     /* Another thread lets go of it soon; this one would not. */
-    while (pthread_mutex_trylock (&disk->fetch.lock) != 0 && tries < 200) {
+    while (!lock_try (&disk->fetch.lock) && tries < 200) {
       nap_ms (5);
       tries++;
     }
     if (tries < 200)
-      pthread_mutex_unlock (&disk->fetch.lock);
+      lock_drop (&disk->fetch.lock);
     else
       count (&locked_reads, 1);
     count (&reads, 1);
