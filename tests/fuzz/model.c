@@ -41,16 +41,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "bytes.h"
+#include "child.h"
 #include "cleanup.h"
 #include "clock.h"
 #include "disk.h"
@@ -1125,18 +1123,6 @@ die (const char *what)
   exit (1);
 }
 
-static bool
-can_connect (const char *path)
-{
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  CLEANUP_CLOSE int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-  if (strlen (path) >= sizeof addr.sun_path)
-    die (path);
-  strcpy (addr.sun_path, path);
-  return connect (fd, (struct sockaddr *)&addr, sizeof addr) == 0;
-}
-
 static void
 backing_start (void)
 {
@@ -1144,7 +1130,6 @@ backing_start (void)
   const char *argv[24]
       = { nbdkit, "-f", "-r", "-U", sock, "--filter=delay", "--filter=error" };
   unsigned n = 7;
-  pid_t parent = getpid ();
 
   snprintf (delay, sizeof delay, "delay-read=%ums", setup.delay_ms);
   snprintf (file, sizeof file, "file=%s", golden_path);
@@ -1159,19 +1144,17 @@ backing_start (void)
   argv[n++] = on;
   argv[n] = NULL;
   unlink (sock);
-  backing_pid = fork ();
+  backing_pid = child_fork ();
   if (backing_pid == -1)
     die ("fork");
   if (backing_pid == 0) {
-    if (prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid () != parent)
-      _exit (126);
     /* Not into what the test prints. */
     if (!freopen (log_path, "a", stderr))
       _exit (126);
     execvp (argv[0], (char *const *)argv);
     _exit (127);
   }
-  for (unsigned i = 0; !can_connect (sock); i++) {
+  for (unsigned i = 0; !child_listens (sock); i++) {
     if (i > 6000)
       die ("nbdkit does not start");
     nap (10);
@@ -1333,11 +1316,10 @@ run_life (enum ending ending, uint64_t ms, struct rng *r)
   memset (sh->doing, 0, sizeof sh->doing);
   backing_check ();
   fflush (NULL);
-  life_pid = fork ();
+  life_pid = child_fork ();
   if (life_pid == -1)
     die ("fork");
   if (life_pid == 0) {
-    prctl (PR_SET_PDEATHSIG, SIGKILL);
     signal (SIGINT, SIG_DFL);
     signal (SIGTERM, SIG_DFL);
     /* Also what a sanitizer says, and a backing store that is a command. */

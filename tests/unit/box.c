@@ -6,6 +6,7 @@
 
 #include "box.h"
 
+#include "child.h"
 #include "crc32c.h"
 
 #include <glob.h>
@@ -17,11 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -170,15 +168,9 @@ box_golden (const struct box *b, uint64_t size, uint64_t piece)
 }
 
 static bool
-can_connect (void *opaque)
+listens (void *opaque)
 {
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  CLEANUP_CLOSE int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const char *path = opaque;
-
-  assert_true (strlen (path) < sizeof addr.sun_path);
-  strcpy (addr.sun_path, path);
-  return connect (fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+  return child_listens (opaque);
 }
 
 void
@@ -187,8 +179,6 @@ box_serve (struct box *b, const char *first, ...)
   const char *nbdkit = getenv ("NBDKIT");
   const char *argv[MAX_WORDS + 8];
   unsigned n = 0;
-  pid_t parent = getpid ();
-  sigset_t none;
   va_list ap;
 
   if (!nbdkit || !*nbdkit)
@@ -204,18 +194,14 @@ box_serve (struct box *b, const char *first, ...)
     assert_true (++n < MAX_WORDS);
   va_end (ap);
   unlink (b->sock);
-  b->server = fork ();
+  b->server = child_fork ();
   assert_true (b->server >= 0);
   if (b->server == 0) {
-    sigemptyset (&none);
-    sigprocmask (SIG_SETMASK, &none, NULL);
-    if (prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid () != parent)
-      _exit (126);
     unsetenv ("LD_PRELOAD");
     execvp (nbdkit, (char *const *)argv);
     _exit (127);
   }
-  wait_until (can_connect, b->sock);
+  wait_until (listens, b->sock);
 }
 
 void

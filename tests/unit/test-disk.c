@@ -19,12 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "fetch.h"
 #include "internal.h"
 
@@ -35,31 +33,19 @@ static char dir[] = "/tmp/test-disk-XXXXXX";
 static char *sock_path, *uri, *store;
 static const char *nbdkit = "nbdkit";
 
-static bool
-can_connect (void)
-{
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  CLEANUP_CLOSE int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-  snprintf (addr.sun_path, sizeof addr.sun_path, "%s", sock_path);
-  return connect (fd, (struct sockaddr *)&addr, sizeof addr) == 0;
-}
-
 static pid_t
 serve (const char *size)
 {
   uint64_t until = now_ms () + LIMIT_MS;
-  pid_t parent = getpid (), pid = fork ();
+  pid_t pid = child_fork ();
 
   assert_true (pid >= 0);
   if (pid == 0) {
-    if (prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid () != parent)
-      _exit (126);
     unsetenv ("LD_PRELOAD");
     execlp (nbdkit, nbdkit, "-f", "-U", sock_path, "pattern", size, NULL);
     _exit (127);
   }
-  while (!can_connect ()) {
+  while (!child_listens (sock_path)) {
     assert_true (now_ms () < until);
     usleep (5000);
   }

@@ -24,7 +24,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -34,6 +33,7 @@
 
 #include <cmocka.h>
 
+#include "child.h"
 #include "log.h"
 #include "source/source.h"
 
@@ -76,32 +76,15 @@ nap (unsigned ms)
 static pid_t
 spawn (const char *const *argv)
 {
-  pid_t parent = getpid (), pid = fork ();
-  sigset_t none;
+  pid_t pid = child_fork ();
 
   if (pid == 0) {
-    sigemptyset (&none);
-    sigprocmask (SIG_SETMASK, &none, NULL);
-    if (prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid () != parent)
-      _exit (126);
     unsetenv ("LD_PRELOAD");
     execvp (argv[0], (char *const *)argv);
     _exit (127);
   }
   assert_true (pid > 0);
   return pid;
-}
-
-static bool
-can_connect (const char *path)
-{
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
-
-  snprintf (addr.sun_path, sizeof addr.sun_path, "%s", path);
-  r = connect (fd, (struct sockaddr *)&addr, sizeof addr);
-  close (fd);
-  return r == 0;
 }
 
 /* nbdkit on sock_path with those arguments, NULL at the end. */
@@ -119,7 +102,7 @@ serve (const char *first, ...)
   va_end (ap);
   unlink (sock_path);
   pid = spawn (argv);
-  WAIT_FOR (can_connect (sock_path));
+  WAIT_FOR (child_listens (sock_path));
   return pid;
 }
 
