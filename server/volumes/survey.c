@@ -119,7 +119,7 @@ survey_run (void *opaque, const struct disks *disks,
   if (!*results)
     return -1;
   LOCK_SCOPE (&vs->lock);
-  while (r == 1)
+  while (r == 1 && at < disks->len)
     r = survey_from (vs, &like, &at);
-  return r;
+  return r == -1 ? -1 : 0;
 }
