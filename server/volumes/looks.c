@@ -41,6 +41,7 @@ look_task (void *arg)
   l->err = err;
   l->error = error;
   l->busy = false;
+  l->ended = now_ms ();
   table_changed (vs);
 }
 
@@ -122,6 +123,7 @@ look_at (struct volumes *vs, const char *path, uid_t uid, bool deep,
   l->busy = true;
   if (crew_run (vs->crew, look_task, l) == -1) {
     l->busy = false;
+    l->ended = l->since;
     l->err = errno;
     message_set (&l->error, "'%s' cannot be looked at: %m", path);
   }
@@ -176,7 +178,7 @@ look_forget_old (struct volumes *vs)
   ASSERT_HELD (&vs->lock);
   for (struct look *l = LIST_FIRST (&vs->looks); l; l = next) {
     next = LIST_NEXT (l, next);
-    if (!l->busy && now - l->since >= LINGER_MS)
+    if (!l->busy && now - l->ended >= LINGER_MS)
       look_free (l);
   }
 }

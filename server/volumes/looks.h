@@ -22,7 +22,8 @@ struct look {
   uid_t uid;       /* for whom: 0 sees all */
   bool deep;       /* it asks how much is local, too */
   bool busy;       /* a crew thread has it */
-  uint64_t since;  /* when it was last begun */
+  uint64_t since;  /* when it was last begun, */
+  uint64_t ended;  /* and when that was answered */
   uint64_t serial; /* of the command that it was begun for; 0: for none */
   struct disk_peek peek;
   int err; /* 0, or why peek holds nothing */
