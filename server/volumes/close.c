@@ -74,16 +74,15 @@ close_task (void *arg)
   table_remove (vs, v);
 }
 
-void
+int
 close_start (struct volumes *vs, struct volume *v)
 {
   ASSERT_HELD (&vs->lock);
+  if (crew_run (vs->crew, close_task, v) == -1)
+    return -1;
+  /* (The task takes vs->lock before it looks at the state.) */
   table_set_state (v, VOLUME_CLOSING);
-  if (crew_run (vs->crew, close_task, v) == 0)
-    return;
-  log_error ("%s: cannot be closed: %m", v->path);
-  table_set_state (v, VOLUME_OPEN);
-  v->idle_since = v->since;
+  return 0;
 }
 
 void
@@ -91,6 +90,7 @@ close_put (struct volumes *vs, struct volume *v)
 {
   ASSERT_HELD (&vs->lock);
   v->refs--;
+  /* (If there is no thread for it, the keeper tries again.) */
   if (v->state == VOLUME_LEAVING && v->refs == 0)
     close_start (vs, v);
   /* A command that waits for anything but a place among the MAX_COMMANDS is

@@ -10,9 +10,9 @@
 #include "volumes/internal.h"
 
 /* Begin to close an open volume: it is VOLUME_CLOSING until a crew thread has
- * committed it and taken it out of the table.  If there is no thread it stays
- * open, which is logged. */
-void close_start (struct volumes *vs, struct volume *v)
+ * committed it and taken it out of the table.  -1 with errno: there is no
+ * thread, and the volume is as it was. */
+int close_start (struct volumes *vs, struct volume *v)
     __attribute__ ((nonnull (1, 2)));
 
 /* Give back what v->refs counted.  The last one closes a volume that is

@@ -151,14 +151,17 @@ let_go (struct volumes *vs, const struct control_peer *peer, struct volume *v,
     message_set (error, "out of memory");
     return -1;
   }
+  if (v->refs > 0)
+    table_set_state (v, VOLUME_LEAVING);
+  else if (close_start (vs, v) == -1) {
+    message_set (error, "'%s' cannot be closed: %m", v->path);
+    return -1;
+  }
   /* Until it is closed, too, nobody else gets it. */
   a->until = AWAY_CLOSING;
   a->free_since = 0;
   log_info ("%s: let go for process %ld", v->path, (long)peer->pid);
-  table_set_state (v, VOLUME_LEAVING);
   v->leave_by = v->since + RELEASE_MS;
-  if (v->refs == 0)
-    close_start (vs, v);
   return table_later (vs);
 }
 

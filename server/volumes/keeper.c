@@ -45,6 +45,9 @@ look_at_open (struct volumes *vs)
     next = LIST_NEXT (v, next);
     if (v->state == VOLUME_FAILED && now - v->since > LINGER_MS)
       table_remove (vs, v);
+    else if (v->state == VOLUME_LEAVING && v->refs == 0
+             && close_start (vs, v) == 0)
+      ; /* there was no thread for that when the last command ended */
     else if (v->state == VOLUME_LEAVING && now >= v->leave_by) {
       table_set_state (v, VOLUME_OPEN);
       v->refused_at = now;
@@ -54,8 +57,11 @@ look_at_open (struct volumes *vs)
              && !has_job (v->disk)
              /* The command that had it opened comes for it first. */
              && now - v->idle_since
-                    >= (v->used ? vs->config.idle : vs->config.idle + 1000))
-      close_start (vs, v);
+                    >= (v->used ? vs->config.idle : vs->config.idle + 1000)
+             && close_start (vs, v) == -1) {
+      log_error ("%s: cannot be closed: %m", v->path);
+      v->idle_since = now;
+    }
   }
 }
 

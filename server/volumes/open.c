@@ -135,7 +135,8 @@ open_task (void *arg)
     log_info ("%s: going on with its job", v->path);
   if (vs->stop) {
     v->refs = 0;
-    close_start (vs, v);
+    if (close_start (vs, v) == -1)
+      log_error ("%s: cannot be closed: %m", v->path);
   }
   table_changed (vs);
 }
@@ -170,7 +171,11 @@ open_make_room (struct volumes *vs, uid_t uid, char **error)
               && others < access_share_of_others (vs))))
     return 0;
   if (leaving == 0 && oldest) {
-    close_start (vs, oldest);
+    if (close_start (vs, oldest) == -1) {
+      message_set (error, "'%s' cannot be closed to make room: %m",
+                   oldest->path);
+      return -1;
+    }
     leaving++;
   }
   if (leaving > 0)

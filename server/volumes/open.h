@@ -10,7 +10,8 @@
 #include "volumes/internal.h"
 
 /* Is there room in the table for one more volume of this user?  0; or -1:
- * EINPROGRESS: an idle volume is being closed for it; or EMFILE with *error. */
+ * EINPROGRESS: an idle volume is being closed for it; or another errno with
+ * *error: EMFILE, or why none can be closed. */
 int open_make_room (struct volumes *vs, uid_t uid, char **error)
     __attribute__ ((nonnull (1, 3)));
 

@@ -118,7 +118,8 @@ volumes_stop (struct volumes *vs)
         if (v->made_by)
           v->refs--;
         v->made_by = 0;
-        close_start (vs, v);
+        if (close_start (vs, v) == -1)
+          log_error ("%s: cannot be closed: %m", v->path);
       }
     }
     while ((vs->nr_open > 0 || vs->writing) && table_wait (vs, end))

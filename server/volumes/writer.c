@@ -14,6 +14,17 @@
 #include "volumes/table.h"
 #include "volumes/writer.h"
 
+static void
+note_failure (struct volumes *vs, uint64_t version, int err)
+{
+  ASSERT_HELD (&vs->lock);
+  vs->failed = version;
+  vs->failed_errno = err;
+  vs->write_again = now_ms () + FAILED_MS;
+  errno = err;
+  log_error ("the ledger in %s cannot be written: %m", vs->state_dir);
+}
+
 /* A task of the crew: write the ledger until its last version is durable, or
  * cannot be written. */
 static void
@@ -37,11 +48,7 @@ write_ledger (void *arg)
     if (r == 0)
       vs->durable = version;
     else {
-      vs->failed = version;
-      vs->failed_errno = err;
-      vs->write_again = now_ms () + FAILED_MS;
-      errno = err;
-      log_error ("the ledger in %s cannot be written: %m", vs->state_dir);
+      note_failure (vs, version, err);
       break;
     }
     table_changed (vs);
@@ -56,10 +63,12 @@ writer_start (struct volumes *vs)
   ASSERT_HELD (&vs->lock);
   if (vs->writing || vs->durable >= vs->ledger->version)
     return;
-  if (crew_run (vs->crew, write_ledger, vs) == 0) {
-    vs->writing = true;
-    vs->writing_since = now_ms ();
+  if (crew_run (vs->crew, write_ledger, vs) == -1) {
+    note_failure (vs, vs->ledger->version, errno);
+    return;
   }
+  vs->writing = true;
+  vs->writing_since = now_ms ();
 }
 
 int
@@ -68,20 +77,16 @@ writer_is_durable (struct volumes *vs, uint64_t version, char **error)
   ASSERT_HELD (&vs->lock);
   if (vs->durable >= version)
     return 1;
-  if (vs->failed >= version) {
+  if (vs->failed < version)
+    writer_start (vs);
+  if (vs->failed >= version)
     errno = vs->failed_errno;
-    message_set (error, "the ledger in %s cannot be written: %m",
-                 vs->state_dir);
-    return -1;
-  }
-  if (vs->writing && now_ms () - vs->writing_since > PATIENCE_MS) {
+  else if (vs->writing && now_ms () - vs->writing_since > PATIENCE_MS)
     errno = ETIMEDOUT;
-    message_set (error, "the ledger in %s cannot be written: %m",
-                 vs->state_dir);
-    return -1;
-  }
-  writer_start (vs);
-  return 0;
+  else
+    return 0;
+  message_set (error, "the ledger in %s cannot be written: %m", vs->state_dir);
+  return -1;
 }
 
 static int
@@ -101,10 +106,12 @@ int
 writer_enter (struct volumes *vs, const struct control_peer *peer,
               const char *path, char **error)
 {
-  struct ledger_entry *e = ledger_add (vs->ledger, path, access_user (peer));
+  const struct ledger_entry *e = ledger_find (vs->ledger, path);
+  bool ended = e && e->ended;
   int r, err;
 
   ASSERT_HELD (&vs->lock);
+  e = ledger_add (vs->ledger, path, access_user (peer));
   if (!e)
     return fail_ledger (path, error);
   r = writer_is_durable (vs, e->version, error);
@@ -113,7 +120,10 @@ writer_enter (struct volumes *vs, const struct control_peer *peer,
   if (r == 0)
     return table_later (vs);
   err = errno;
-  ledger_remove (vs->ledger, path);
+  if (ended)
+    ledger_end (vs->ledger, path);
+  else
+    ledger_remove (vs->ledger, path);
   errno = err;
   return -1;
 }

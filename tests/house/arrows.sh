@@ -19,12 +19,10 @@ floors='NR == FNR { if ($0 !~ /^#/) for (i = 1; i <= NF; i++) fl[$i] = FNR; next
 for dir in common server/engine server/engine/source server server/volumes; do
   folder=
   case $dir in */source | */volumes) folder=${dir##*/}/ ;; esac
-  libs=.libs/
-  case $dir in server | */volumes) libs= ;; esac
-  for o in "$build/$dir/$libs"*.o; do
+  for o in "$build/$dir"/.libs/*.o; do
     [ -e "$o" ] || exit 77
     m=${o##*/}
-    m=$folder$(sed 's/^lib[a-z]*_la-//; s/^backfilld-//; s/\.o$//' <<< "$m")
+    m=$folder$(sed 's/^lib[a-z]*_la-//; s/\.o$//' <<< "$m")
     # One that was renamed leaves its object behind.
     [ -e "$src/$dir/${m#"$folder"}.c" ] || continue
     nm -g --defined-only "$o" | awk -v m="$m" 'NF == 3 { print "def", $3, m }'
