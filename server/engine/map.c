@@ -14,20 +14,26 @@
  * Bits past the last granule are always set in a page, and ignored when they
  * come from the sidecar.
  *
+ * One file, although long: table, pages and snapshot are one lock-free
+ * structure, and the order of their writes can only be judged together.
+ *
  * Left out: when to commit (commit.c), what a bit means for I/O (disk.c).
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "array.h"
 #include "bytes.h"
 #include "cleanup.h"
+#include "lock.h"
 #include "log.h"
 #include "map.h"
 
@@ -38,17 +44,23 @@
 #define PENDING_MIN 64u
 /* Clean pages are dropped beyond this many: about 25 MiB a disk. */
 #define MAX_PAGES 16384u
-/* What may be counted without waiting: a quarter of a millisecond. */
+/* Sectors that map_try_live_bytes counts at most: a quarter of a millisecond.
+ */
 #define TRY_SECTORS 1024u
 
 /* Table entries below FIRST_PAGE stand for a whole sector. */
 enum { UNLOADED, ABSENT, STABLE, HOLE, DAMAGED, FIRST_PAGE };
 
+/* 64 bits of a page.  The holder of the page's stripe changes it; anybody reads
+ * it. */
+typedef _Atomic uint64_t word;
+
 struct page {
-  uint64_t live[WORDS], stable[WORDS], guest[WORDS];
-  uint64_t named[WORDS]; /* W has their bits */
-  uint32_t gen;          /* changes when the page is taken from its sector */
-  uint32_t index;        /* sector; UINT32_MAX: free */
+  word live[WORDS], stable[WORDS];
+  word named[WORDS];     /* W has their bits */
+  uint64_t guest[WORDS]; /* under the stripe's lock alone */
+  _Atomic uint32_t gen;  /* changes when the page is taken from its sector */
+  uint32_t index;        /* sector; UINT32_MAX: free.  Under the pool lock */
   bool in_pending;
   struct page *next_free;
 };
@@ -59,7 +71,7 @@ struct run {
 
 struct runs {
   struct run *ptr;
-  size_t len, cap;
+  size_t len;
 };
 
 struct map {
@@ -68,26 +80,26 @@ struct map {
   uint32_t nr_sectors;
   struct sidecar *sc;
   struct work *work;
-  bool complete;
-  bool w_fails;   /* atomic: said so */
-  bool has_guest; /* atomic: a commit that only flushes has something to do */
+  atomic_bool complete;
+  atomic_bool w_fails;   /* W cannot be written, and the log says so */
+  atomic_bool has_guest; /* a commit that only flushes has something to do */
 
-  uintptr_t *table; /* atomic; changed under the stripe's lock */
+  _Atomic uintptr_t *table; /* changed under the stripe's lock */
   size_t table_len;
-  pthread_mutex_t stripe[STRIPES];
+  struct lock stripe[STRIPES];
 
-  pthread_mutex_t pool_lock; /* leaf: the members below */
+  struct lock pool_lock; /* of the members below */
   struct page **pages;
-  size_t nr_pages, cap_pages, hand;
+  size_t nr_pages, hand;
   struct page *free_pages;
   uint32_t *pending;
   size_t nr_pending, cap_pending;
-  size_t pending_reserve; /* room in it for what a commit has taken */
-  struct map_held *held;  /* ranges whose sums wait for their bits */
-  struct runs holes;      /* HOLE sectors that are not in the sidecar */
+  size_t pending_reserve;      /* room in it for what a commit has taken */
+  LIST_HEAD (, map_held) held; /* ranges whose sums wait for their bits */
+  struct runs holes;           /* HOLE sectors that are not in the sidecar */
   uint64_t nr_damaged, damaged_g, damaged_end;
 
-  uint32_t first_absent; /* atomic hint: all before are live */
+  _Atomic uint32_t first_absent; /* hint: all sectors before it are live */
 };
 
 struct snap_page {
@@ -107,28 +119,36 @@ struct map_snapshot {
 static inline uintptr_t
 entry_get (const struct map *m, uint32_t index)
 {
-  return __atomic_load_n (&m->table[index], __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (&m->table[index], memory_order_acquire);
 }
 
 static inline void
 entry_set (struct map *m, uint32_t index, uintptr_t value)
 {
-  __atomic_store_n (&m->table[index], value, __ATOMIC_RELEASE);
+  atomic_store_explicit (&m->table[index], value, memory_order_release);
 }
 
+/* For who does not hold the stripe. */
 static inline uint64_t
-word_get (const uint64_t *w)
+word_get (const word *w)
 {
-  return __atomic_load_n (w, __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (w, memory_order_acquire);
+}
+
+/* For the holder of the stripe: nobody else changes it. */
+static inline uint64_t
+word_own (const word *w)
+{
+  return atomic_load_explicit (w, memory_order_relaxed);
 }
 
 static inline void
-word_set (uint64_t *w, uint64_t value)
+word_set (word *w, uint64_t value)
 {
-  __atomic_store_n (w, value, __ATOMIC_RELEASE);
+  atomic_store_explicit (w, value, memory_order_release);
 }
 
-static inline pthread_mutex_t *
+static inline struct lock *
 stripe_of (struct map *m, uint32_t index)
 {
   return &m->stripe[(index / GROUP) % STRIPES];
@@ -163,15 +183,8 @@ runs_add (struct runs *r, uint32_t first, uint32_t end)
     r->ptr[r->len - 1].end = end;
     return 0;
   }
-  if (r->len == r->cap) {
-    size_t cap = r->cap ? 2 * r->cap : 16;
-    struct run *p = realloc (r->ptr, cap * sizeof *p);
-
-    if (!p)
-      return -1;
-    r->ptr = p;
-    r->cap = cap;
-  }
+  if (ARRAY_ROOM (r->ptr, r->len) == -1)
+    return -1;
   r->ptr[r->len++] = (struct run){ first, end };
   return 0;
 }
@@ -201,10 +214,10 @@ map_new (uint64_t size, uint32_t granule, struct sidecar *sc, bool fresh,
   }
   if (fresh)
     for (uint32_t i = 0; i < m->nr_sectors; i++)
-      m->table[i] = ABSENT;
+      entry_set (m, i, ABSENT);
   for (unsigned i = 0; i < STRIPES; i++)
-    pthread_mutex_init (&m->stripe[i], NULL);
-  pthread_mutex_init (&m->pool_lock, NULL);
+    lock_init (&m->stripe[i], LOCK_MAP_STRIPE);
+  lock_init (&m->pool_lock, LOCK_MAP_POOL);
   return m;
 }
 
@@ -213,11 +226,12 @@ map_free (struct map *m)
 {
   if (!m)
     return;
+  assert (LIST_EMPTY (&m->held));
   for (size_t i = 0; i < m->nr_pages; i++)
     free (m->pages[i]);
   for (unsigned i = 0; i < STRIPES; i++)
-    pthread_mutex_destroy (&m->stripe[i]);
-  pthread_mutex_destroy (&m->pool_lock);
+    lock_destroy (&m->stripe[i]);
+  lock_destroy (&m->pool_lock);
   munmap (m->table, m->table_len);
   free (m->pages);
   free (m->pending);
@@ -245,67 +259,80 @@ page_is_clean (const struct page *p)
   if (p->in_pending)
     return false;
   for (unsigned w = 0; w < WORDS; w++)
-    if (p->live[w] != p->stable[w])
+    if (word_own (&p->live[w]) != word_own (&p->stable[w]))
       return false;
   return true;
 }
 
-/* Take a page from its sector.  The sector's stripe is held. */
+/* Take a page from its sector.  The caller holds the sector's stripe. */
 static void
 page_release (struct map *m, struct page *p)
 {
+  assert (p->index != UINT32_MAX);
+  ASSERT_HELD (stripe_of (m, p->index));
   LOCK_SCOPE (&m->pool_lock);
-  __atomic_add_fetch (&p->gen, 1, __ATOMIC_ACQ_REL);
+  atomic_fetch_add_explicit (&p->gen, 1, memory_order_acq_rel);
   p->index = UINT32_MAX;
   p->in_pending = false;
   p->next_free = m->free_pages;
   m->free_pages = p;
 }
 
-/* Drop one clean page of another stripe than the one that is held. */
+/* The page of the pool that the hand points to, and its sector; UINT32_MAX: it
+ * is free. */
+static uint32_t
+next_page (struct map *m, struct page **p)
+{
+  LOCK_SCOPE (&m->pool_lock);
+
+  if (m->hand >= m->nr_pages)
+    m->hand = 0;
+  *p = m->pages[m->hand++];
+  return (*p)->index;
+}
+
+/* Drop one clean page of another stripe than the one that the caller holds. */
 static void
-evict_one (struct map *m, const pthread_mutex_t *held)
+evict_one (struct map *m, const struct lock *held)
 {
   for (unsigned probes = 0; probes < 64; probes++) {
     struct page *p;
-    uint32_t index;
-    pthread_mutex_t *stripe;
-
-    pthread_mutex_lock (&m->pool_lock);
-    if (m->hand >= m->nr_pages)
-      m->hand = 0;
-    p = m->pages[m->hand++];
-    index = p->index;
-    pthread_mutex_unlock (&m->pool_lock);
+    uint32_t index = next_page (m, &p);
+    struct lock *stripe;
+    bool dropped = false;
 
     if (index == UINT32_MAX)
       continue;
     stripe = stripe_of (m, index);
-    if (stripe == held || pthread_mutex_trylock (stripe) != 0)
+    if (stripe == held || !lock_try (stripe))
       continue;
     if (entry_get (m, index) == (uintptr_t)p && page_is_clean (p)) {
       entry_set (m, index, UNLOADED);
       page_release (m, p);
-      pthread_mutex_unlock (stripe);
-      return;
+      dropped = true;
     }
-    pthread_mutex_unlock (stripe);
+    lock_drop (stripe);
+    if (dropped)
+      return;
   }
 }
 
-/* A page for sector index, whose stripe is held: nothing live but what is
- * past the end.  NULL with ENOMEM.  The caller publishes it. */
+/* A page for sector index: nothing in it is live but what is past the end.  The
+ * caller holds the sector's stripe and publishes the page.  NULL with ENOMEM.
+ */
 static struct page *
 page_new (struct map *m, uint32_t index)
 {
   struct page *p;
   uint32_t bits = sector_bits (m, index);
-  size_t nr;
+  bool full;
 
-  pthread_mutex_lock (&m->pool_lock);
-  nr = m->free_pages ? 0 : m->nr_pages;
-  pthread_mutex_unlock (&m->pool_lock);
-  if (nr >= MAX_PAGES)
+  ASSERT_HELD (stripe_of (m, index));
+  {
+    LOCK_SCOPE (&m->pool_lock);
+    full = !m->free_pages && m->nr_pages >= MAX_PAGES;
+  }
+  if (full)
     evict_one (m, stripe_of (m, index));
 
   {
@@ -314,15 +341,8 @@ page_new (struct map *m, uint32_t index)
     if (p)
       m->free_pages = p->next_free;
     else {
-      if (m->nr_pages == m->cap_pages) {
-        size_t cap = m->cap_pages ? 2 * m->cap_pages : 64;
-        struct page **a = realloc (m->pages, cap * sizeof *a);
-
-        if (!a)
-          return NULL;
-        m->pages = a;
-        m->cap_pages = cap;
-      }
+      if (ARRAY_ROOM (m->pages, m->nr_pages) == -1)
+        return NULL;
       p = calloc (1, sizeof *p);
       if (!p)
         return NULL;
@@ -331,8 +351,8 @@ page_new (struct map *m, uint32_t index)
     p->index = index;
     p->in_pending = false;
   }
-  /* A reader may still look at a reused page: it finds the generation
-   * changed, but the words must be written atomically. */
+  /* A reader may still look at a reused page.  It finds the generation changed
+   * afterwards; until then it needs whole words. */
   for (unsigned w = 0; w < WORDS; w++) {
     uint64_t past = ~mask_of (w, 0, bits);
 
@@ -356,8 +376,9 @@ note_damage (struct map *m, uint32_t index)
   }
 }
 
-/* Read sector index, and what of its group is uniform with it.  The stripe
- * is held.  -1: the sidecar cannot be read. */
+/* Read sector index from the sidecar, and make entries of those sectors of its
+ * group that are uniform.  The caller holds the stripe.  -1: the sidecar cannot
+ * be read, or ENOMEM. */
 static int
 load_locked (struct map *m, uint32_t index)
 {
@@ -366,6 +387,7 @@ load_locked (struct map *m, uint32_t index)
   uint64_t words[GROUP * WORDS];
   bool bad[GROUP];
 
+  ASSERT_HELD (stripe_of (m, index));
   if (sidecar_read_map (m->sc, first, count, words, bad) == -1) {
     log_error ("cannot read the map in the sidecar %s: %m", m->sc->path);
     errno = EIO;
@@ -432,40 +454,55 @@ entry_load (struct map *m, uint32_t index)
   return e;
 }
 
-/* Without a lock: was p, with generation gen, the sector's page all along?
- * The words were loaded with acquire, so this load comes after them. */
+/* For a reader without a lock, which looks at a page between page_begin and
+ * page_still.  True: p was the sector's page all along.  The words were loaded
+ * with acquire, so the generation is loaded after them. */
 static inline bool
 page_still (const struct page *p, uint32_t gen)
 {
-  return __atomic_load_n (&p->gen, __ATOMIC_ACQUIRE) == gen;
+  return atomic_load_explicit (&p->gen, memory_order_acquire) == gen;
 }
 
 static inline bool
 page_begin (const struct map *m, uint32_t index, uintptr_t e, uint32_t *gen)
 {
-  *gen = __atomic_load_n (&((const struct page *)e)->gen, __ATOMIC_ACQUIRE);
+  *gen = atomic_load_explicit (&((const struct page *)e)->gen,
+                               memory_order_acquire);
   return entry_get (m, index) == e;
+}
+
+/* v is word w.  Its first bit at or after a that is not `set`; UINT32_MAX:
+ * none.
+ */
+static inline uint32_t
+first_in_word (uint64_t v, unsigned w, uint32_t a, bool set)
+{
+  if (set)
+    v = ~v;
+  v &= ~UINT64_C (0) << (a % 64);
+  return v ? w * 64 + (uint32_t)__builtin_ctzll (v) : UINT32_MAX;
 }
 
 /* First bit in [a, b) that is not `set`, else b. */
 static uint32_t
-run_of (const uint64_t *words, uint32_t a, uint32_t b, bool set)
+run_of (const word *words, uint32_t a, uint32_t b, bool set)
 {
-  while (a < b) {
-    unsigned w = a / 64;
-    uint64_t v = word_get (&words[w]);
+  uint32_t at = UINT32_MAX;
 
-    if (set)
-      v = ~v;
-    v &= ~UINT64_C (0) << (a % 64);
-    if (v) {
-      uint32_t at = w * 64 + (uint32_t)__builtin_ctzll (v);
+  for (; a < b && at == UINT32_MAX; a = (a / 64 + 1) * 64)
+    at = first_in_word (word_get (&words[a / 64]), a / 64, a, set);
+  return at < b ? at : b;
+}
 
-      return at < b ? at : b;
-    }
-    a = (w + 1) * 64;
-  }
-  return b;
+/* The same of words that nobody shares. */
+static uint32_t
+run_of_own (const uint64_t *words, uint32_t a, uint32_t b, bool set)
+{
+  uint32_t at = UINT32_MAX;
+
+  for (; a < b && at == UINT32_MAX; a = (a / 64 + 1) * 64)
+    at = first_in_word (words[a / 64], a / 64, a, set);
+  return at < b ? at : b;
 }
 
 /* State of bit a of a sector, and where its run ends, at most b. */
@@ -487,8 +524,8 @@ sector_run (struct map *m, uint32_t index, uint32_t a, uint32_t b,
     if (!page_begin (m, index, e, &gen))
       continue;
     set = word_get (&p->live[a / 64]) >> (a % 64) & 1;
-    /* Bit a was looked at: another look at it could find it set by now, and
-     * the run would be empty. */
+    /* The run is looked for after bit a: a second look at bit a could find it
+     * set by now, and the run would be empty. */
     *end = run_of (p->live, a + 1, b, set);
     if (page_still (p, gen))
       return set ? MAP_LIVE : MAP_ABSENT;
@@ -501,7 +538,7 @@ map_run (struct map *m, uint64_t g, uint64_t limit, uint64_t *end)
   enum map_state state = MAP_LIVE;
   uint64_t at = g;
 
-  if (__atomic_load_n (&m->complete, __ATOMIC_ACQUIRE)) {
+  if (map_is_complete (m)) {
     *end = limit;
     return MAP_LIVE;
   }
@@ -535,7 +572,7 @@ map_is_live (struct map *m, uint64_t g, uint64_t end)
 bool
 map_is_stable (struct map *m, uint64_t g, uint64_t end)
 {
-  if (__atomic_load_n (&m->complete, __ATOMIC_ACQUIRE))
+  if (map_is_complete (m))
     return true;
   while (g < end) {
     uint32_t index = (uint32_t)(g / BITS);
@@ -601,7 +638,8 @@ map_named_run (struct map *m, uint64_t g, uint64_t limit, uint64_t *end)
   return named;
 }
 
-/* What is live of a sector.  False: it would have to be read first. */
+/* Add the live granules of [a, b) of a sector.  False: load is false, and the
+ * sector would have to be read from the sidecar first. */
 static bool
 sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b, bool load,
               uint64_t *granules)
@@ -630,8 +668,9 @@ sector_count (struct map *m, uint32_t index, uint32_t a, uint32_t b, bool load,
   }
 }
 
-/* The same of those that are one thing from index on; where they end.  A huge
- * disk is mostly such, and is counted several times a second. */
+/* Skip the sectors from index on that are uniform, and add their live granules;
+ * returns where they end.  A huge disk is mostly such sectors, and is counted
+ * several times a second. */
 static uint32_t
 whole_sectors (const struct map *m, uint32_t index, uint32_t end,
                uint64_t *granules)
@@ -659,8 +698,8 @@ live_bytes (struct map *m, uint64_t g, uint64_t end, bool load, uint64_t *bytes)
     *bytes = ((end - g) << m->shift) - (end == m->nr ? past : 0);
     return true;
   }
-  /* Each granule is looked at once, or what is reported could go back while
-   * the last one, which is short, becomes live. */
+  /* Each granule is looked at once: if the last one, which is short, were
+   * looked at twice, the sum could go back while it becomes live. */
   if (past && end == m->nr)
     last--;
   while (at < last) {
@@ -718,13 +757,10 @@ map_hold_sums (struct map *m, struct map_held *h, uint64_t g, uint64_t end)
   h->end = end;
   {
     LOCK_SCOPE (&m->pool_lock);
-    h->next = m->held;
-    h->back = &m->held;
-    if (h->next)
-      h->next->back = &h->next;
-    m->held = h;
+    LIST_INSERT_HEAD (&m->held, h, link);
   }
-  /* A commit that has looked before this may be about to punch. */
+  /* A commit that found the group clean before h was listed punches it with the
+   * stripe held: wait for that. */
   for (uint64_t at = g / group; at * group < end; at++) {
     LOCK_SCOPE (stripe_of (m, (uint32_t)(at * GROUP)));
   }
@@ -734,15 +770,13 @@ void
 map_release_sums (struct map *m, struct map_held *h)
 {
   LOCK_SCOPE (&m->pool_lock);
-  *h->back = h->next;
-  if (h->next)
-    h->next->back = h->back;
+  LIST_REMOVE (h, link);
 }
 
-/* The pool lock is held. */
 static int
 pending_add (struct map *m, uint32_t index)
 {
+  ASSERT_HELD (&m->pool_lock);
   if (m->nr_pending + m->pending_reserve == m->cap_pending) {
     size_t cap = m->cap_pending ? 2 * m->cap_pending : PENDING_MIN;
     uint32_t *p = realloc (m->pending, cap * sizeof *p);
@@ -763,10 +797,11 @@ pending_unreserve (struct map *m)
   m->pending_reserve = 0;
 }
 
-/* The stripe is held. */
+/* List the page for the next snapshot. */
 static int
 page_pending (struct map *m, struct page *p)
 {
+  ASSERT_HELD (stripe_of (m, p->index));
   if (p->in_pending)
     return 0;
   LOCK_SCOPE (&m->pool_lock);
@@ -776,14 +811,15 @@ page_pending (struct map *m, struct page *p)
   return 0;
 }
 
-/* The stripe is held.  Bits of words [first, end) that W is to show, of one
- * plane, if more were named. */
+/* The words [first, end) that a plane of W shows when the bits of `more` are
+ * named too.  The caller holds the stripe. */
 static void
 work_words (const struct page *p, enum work_plane plane, unsigned first,
             unsigned end, const uint64_t *more, uint64_t *words)
 {
   for (unsigned w = first; w < end; w++) {
-    uint64_t named = (p->named[w] | more[w]) & ~p->stable[w];
+    uint64_t named
+        = (word_own (&p->named[w]) | more[w]) & ~word_own (&p->stable[w]);
 
     words[w] = plane == WORK_GUEST ? named & p->guest[w] : named & ~p->guest[w];
   }
@@ -792,15 +828,16 @@ work_words (const struct page *p, enum work_plane plane, unsigned first,
 static int
 say_behind (struct map *m)
 {
-  if (!__atomic_exchange_n (&m->w_fails, true, __ATOMIC_RELAXED))
+  if (!atomic_exchange_explicit (&m->w_fails, true, memory_order_relaxed))
     log_error ("cannot write the working map %s: %m; writes are made durable "
                "one by one until it can",
                m->work->path);
   return 1;
 }
 
-/* Bits [a, b) of a page, which are live or guest already if they are new.  The
- * stripe is held.  0; 1: W does not name them. */
+/* Have W name bits [a, b) of a page.  Those that are the guest's are in
+ * p->guest already.  The caller holds the stripe.  0; 1: W does not name them.
+ */
 static int
 name_bits (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
 {
@@ -815,12 +852,13 @@ name_bits (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
     return guest ? say_behind (m) : 1;
   for (unsigned w = first; w < end; w++) {
     more[w] = mask_of (w, a, b);
-    copies |= p->named[w] & more[w];
+    copies |= word_own (&p->named[w]) & more[w];
   }
   work_words (p, guest ? WORK_GUEST : WORK_COPIES, first, end, more, words);
   r = work_write (m->work, guest ? WORK_GUEST : WORK_COPIES, p->index, first,
                   end - first, words + first);
-  /* Those that were copies and are the guest's now: in both meanwhile. */
+  /* Copies that are the guest's now leave the plane of copies.  Meanwhile both
+   * planes name them. */
   if (r == 0 && guest && copies) {
     work_words (p, WORK_COPIES, first, end, more, words);
     (void)work_write (m->work, WORK_COPIES, p->index, first, end - first,
@@ -829,13 +867,14 @@ name_bits (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
   if (r == -1)
     return guest ? say_behind (m) : 1;
   if (guest)
-    __atomic_store_n (&m->w_fails, false, __ATOMIC_RELAXED);
+    atomic_store_explicit (&m->w_fails, false, memory_order_relaxed);
   for (unsigned w = first; w < end; w++)
-    word_set (&p->named[w], p->named[w] | (more[w] & ~p->stable[w]));
+    word_set (&p->named[w],
+              word_own (&p->named[w]) | (more[w] & ~word_own (&p->stable[w])));
   return 0;
 }
 
-/* Bits [a, b) of a page.  The stripe is held. */
+/* Mark bits [a, b) of a page. */
 static int
 mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
 {
@@ -844,29 +883,33 @@ mark_page (struct map *m, struct page *p, uint32_t a, uint32_t b, unsigned how)
   bool news = false, unnamed = false;
   int r;
 
+  ASSERT_HELD (stripe_of (m, p->index));
   for (unsigned w = first; w < end; w++) {
     uint64_t mask = mask_of (w, a, b);
 
-    news |= (guest ? mask & ~p->stable[w] & ~p->guest[w] : mask & ~p->live[w])
+    news |= (guest ? mask & ~word_own (&p->stable[w]) & ~p->guest[w]
+                   : mask & ~word_own (&p->live[w]))
             != 0;
-    unnamed |= (mask & ~p->stable[w] & ~p->named[w]) != 0;
+    unnamed
+        |= (mask & ~word_own (&p->stable[w]) & ~word_own (&p->named[w])) != 0;
   }
-  /* One that W could not be told of is tried again. */
+  /* Bits that W does not name yet, as it could not be written, are tried again.
+   */
   if (!news && !(guest && unnamed && m->work))
     return 0;
   if (page_pending (m, p) == -1)
     return -1;
 
-  /* guest first, as it says to which plane of W they belong. */
+  /* p->guest first: it says to which plane of W a bit belongs. */
   for (unsigned w = first; guest && w < end; w++)
-    p->guest[w] |= mask_of (w, a, b) & ~p->stable[w];
+    p->guest[w] |= mask_of (w, a, b) & ~word_own (&p->stable[w]);
   r = name_bits (m, p, a, b, how);
   for (unsigned w = first; w < end; w++)
-    word_set (&p->live[w], p->live[w] | mask_of (w, a, b));
-  /* Now that it is listed and shows the bits: a snapshot that is taken before
-   * this has them, or leaves this as it is. */
+    word_set (&p->live[w], word_own (&p->live[w]) | mask_of (w, a, b));
+  /* Last, when the page is listed and shows the bits: a snapshot that clears
+   * has_guest after this has the bits. */
   if (guest)
-    __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+    atomic_store (&m->has_guest, true);
   return guest ? r : 0;
 }
 
@@ -897,7 +940,8 @@ mark_sector (struct map *m, uint32_t index, uint32_t a, uint32_t b,
       return -1;
     for (unsigned w = 0; w < WORDS; w++)
       word_set (&p->live[w], ~UINT64_C (0));
-    /* A page that nobody lists would be all that is left of the hole. */
+    /* The page is listed before it replaces HOLE: a page that no snapshot finds
+     * would be all that is left of the hole. */
     if (page_pending (m, p) == -1) {
       page_release (m, p);
       return -1;
@@ -949,8 +993,8 @@ map_mark (struct map *m, uint64_t g, uint64_t end, unsigned how)
   return -1;
 }
 
-/* Bits [a, b) of a sector are pending, whatever S shows: it may show from the
- * page cache what a failed sync never wrote. */
+/* Make bits [a, b) of a sector pending, whatever S shows of them: S may show
+ * from the page cache what a failed sync never wrote. */
 static int
 recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
 {
@@ -964,7 +1008,7 @@ recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
     e = entry_get (m, index);
     p = (struct page *)e;
   }
-  /* The range is refused anyway, and named. */
+  /* Reads and writes of the sector are refused, and the log names it. */
   if (e == DAMAGED)
     return 0;
   if (e < FIRST_PAGE) {
@@ -980,13 +1024,13 @@ recover_bits (struct map *m, uint32_t index, uint32_t a, uint32_t b)
   for (unsigned w = a / 64; w < (b + 63) / 64; w++) {
     uint64_t mask = mask_of (w, a, b);
 
-    word_set (&p->stable[w], p->stable[w] & ~mask);
+    word_set (&p->stable[w], word_own (&p->stable[w]) & ~mask);
     p->guest[w] |= mask;
-    word_set (&p->live[w], p->live[w] | mask);
+    word_set (&p->live[w], word_own (&p->live[w]) | mask);
   }
   if (page_pending (m, p) == -1)
     return -1;
-  __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+  atomic_store (&m->has_guest, true);
   return 0;
 }
 
@@ -1018,13 +1062,12 @@ map_recover (struct map *m, struct work *old, bool copies)
     if (map_old_words (old, copies, i, words) == -1)
       return -1;
     for (uint32_t a = 0; a < bits;) {
-      uint32_t start = run_of (words, a, bits, false);
+      uint32_t start = run_of_own (words, a, bits, false);
 
       if (start >= bits)
         break;
-      a = run_of (words, start, bits, true);
-      /* What cannot be taken over must not be given up: W is all that knows
-       * of it. */
+      a = run_of_own (words, start, bits, true);
+      /* A failure here refuses the volume, as W alone knows of these bits. */
       if (recover_bits (m, i, start, a) == -1)
         return -1;
     }
@@ -1037,19 +1080,19 @@ map_recover (struct map *m, struct work *old, bool copies)
 bool
 map_is_complete (const struct map *m)
 {
-  return __atomic_load_n (&m->complete, __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (&m->complete, memory_order_acquire);
 }
 
 void
 map_set_complete (struct map *m)
 {
-  __atomic_store_n (&m->complete, true, __ATOMIC_RELEASE);
+  atomic_store_explicit (&m->complete, true, memory_order_release);
 }
 
 bool
 map_all_live (struct map *m)
 {
-  uint32_t i = __atomic_load_n (&m->first_absent, __ATOMIC_ACQUIRE);
+  uint32_t i = atomic_load_explicit (&m->first_absent, memory_order_acquire);
 
   if (map_is_complete (m))
     return true;
@@ -1060,7 +1103,7 @@ map_all_live (struct map *m)
       break;
     i++;
   }
-  __atomic_store_n (&m->first_absent, i, __ATOMIC_RELEASE);
+  atomic_store_explicit (&m->first_absent, i, memory_order_release);
   return i == m->nr_sectors;
 }
 
@@ -1092,7 +1135,7 @@ map_is_in_work (struct map *m)
 bool
 map_has_guest (const struct map *m)
 {
-  return __atomic_load_n (&m->has_guest, __ATOMIC_SEQ_CST);
+  return atomic_load (&m->has_guest);
 }
 
 struct map_snapshot *
@@ -1109,8 +1152,8 @@ map_snapshot (struct map *m, bool with_holes)
     LOCK_SCOPE (&m->pool_lock);
     nr = m->nr_pending;
     s->page = malloc ((nr + 1) * sizeof *s->page);
-    /* With room for all of them: to put them back must never fail, as a later
-     * flush would not know of them. */
+    /* With room for all pages of this snapshot: map_snapshot_return must not
+     * fail to list them, as a later flush would not know of them. */
     fresh = malloc ((nr + PENDING_MIN) * sizeof *fresh);
     if (!s->page || !fresh) {
       free (fresh);
@@ -1118,7 +1161,7 @@ map_snapshot (struct map *m, bool with_holes)
       free (s);
       return NULL;
     }
-    __atomic_store_n (&m->has_guest, false, __ATOMIC_SEQ_CST);
+    atomic_store (&m->has_guest, false);
     list = m->pending;
     m->pending = fresh;
     m->nr_pending = 0;
@@ -1136,15 +1179,15 @@ map_snapshot (struct map *m, bool with_holes)
     struct page *p = (struct page *)e;
     bool any = false;
 
-    /* A listed page may have become all stable meanwhile. */
+    /* The sector may have become STABLE since it was listed. */
     if (e < FIRST_PAGE || !p->in_pending)
       continue;
     p->in_pending = false;
     sp->index = list[i];
     sp->guest = false;
     for (unsigned w = 0; w < WORDS; w++) {
-      sp->snap[w] = p->live[w] & ~p->stable[w];
-      sp->full[w] = p->live[w] | p->stable[w];
+      sp->snap[w] = word_own (&p->live[w]) & ~word_own (&p->stable[w]);
+      sp->full[w] = word_own (&p->live[w]) | word_own (&p->stable[w]);
       any |= sp->snap[w] != 0;
       sp->guest |= (p->guest[w] & sp->snap[w]) != 0;
     }
@@ -1200,8 +1243,8 @@ map_snapshot_write (struct map *m, struct map_snapshot *s)
     for (uint32_t i = s->holes.ptr[r].first; i < s->holes.ptr[r].end;) {
       unsigned n = 0;
 
-      /* One that the guest has written to since is a page now, and waits for
-       * the next commit with its bits. */
+      /* A hole that the guest has written to since is a page now, and its bits
+       * wait for the next commit. */
       while (n < 16 && i + n < s->holes.ptr[r].end
              && entry_get (m, i + n) == HOLE)
         n++;
@@ -1226,16 +1269,20 @@ snapshot_free (struct map_snapshot *s)
   free (s);
 }
 
-/* The group's stripe is held.  What is held is marked soon, and punched after
- * the commit that takes it. */
+/* Whether W's page of the group names nothing that is not in S, and no range of
+ * it is held (map_hold_sums).  A held range is marked soon, and punched after
+ * the commit that takes its bits. */
 static bool
 group_is_clean (struct map *m, uint32_t first)
 {
   const uint64_t g = (uint64_t)first * BITS, end = g + (uint64_t)GROUP * BITS;
 
+  ASSERT_HELD (stripe_of (m, first));
   {
     LOCK_SCOPE (&m->pool_lock);
-    for (const struct map_held *h = m->held; h; h = h->next)
+    const struct map_held *h;
+
+    LIST_FOREACH (h, &m->held, link)
       if (h->g < end && g < h->end)
         return false;
   }
@@ -1246,14 +1293,15 @@ group_is_clean (struct map *m, uint32_t first)
     if (e < FIRST_PAGE)
       continue;
     for (unsigned w = 0; w < WORDS; w++)
-      if (p->live[w] & ~p->stable[w])
+      if (word_own (&p->live[w]) & ~word_own (&p->stable[w]))
         return false;
   }
   return true;
 }
 
-/* The stripe is held.  W names these bits no more: before anyone sees that they
- * are stable, and changes their bytes without their sums. */
+/* Have W name the snapshot's bits no more.  This comes before they show as
+ * stable: the bytes of a stable granule are changed without its sums.  The
+ * caller holds the stripe. */
 static int
 unname_bits (struct map *m, struct page *p, const uint64_t *snap)
 {
@@ -1262,7 +1310,8 @@ unname_bits (struct map *m, struct page *p, const uint64_t *snap)
   bool any[WORK_PLANES] = { false };
 
   for (unsigned w = 0; w < WORDS; w++) {
-    uint64_t named = p->named[w] & snap[w] & ~p->stable[w];
+    uint64_t named
+        = word_own (&p->named[w]) & snap[w] & ~word_own (&p->stable[w]);
 
     any[WORK_GUEST] |= (named & p->guest[w]) != 0;
     any[WORK_COPIES] |= (named & ~p->guest[w]) != 0;
@@ -1280,20 +1329,26 @@ unname_bits (struct map *m, struct page *p, const uint64_t *snap)
   return 0;
 }
 
-/* The stripe is held.  It waits for the next commit, with what the last one
- * took.  Room is reserved. */
+/* List a page of the snapshot for the next one.  The snapshot has reserved the
+ * room. */
 static void
 pend_again (struct map *m, struct page *p)
 {
+  int r;
+
+  ASSERT_HELD (stripe_of (m, p->index));
   if (p->in_pending)
     return;
   LOCK_SCOPE (&m->pool_lock);
+  assert (m->pending_reserve > 0);
   m->pending_reserve--;
-  (void)pending_add (m, p->index);
+  r = pending_add (m, p->index);
+  assert (r == 0);
+  (void)r;
   p->in_pending = true;
 }
 
-/* The stripe is held.  Bits that S holds now. */
+/* Show the snapshot's bits as stable: S has them now. */
 static void
 publish_bits (struct map *m, const struct snap_page *sp)
 {
@@ -1301,19 +1356,22 @@ publish_bits (struct map *m, const struct snap_page *sp)
   struct page *p = (struct page *)e;
   bool all = true;
 
+  ASSERT_HELD (stripe_of (m, sp->index));
   if (e < FIRST_PAGE)
     return;
   if (unname_bits (m, p, sp->snap) == -1) {
     pend_again (m, p);
     if (sp->guest)
-      __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+      atomic_store (&m->has_guest, true);
     return;
   }
   for (unsigned w = 0; w < WORDS; w++) {
+    /* Bits of `live` only go up (I2), so those of the snapshot are live. */
+    assert ((sp->snap[w] & ~word_own (&p->live[w])) == 0);
     p->guest[w] &= ~sp->snap[w];
-    word_set (&p->stable[w], p->stable[w] | sp->snap[w]);
-    word_set (&p->named[w], p->named[w] & ~sp->snap[w]);
-    all &= p->stable[w] == ~UINT64_C (0);
+    word_set (&p->stable[w], word_own (&p->stable[w]) | sp->snap[w]);
+    word_set (&p->named[w], word_own (&p->named[w]) & ~sp->snap[w]);
+    all &= word_own (&p->stable[w]) == ~UINT64_C (0);
   }
   if (all) {
     entry_set (m, sp->index, STABLE);
@@ -1339,7 +1397,7 @@ map_snapshot_publish (struct map *m, struct map_snapshot *s)
   for (size_t r = 0; r < s->written.len; r++)
     for (uint32_t i = s->written.ptr[r].first; i < s->written.ptr[r].end; i++) {
       LOCK_SCOPE (stripe_of (m, i));
-      /* One that the guest has written to since is in W, and stays pending. */
+      /* A hole that the guest has written to since is a page, and pending. */
       if (entry_get (m, i) == HOLE)
         entry_set (m, i, STABLE);
     }
@@ -1361,10 +1419,10 @@ map_snapshot_return (struct map *m, struct map_snapshot *s)
   pending_unreserve (m);
   for (size_t r = 0; r < s->holes.len; r++) {
     LOCK_SCOPE (&m->pool_lock);
-    /* Out of memory here only means that those holes are found again. */
+    /* Without memory these holes are found again after a restart. */
     (void)runs_add (&m->holes, s->holes.ptr[r].first, s->holes.ptr[r].end);
   }
   if (s->guest)
-    __atomic_store_n (&m->has_guest, true, __ATOMIC_SEQ_CST);
+    atomic_store (&m->has_guest, true);
   snapshot_free (s);
 }

@@ -1,7 +1,8 @@
 /* map.h - which granules are local: the live map, and how far it is durable.
  *
- * A granule is absent, pending-copied, pending-guest or stable (in S).  Live
- * = not absent.  Bits only go up (I2).  Positions are granule numbers.
+ * A granule is absent, pending-copied, pending-guest or stable (its bit is in
+ * S, the allocation bitmap on disk).  Live means: not absent.  Bits only go up
+ * (I2).  Positions are granule numbers.
  *
  * Memory: a table with one entry per sector of S (3968 granules).  An entry
  * is a word that stands for a whole sector (not loaded, absent, stable, all
@@ -11,9 +12,10 @@
  * Reading takes no lock: bits are published with release after the data is
  * in the store (and in W), and read with acquire.
  *
- * Locking: striped mutexes, one stripe for the eight sectors that share a
- * 4 KiB page of W: W is written from memory under the stripe's lock.  The
- * list of pages with pending bits has a leaf lock of its own.
+ * Locking: striped mutexes (MAP_STRIPE), one stripe for the eight sectors that
+ * share a 4 KiB page of W: W is written from memory under the stripe's lock.
+ * Under a stripe, MAP_POOL protects the pool of pages and the list of pages
+ * with pending bits.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -22,6 +24,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "sidecar.h"
 #include "work.h"
@@ -35,8 +38,8 @@ enum map_mark {
   MAP_COPIED, /* fetched: losing the bit costs a fetch */
   MAP_HOLE,   /* zeros in the source, a hole here: not even written to W */
 };
-/* With one of them: its sums could not be written (errno), so W must not name
- * it. */
+/* With one of these marks: the granules' sums could not be written (errno), so
+ * W must not name them. */
 #define MAP_UNPROVED 8u
 
 /* sc is used as long as the map lives; work may be NULL (read-only: nothing
@@ -62,7 +65,8 @@ bool map_is_live (struct map *m, uint64_t g, uint64_t end)
 /* Bytes of [g, end) that are live; the last granule may be short. */
 uint64_t map_live_bytes (struct map *m, uint64_t g, uint64_t end)
     __attribute__ ((nonnull (1)));
-/* The same, for who must not wait.  False: it is long, or not in memory. */
+/* The same for a thread that must not wait.  False: the range is long, or a
+ * sector of it is not in memory. */
 bool map_try_live_bytes (struct map *m, uint64_t g, uint64_t end,
                          uint64_t *bytes) __attribute__ ((nonnull (1, 4)));
 
@@ -74,31 +78,32 @@ bool map_try_live_bytes (struct map *m, uint64_t g, uint64_t end,
 int map_mark (struct map *m, uint64_t g, uint64_t end, unsigned how)
     __attribute__ ((nonnull (1)));
 
-/* While a granule's sums are in W, and its bit is not yet, no commit may punch
- * them with what is durable of the same page.  h is the caller's until
- * map_release_sums. */
+/* Hold [g, end) from before its sums are written to W until it is marked: a
+ * commit that makes the rest of W's page durable does not punch the page
+ * meanwhile.  The map uses the caller's h until map_release_sums. */
 struct map_held {
   uint64_t g, end;
-  struct map_held *next, **back;
+  LIST_ENTRY (map_held) link;
 };
 void map_hold_sums (struct map *m, struct map_held *h, uint64_t g, uint64_t end)
     __attribute__ ((nonnull (1, 2)));
 void map_release_sums (struct map *m, struct map_held *h)
     __attribute__ ((nonnull (1, 2)));
 
-/* Whether W names granule g, and in *end where that ends: after g, at most
- * limit.  Who has the claim may change the sums of what it names, and must
- * before its bytes; of what it does not name, before it is marked.  What is
- * stable is never named again. */
+/* Whether W names granule g, and in *end where the run of such granules ends:
+ * after g, at most limit.  The holder of the claim changes the sums of a named
+ * granule before its bytes; of a granule that is not named, before it is
+ * marked. A stable granule is never named again. */
 enum map_named { MAP_NOT_NAMED, MAP_NAMED, MAP_STABLE };
 enum map_named map_named_run (struct map *m, uint64_t g, uint64_t limit,
                               uint64_t *end) __attribute__ ((nonnull (1, 4)));
 
-/* What old W names of sector index: the guest's, and copies if they are
- * believed. */
+/* The granules of sector index that an old W names: the guest's, and copies if
+ * `copies`. */
 int map_old_words (struct work *old, bool copies, uint32_t index,
                    uint64_t words[WORK_WORDS]) __attribute__ ((nonnull (1, 4)));
-/* Recovery, single-threaded: all that becomes pending-guest. */
+/* Recovery, before other threads use the map: every granule that an old W names
+ * becomes pending-guest. */
 int map_recover (struct map *m, struct work *old, bool copies)
     __attribute__ ((nonnull (1, 2)));
 
@@ -132,13 +137,13 @@ void map_snapshot_publish (struct map *m, struct map_snapshot *s)
     __attribute__ ((nonnull (1, 2)));
 void map_snapshot_return (struct map *m, struct map_snapshot *s)
     __attribute__ ((nonnull (1, 2)));
-/* Whether any bit waits for a checkpoint. */
+/* Whether any bit is pending. */
 bool map_has_pending (struct map *m) __attribute__ ((nonnull (1)));
-/* Whether W may name one that the sidecar has not: no holes, and none when all
- * is complete. */
+/* Whether W may name a granule that S has not.  W names no holes, and nothing
+ * of a complete disk. */
 bool map_is_in_work (struct map *m) __attribute__ ((nonnull (1)));
-/* Whether one may be of a guest's change: true for all that was marked before
- * this is asked. */
+/* Whether a pending bit may be of a guest's change: true if one was marked
+ * before the call. */
 bool map_has_guest (const struct map *m) __attribute__ ((nonnull (1)));
 
 #endif
