@@ -181,63 +181,87 @@ parse_id (const char *value, unsigned *r)
 }
 
 static int
+parse_mode (const char *value, struct control_access *access)
+{
+  unsigned long n;
+  char *end;
+
+  errno = 0;
+  n = strtoul (value, &end, 8);
+  if (!isdigit ((unsigned char)value[0]) || *end || errno || n > 0777) {
+    nbdkit_error ("control-mode=%s: give an octal mode, as in 0660", value);
+    return -1;
+  }
+  access->has_mode = true;
+  access->mode = (mode_t)n;
+  return 0;
+}
+
+static int
+parse_user (const char *value, struct control_access *access)
+{
+  const struct passwd *pw = getpwnam (value);
+  unsigned id;
+
+  if (pw)
+    access->user = pw->pw_uid;
+  else if (parse_id (value, &id))
+    access->user = id;
+  else {
+    nbdkit_error ("control-user=%s: no such user", value);
+    return -1;
+  }
+  access->has_user = true;
+  return 0;
+}
+
+static int
+parse_group (const char *value, struct control_access *access)
+{
+  const struct group *gr = getgrnam (value);
+  unsigned id;
+
+  if (gr)
+    access->group = gr->gr_gid;
+  else if (parse_id (value, &id))
+    access->group = id;
+  else {
+    nbdkit_error ("control-group=%s: no such group", value);
+    return -1;
+  }
+  access->has_group = true;
+  return 0;
+}
+
+/* The keys of the control socket. */
+static int
+parse_control (char *const *value)
+{
+  if (value[KEY_CONTROL] && strcmp (value[KEY_CONTROL], "off") == 0)
+    config.control_off = true;
+  else if (value[KEY_CONTROL]) {
+    if (value_absolute (&process, KEY_CONTROL) == -1)
+      return -1;
+    config.control = value[KEY_CONTROL];
+  }
+  if ((value[KEY_CONTROL_MODE]
+       && parse_mode (value[KEY_CONTROL_MODE], &config.access) == -1)
+      || (value[KEY_CONTROL_USER]
+          && parse_user (value[KEY_CONTROL_USER], &config.access) == -1)
+      || (value[KEY_CONTROL_GROUP]
+          && parse_group (value[KEY_CONTROL_GROUP], &config.access) == -1))
+    return -1;
+  return 0;
+}
+
+/* The keys of the process, not of a disk. */
+static int
 parse_process (void)
 {
   char *const *value = process.value;
-  unsigned id;
 
-  if (value[KEY_CONTROL]) {
-    if (strcmp (value[KEY_CONTROL], "off") == 0)
-      config.control_off = true;
-    else {
-      if (value_absolute (&process, KEY_CONTROL) == -1)
-        return -1;
-      config.control = value[KEY_CONTROL];
-    }
-  }
-  if (value[KEY_CONTROL_MODE]) {
-    unsigned long n;
-    char *end;
-
-    errno = 0;
-    n = strtoul (value[KEY_CONTROL_MODE], &end, 8);
-    if (!isdigit ((unsigned char)value[KEY_CONTROL_MODE][0]) || *end || errno
-        || n > 0777) {
-      nbdkit_error ("control-mode=%s: give an octal mode, as in 0660",
-                    value[KEY_CONTROL_MODE]);
-      return -1;
-    }
-    config.has_control_mode = true;
-    config.control_mode = n;
-  }
-  if (value[KEY_CONTROL_USER]) {
-    const struct passwd *pw = getpwnam (value[KEY_CONTROL_USER]);
-
-    if (pw)
-      config.control_user = pw->pw_uid;
-    else if (parse_id (value[KEY_CONTROL_USER], &id))
-      config.control_user = id;
-    else {
-      nbdkit_error ("control-user=%s: no such user", value[KEY_CONTROL_USER]);
-      return -1;
-    }
-    config.has_control_user = true;
-  }
-  if (value[KEY_CONTROL_GROUP]) {
-    const struct group *gr = getgrnam (value[KEY_CONTROL_GROUP]);
-
-    if (gr)
-      config.control_group = gr->gr_gid;
-    else if (parse_id (value[KEY_CONTROL_GROUP], &id))
-      config.control_group = id;
-    else {
-      nbdkit_error ("control-group=%s: no such group",
-                    value[KEY_CONTROL_GROUP]);
-      return -1;
-    }
-    config.has_control_group = true;
-  }
-  if (value_absolute (&process, KEY_RUNTIME_DIR) == -1)
+  if (parse_control (value) == -1
+      || value_absolute (&process, KEY_RUNTIME_DIR) == -1)
     return -1;
   config.runtime_dir = value[KEY_RUNTIME_DIR];
   if (value[KEY_COMMANDS]) {

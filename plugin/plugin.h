@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/types.h>
 
+#include "control.h"
 #include "disk.h"
 #include "message.h"
 
@@ -45,10 +46,7 @@ struct plugin_config {
   char *folder;              /* that it was started in */
   bool control_off;
   const char *control; /* NULL: a name in the runtime directory */
-  bool has_control_mode, has_control_user, has_control_group;
-  mode_t control_mode;
-  uid_t control_user;
-  gid_t control_group;
+  struct control_access access;
   uint64_t total_speed; /* 0: no limit */
 };
 

@@ -239,12 +239,7 @@ listen_control (void)
   CLEANUP_FREE char *error = NULL;
   const struct control_config cc = {
     .path = control_path,
-    .has_mode = config->has_control_mode,
-    .mode = config->control_mode,
-    .has_user = config->has_control_user,
-    .user = config->control_user,
-    .has_group = config->has_control_group,
-    .group = config->control_group,
+    .access = config->access,
     .disks = disks,
     .quit = on_quit,
     .program = "nbdkit-backfill-plugin",
@@ -279,8 +274,7 @@ gate_all (void)
   size_t i;
 
   for (i = 1; threads && started && i < disks.len; i++)
-    started[i]
-        = pthread_create (&threads[i], NULL, gate_one, disks.ptr[i]) == 0;
+    started[i] = thread_start (&threads[i], gate_one, disks.ptr[i]) == 0;
   for (i = 0; i < disks.len; i++)
     if (started && started[i])
       pthread_join (threads[i], NULL);

@@ -41,10 +41,7 @@
 
 struct options {
   const char *socket, *runtime_dir, *state_dir;
-  bool has_mode, has_user, has_group;
-  mode_t mode;
-  uid_t user;
-  gid_t group;
+  struct control_access access;
   unsigned max_jobs, max_volumes;
   uint64_t speed, idle, grace;
   bool commands;
@@ -179,90 +176,138 @@ parse_number (const char *text, uint64_t max, uint64_t *value)
   return errno == 0 && *end == '\0' && *value <= max;
 }
 
+static int
+parse_mode (struct control_access *access)
+{
+  char *end;
+  unsigned long n = strtoul (optarg, &end, 8);
+
+  if (*optarg < '0' || *optarg > '7' || *end || n > 0777)
+    return usage ("--socket-mode=%s: give an octal mode, as in 0660", optarg);
+  access->mode = (mode_t)n;
+  access->has_mode = true;
+  return -1;
+}
+
+static int
+parse_user (struct control_access *access)
+{
+  const struct passwd *pw = getpwnam (optarg);
+
+  if (!pw)
+    return usage ("--socket-user=%s: no such user", optarg);
+  access->user = pw->pw_uid;
+  access->has_user = true;
+  return -1;
+}
+
+static int
+parse_group (struct control_access *access)
+{
+  const struct group *gr = getgrnam (optarg);
+
+  if (!gr)
+    return usage ("--socket-group=%s: no such group", optarg);
+  access->group = gr->gr_gid;
+  access->has_group = true;
+  return -1;
+}
+
+/* A number of min to 100000. */
+static int
+parse_count (const char *option, unsigned min, unsigned *count)
+{
+  uint64_t n;
+
+  if (!parse_number (optarg, 100000, &n) || n < min)
+    return usage ("--%s=%s: not a number%s", option, optarg,
+                  min ? " of 1 or more" : "");
+  *count = (unsigned)n;
+  return -1;
+}
+
+static int
+parse_speed (uint64_t *speed)
+{
+  const char *why;
+
+  if (units_speed (optarg, speed, &why) == -1)
+    return usage ("--speed=%s: give bytes per second, as in 100M: %s", optarg,
+                  why);
+  return -1;
+}
+
+static int
+parse_time (const char *option, uint64_t *ms)
+{
+  const char *why = "it must end";
+
+  if (units_time (optarg, ms, &why) == -1 || *ms == UNITS_FOREVER)
+    return usage ("--%s=%s: not a time: %s", option, optarg, why);
+  return -1;
+}
+
+/* One option, whose value is optarg.  As all above: the exit status if the
+ * program is to end now, else -1. */
+static int
+parse_option (int c, struct options *o)
+{
+  switch (c) {
+  case OPT_SOCKET:
+    o->socket = optarg;
+    return -1;
+  case OPT_SOCKET_MODE:
+    return parse_mode (&o->access);
+  case OPT_SOCKET_USER:
+    return parse_user (&o->access);
+  case OPT_SOCKET_GROUP:
+    return parse_group (&o->access);
+  case OPT_RUNTIME_DIR:
+    o->runtime_dir = optarg;
+    return -1;
+  case OPT_STATE_DIR:
+    o->state_dir = optarg;
+    return -1;
+  case OPT_MAX_JOBS:
+    return parse_count ("max-jobs", 0, &o->max_jobs);
+  case OPT_MAX_VOLUMES:
+    return parse_count ("max-volumes", 1, &o->max_volumes);
+  case OPT_SPEED:
+    return parse_speed (&o->speed);
+  case OPT_IDLE:
+    return parse_time ("idle", &o->idle);
+  case OPT_GRACE:
+    return parse_time ("grace", &o->grace);
+  case OPT_COMMANDS:
+    o->commands = true;
+    return -1;
+  case 'v':
+    verbose = true;
+    return -1;
+  case 'h':
+    fputs (help, stdout);
+    return 0;
+  case 'V':
+    puts ("backfilld " PACKAGE_VERSION);
+    return 0;
+  default:
+    fprintf (stderr, "see backfilld --help\n");
+    return 2;
+  }
+}
+
 /* The exit status if the program is to end now, else -1. */
 static int
 parse_options (int argc, char **argv, struct options *o)
 {
-  const struct passwd *pw;
-  const struct group *gr;
-  const char *why = "it must end";
-  uint64_t n;
-  char *end;
   int c;
 
-  while ((c = getopt_long (argc, argv, "hVv", long_options, NULL)) != -1)
-    switch (c) {
-    case OPT_SOCKET:
-      o->socket = optarg;
-      break;
-    case OPT_SOCKET_MODE:
-      n = strtoul (optarg, &end, 8);
-      if (*optarg < '0' || *optarg > '7' || *end || n > 0777)
-        return usage ("--socket-mode=%s: give an octal mode, as in 0660",
-                      optarg);
-      o->mode = (mode_t)n;
-      o->has_mode = true;
-      break;
-    case OPT_SOCKET_USER:
-      pw = getpwnam (optarg);
-      if (!pw)
-        return usage ("--socket-user=%s: no such user", optarg);
-      o->user = pw->pw_uid;
-      o->has_user = true;
-      break;
-    case OPT_SOCKET_GROUP:
-      gr = getgrnam (optarg);
-      if (!gr)
-        return usage ("--socket-group=%s: no such group", optarg);
-      o->group = gr->gr_gid;
-      o->has_group = true;
-      break;
-    case OPT_RUNTIME_DIR:
-      o->runtime_dir = optarg;
-      break;
-    case OPT_STATE_DIR:
-      o->state_dir = optarg;
-      break;
-    case OPT_MAX_JOBS:
-      if (!parse_number (optarg, 100000, &n))
-        return usage ("--max-jobs=%s: not a number", optarg);
-      o->max_jobs = (unsigned)n;
-      break;
-    case OPT_MAX_VOLUMES:
-      if (!parse_number (optarg, 100000, &n) || n == 0)
-        return usage ("--max-volumes=%s: not a number of 1 or more", optarg);
-      o->max_volumes = (unsigned)n;
-      break;
-    case OPT_SPEED:
-      if (units_speed (optarg, &o->speed, &why) == -1)
-        return usage ("--speed=%s: give bytes per second, as in 100M: %s",
-                      optarg, why);
-      break;
-    case OPT_IDLE:
-      if (units_time (optarg, &o->idle, &why) == -1 || o->idle == UNITS_FOREVER)
-        return usage ("--idle=%s: not a time: %s", optarg, why);
-      break;
-    case OPT_GRACE:
-      if (units_time (optarg, &o->grace, &why) == -1
-          || o->grace == UNITS_FOREVER)
-        return usage ("--grace=%s: not a time: %s", optarg, why);
-      break;
-    case OPT_COMMANDS:
-      o->commands = true;
-      break;
-    case 'v':
-      verbose = true;
-      break;
-    case 'h':
-      fputs (help, stdout);
-      return 0;
-    case 'V':
-      puts ("backfilld " PACKAGE_VERSION);
-      return 0;
-    default:
-      fprintf (stderr, "see backfilld --help\n");
-      return 2;
-    }
+  while ((c = getopt_long (argc, argv, "hVv", long_options, NULL)) != -1) {
+    int status = parse_option (c, o);
+
+    if (status >= 0)
+      return status;
+  }
   if (optind == argc)
     return usage ("name the folders that the volumes are in");
   return -1;
@@ -379,12 +424,7 @@ listen_control (struct daemon *d, const struct options *o)
   CLEANUP_FREE char *error = NULL;
   struct control_config cc = {
     .path = d->socket,
-    .has_mode = o->has_mode,
-    .mode = o->mode,
-    .has_user = o->has_user,
-    .user = o->user,
-    .has_group = o->has_group,
-    .group = o->group,
+    .access = o->access,
     .volumes = volumes_commands (d->volumes),
     .quit = on_quit,
     .program = "backfilld",

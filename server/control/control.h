@@ -83,15 +83,19 @@ struct control_volumes {
   void *opaque;
 };
 
+/* Who may connect.  With mode or group given, the permissions of the socket's
+ * file alone say that.  Else it is root, this process's user, and `user`. */
+struct control_access {
+  bool has_mode, has_user, has_group;
+  mode_t mode; /* of the socket's file; 0600 if not given */
+  uid_t user;  /* its owner */
+  gid_t group;
+};
+
 /* path, program and own_dir are copied. */
 struct control_config {
   const char *path; /* of the socket; absolute if the program changes folder */
-  bool has_mode, has_user, has_group;
-  mode_t mode; /* of the socket's file; 0600 if not given */
-  uid_t user;  /* its owner, who may then connect too */
-  gid_t group;
-  /* With mode or group given, the file's permissions alone say who may
-   * connect.  Else it is root, this process's user, and `user`. */
+  struct control_access access;
   struct disks disks;                    /* the array is not copied */
   const struct control_volumes *volumes; /* instead of disks; or NULL */
   int socket; /* one that listens already, if has_socket: nothing is made */

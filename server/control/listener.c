@@ -178,13 +178,16 @@ set_access (struct control *c, int dir, const char *name)
     LOCK_SCOPE (&c->lock);
     c->listed = true;
   }
-  if ((config->has_user || config->has_group)
-      && fchownat (fd, "", config->has_user ? config->user : (uid_t)-1,
-                   config->has_group ? config->group : (gid_t)-1, AT_EMPTY_PATH)
+  if ((config->access.has_user || config->access.has_group)
+      && fchownat (fd, "",
+                   config->access.has_user ? config->access.user : (uid_t)-1,
+                   config->access.has_group ? config->access.group : (gid_t)-1,
+                   AT_EMPTY_PATH)
              == -1)
     return -1;
   snprintf (proc, sizeof proc, "/proc/self/fd/%d", fd);
-  return chmod (proc, config->has_mode ? config->mode & 0777 : 0600);
+  return chmod (proc,
+                config->access.has_mode ? config->access.mode & 0777 : 0600);
 }
 
 /* One that was made for us, as systemd does: its file stays. */
@@ -350,10 +353,10 @@ may_connect (struct control *c, int fd)
   if (!clients_has_room (c, cred.uid))
     return false;
   /* The kernel has checked the file's permissions. */
-  if (config->has_mode || config->has_group || config->has_socket)
+  if (config->access.has_mode || config->access.has_group || config->has_socket)
     return true;
   return cred.uid == 0 || cred.uid == geteuid ()
-         || (config->has_user && cred.uid == config->user);
+         || (config->access.has_user && cred.uid == config->access.user);
 }
 
 /* Accept no more for a moment, instead of spinning on a listener that stays

@@ -1371,9 +1371,9 @@ test_file (void **state)
 
   /* Mode and group; a client may connect before the start. */
   box_listen (&b, 1);
-  b.config.has_mode = b.config.has_group = true;
-  b.config.mode = 0620;
-  b.config.group = getegid ();
+  b.config.access.has_mode = b.config.access.has_group = true;
+  b.config.access.mode = 0620;
+  b.config.access.group = getegid ();
   b.control = control_listen (&b.config, &error);
   assert_non_null (b.control);
   assert_int_equal (stat (b.path, &st), 0);
