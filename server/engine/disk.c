@@ -67,23 +67,72 @@ pieces_next (struct pieces *ps)
   return &ps->ptr[ps->nr];
 }
 
-/* A job goes slowly while there is a guest.  To the tick of the clock, as that
- * is asked for each operation. */
+/* A job goes slowly while there is a guest.  The clock is read to its tick, as
+ * this is done for each operation. */
 static void
 note_guest (struct disk *d)
 {
-  struct timespec ts;
-  uint64_t now;
+  uint64_t now = now_coarse_ms ();
 
-  clock_gettime (CLOCK_MONOTONIC_COARSE, &ts);
-  now = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
   if (counted (&d->last_guest_op) != now)
     __atomic_store_n (&d->last_guest_op, now, __ATOMIC_RELAXED);
 }
 
-/* buf NULL: only make it local.  deadline 0, of a read: the timeout, from when
- * there is something to wait for.  0 or errno.  Not the first time: EAGAIN if
- * it has to be asked for again. */
+/* Ask for the absent run [*at, end), piece by piece; *at: how far it got, as
+ * the rest may be local by now.  *miss: set if any of it comes from the source.
+ * 0 or errno. */
+static int
+ask_for (struct disk *d, uint64_t *at, uint64_t end, struct pieces *ps,
+         bool *miss)
+{
+  while (*at < end) {
+    struct fetch_piece *p = pieces_next (ps);
+    int r;
+
+    if (!p)
+      return ENOMEM;
+    r = fetch_get (d, *at, end, SOURCE_DEMAND, p);
+    if (r != 1)
+      return r == -1 ? errno : 0;
+    *miss |= !p->fetch->zero;
+    *at = p->end;
+    ps->nr++;
+  }
+  return 0;
+}
+
+static int read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
+                       uint64_t deadline, bool ahead, bool first);
+
+/* Wait for a piece: its bytes in dst, or, if dst is NULL, in the store.  The
+ * rest is as for read_range. */
+static int
+take_piece (struct disk *d, struct fetch_piece *piece, char *dst,
+            uint64_t deadline, bool first)
+{
+  uint64_t start = piece->offset, stop = piece->end;
+  int err = dst ? fetch_take (d, piece, dst, deadline)
+                : fetch_settle (d, piece, deadline);
+  /* The fetch was another reader's, and failed, perhaps for bytes that this
+   * piece does not have, or as that reader's time was over; or the guest has
+   * written there meanwhile. */
+  bool live = err
+              && map_is_live (d->map, granule_floor (d, start),
+                              granule_ceil (d, stop));
+
+  if (!first)
+    return live ? EAGAIN : err;
+  while (live || (err == EAGAIN && now_ms () < deadline)) {
+    live = false;
+    err = read_range (d, dst, start, stop, deadline, false, false);
+  }
+  return err;
+}
+
+/* buf NULL: only make the range local.  deadline 0, of a read: the disk's
+ * timeout, which begins when there is something to wait for.  0 or errno;
+ * EAGAIN only if it is not the first attempt: the range is to be asked for
+ * again. */
 static int
 read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
             uint64_t deadline, bool ahead, bool first)
@@ -113,20 +162,8 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
     case MAP_ABSENT:
       if (!buf)
         err = fetch_wait_room (d, deadline);
-      while (at < run && err == 0) {
-        struct fetch_piece *p = pieces_next (&ps);
-        int r = p ? fetch_get (d, at, run, SOURCE_DEMAND, p) : -1;
-
-        if (r == 0) /* local by now */
-          break;
-        if (r == -1)
-          err = p ? errno : ENOMEM;
-        else {
-          miss |= !p->fetch->zero;
-          at = p->end;
-          ps.nr++;
-        }
-      }
+      if (err == 0)
+        err = ask_for (d, &at, run, &ps, &miss);
     }
   }
   if (ahead && err == 0)
@@ -135,31 +172,13 @@ read_range (struct disk *d, char *buf, uint64_t offset, uint64_t end,
     deadline = now_ms () + d->timeout;
 
   for (size_t i = 0; i < ps.nr; i++) {
-    uint64_t start = ps.ptr[i].offset, stop = ps.ptr[i].end;
-    bool live;
-    int e;
+    struct fetch_piece *p = &ps.ptr[i];
 
-    if (err) {
-      fetch_drop (d, &ps.ptr[i]);
-      continue;
-    }
-    if (buf)
-      e = fetch_take (d, &ps.ptr[i], buf + (start - offset), deadline);
+    if (err)
+      fetch_drop (d, p);
     else
-      e = fetch_settle (d, &ps.ptr[i], deadline);
-    /* Another's fetch failed, perhaps for bytes that are not ours, or as its
-     * time was over; or the guest has written there meanwhile. */
-    live = e
-           && map_is_live (d->map, granule_floor (d, start),
-                           granule_ceil (d, stop));
-    if (live && !first)
-      e = EAGAIN;
-    while (first && (live || (e == EAGAIN && now_ms () < deadline))) {
-      live = false;
-      e = read_range (d, buf ? buf + (start - offset) : NULL, start, stop,
-                      deadline, false, false);
-    }
-    err = e;
+      err = take_piece (d, p, buf ? buf + (p->offset - offset) : NULL, deadline,
+                        first);
   }
   if (ps.ptr != ps.small)
     free (ps.ptr);
@@ -211,9 +230,10 @@ disk_cache (struct disk *d, uint64_t count_, uint64_t offset)
   return disk_leave (d, err);
 }
 
-/* The owner of a parked part. */
+/* Parts that this thread has parked. */
 
-/* fetch_get for a parked part: 1 held, 0 local by now, else -errno. */
+/* fetch_get for a parked part: 1 *piece is held, 0 local by now, else
+ * -errno. */
 static int
 parked_fetch (struct disk *d, const struct parked *p, struct fetch_piece *piece)
 {
@@ -223,8 +243,8 @@ parked_fetch (struct disk *d, const struct parked *p, struct fetch_piece *piece)
   return r == -1 ? -errno : r;
 }
 
-/* The owner's side: see its part through.  have is parked_fetch's, *behind as
- * map_mark's 1. */
+/* See a part through that this thread has parked.  have: what parked_fetch
+ * gave; *behind: set if W could not be written. */
 static int
 parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
              int have, char *bytes, uint64_t deadline, bool *behind)
@@ -276,6 +296,51 @@ struct edge {
   bool live, waits;
 };
 
+/* One change of the bytes [offset, end). */
+struct change {
+  struct disk *d;
+  enum change_kind kind;
+  const char *buf; /* of a write */
+  uint64_t offset, end;
+  unsigned flags;
+
+  uint64_t g, last; /* its granules */
+  /* What is done at once: all but edges on absent granules. */
+  uint64_t lo, hi;
+  struct edge edge[2];
+  unsigned nr_edges;
+  bool stable;  /* all of its granules are in S */
+  bool behind;  /* W could not be written: commit before the reply */
+  bool durable; /* what was done at once is, if sync_settle (synced) says so */
+  uint64_t synced;
+};
+
+/* Parts of granules at both ends of the change. */
+
+static void
+add_edge (struct change *c, uint64_t start, uint64_t stop)
+{
+  c->edge[c->nr_edges++].part
+      = (struct parked){ .g = granule_floor (c->d, start),
+                         .offset = start,
+                         .length = stop - start,
+                         .buf = c->buf ? c->buf + (start - c->offset) : NULL };
+}
+
+static void
+find_edges (struct change *c)
+{
+  const struct disk *d = c->d;
+  const uint64_t mask = d->granule - 1;
+  bool head = c->offset & mask;
+  bool tail = (c->end & mask) && c->end != d->size;
+
+  if (head || (tail && c->last - c->g == 1))
+    add_edge (c, c->offset, min_u64 (c->end, (c->g + 1) << d->shift));
+  if (tail && c->last - c->g > 1)
+    add_edge (c, (c->last - 1) << d->shift, c->end);
+}
+
 static int
 edge_look (struct disk *d, struct edge *e)
 {
@@ -292,7 +357,64 @@ edge_look (struct disk *d, struct edge *e)
   }
 }
 
-/* Of a range whose bits are in S, just written.  0: it is durable if
+/* Which edges are done at once, and which wait for a fetch?  Parts that are
+ * parked on the first kind came before: they are applied.  0 or errno. */
+static int
+sort_edges (struct change *c)
+{
+  int err = 0;
+
+  for (unsigned i = 0; i < c->nr_edges && err == 0; i++) {
+    struct edge *e = &c->edge[i];
+
+    err = edge_look (c->d, e);
+    if (c->kind == CHANGE_TRIM)
+      e->live = false;
+    e->waits = !e->live && c->kind != CHANGE_TRIM;
+    if (e->waits && (c->flags & DISK_FAST_ZERO))
+      err = ENOTSUP; /* fast means that nothing is fetched */
+    if (!e->live) {
+      if (e->part.offset == c->lo)
+        c->lo += e->part.length;
+      else
+        c->hi -= e->part.length;
+    }
+    else if (err == 0)
+      parked_apply (c->d, e->part.g, e->part.g + 1);
+  }
+  return err;
+}
+
+/* See the parked edges through.  0 or the first errno. */
+static int
+finish_edges (struct change *c)
+{
+  struct disk *d = c->d;
+  uint64_t deadline = now_ms () + d->timeout;
+  CLEANUP_FREE char *bytes = malloc (d->granule);
+  int err = 0;
+
+  /* Both are asked for before either is waited for. */
+  for (unsigned i = 0; i < c->nr_edges; i++) {
+    struct edge *e = &c->edge[i];
+
+    if (e->waits)
+      e->have = bytes ? parked_fetch (d, &e->part, &e->piece) : -ENOMEM;
+  }
+  for (unsigned i = 0; i < c->nr_edges; i++) {
+    struct edge *e = &c->edge[i];
+    int r = e->waits ? parked_wait (d, &e->part, &e->piece, e->have, bytes,
+                                    deadline, &c->behind)
+                     : 0;
+
+    if (err == 0)
+      err = r;
+  }
+  return err;
+}
+
+/* Write a range whose bits are in S once more, with the sync: a failure is that
+ * of the sync then, not of the write (G24).  0: it is durable if
  * sync_settle (*nr) says so; 1: it is to be committed; -1: errno. */
 static int
 write_dsync (struct disk *d, const char *buf, uint64_t length, uint64_t offset,
@@ -319,21 +441,23 @@ is_damaged (struct disk *d, uint64_t g, uint64_t end)
   return false;
 }
 
-/* What is done of [lo, hi) at once, under its claim.  *behind as map_mark's 1,
- * also when it fails.  0 or errno. */
+/* Change the bytes [lo, hi): mark what is local before, what is absent after.
+ * 0 or errno. */
 static int
-change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
-            bool punch, bool stable, bool *behind)
+change_now (struct change *c, const char *buf)
 {
+  struct disk *d = c->d;
+  uint64_t lo = c->lo, hi = c->hi;
   uint64_t g = granule_floor (d, lo), last = granule_ceil (d, hi);
+  bool punch = c->kind == CHANGE_TRIM || (c->flags & DISK_MAY_TRIM);
   int r, err = 0;
 
   ASSERT_CLAIMED (&d->claims, g, last);
-  if (!stable) {
+  if (!c->stable) {
     r = proof_before (d, g, last, buf, lo, hi);
     if (r == -1)
       return errno;
-    *behind |= r == 1;
+    c->behind |= r == 1;
   }
   if (buf ? store_pwrite (d->store, buf, hi - lo, lo)
           : store_zero (d->store, hi - lo, lo, punch)) {
@@ -341,133 +465,97 @@ change_now (struct disk *d, const char *buf, uint64_t lo, uint64_t hi,
     proof_failed (d, g, last);
   }
   writeback_changed (d, lo, hi);
-  if (err == 0 && !stable) {
+  if (err == 0 && !c->stable) {
     r = proof_after (d, g, last, MAP_GUEST, buf, lo, hi);
     if (r == -1)
       err = errno;
-    *behind |= r == 1;
+    c->behind |= r == 1;
   }
+  return err;
+}
+
+/* What is done at once of the change.  0 or errno. */
+static int
+do_at_once (struct change *c)
+{
+  struct disk *d = c->d;
+  const char *buf
+      = c->kind == CHANGE_WRITE ? c->buf + (c->lo - c->offset) : NULL;
+  int err = change_now (c, buf);
+
+  if (err == 0 && buf && (c->flags & DISK_FUA) && c->stable) {
+    int r = write_dsync (d, buf, c->hi - c->lo, c->lo, &c->synced);
+
+    if (r == -1)
+      err = errno;
+    writeback_changed (d, c->lo, c->hi);
+    c->durable = r == 0;
+  }
+  if (err == 0)
+    parked_cancel (d, granule_floor (d, c->lo), granule_ceil (d, c->hi),
+                   c->behind);
+  return err;
+}
+
+/* The part of a change that is made under its claim: do at once what can be,
+ * and park the edges that wait.  0 or errno; nothing is parked then. */
+static int
+change_claimed (struct change *c)
+{
+  struct disk *d = c->d;
+  int err = 0;
+
+  /* Durable at once is not to be had any more (G24). */
+  if (c->flags & DISK_FUA)
+    err = commit_failed (d);
+  /* Nothing is written where the map is damaged: a backup of the sidecar may
+   * still say that what the store holds there is the truth (G18). */
+  if (err == 0 && !c->stable && is_damaged (d, c->g, c->last))
+    err = EIO;
+  if (err == 0)
+    err = sort_edges (c);
+  if (err == 0 && c->lo < c->hi)
+    err = do_at_once (c);
+  for (unsigned i = 0; i < c->nr_edges && err == 0; i++)
+    if (c->edge[i].waits)
+      park (d, &c->edge[i].part);
   return err;
 }
 
 /* 0 or errno. */
 static int
-change (struct disk *d, enum change_kind kind, const char *buf, uint64_t offset,
-        uint64_t end, unsigned flags)
+change (struct change *c)
 {
-  const uint64_t mask = d->granule - 1;
-  uint64_t g = granule_floor (d, offset), last = granule_ceil (d, end);
-  uint64_t lo = offset, hi = end;
-  bool fua = flags & DISK_FUA, behind = false, durable = false;
-  bool stable;
-  bool punch = kind == CHANGE_TRIM || (flags & DISK_MAY_TRIM);
-  bool head = offset & mask, tail = (end & mask) && end != d->size;
-  struct edge edge[2] = { 0 };
-  unsigned nr_edges = 0;
-  uint64_t synced = 0;
-  struct claim c;
-  int err = 0;
+  struct disk *d = c->d;
+  struct claim claim;
+  int err;
 
-  if (head || (tail && last - g == 1)) {
-    edge[0].part = (struct parked){ .g = g,
-                                    .offset = offset,
-                                    .length = min_u64 (end, (g + 1) << d->shift)
-                                              - offset,
-                                    .buf = buf };
-    nr_edges = 1;
-  }
-  if (tail && (last - g > 1 || !nr_edges)) {
-    uint64_t start = (last - 1) << d->shift;
+  c->g = granule_floor (d, c->offset);
+  c->last = granule_ceil (d, c->end);
+  c->lo = c->offset;
+  c->hi = c->end;
+  find_edges (c);
 
-    edge[nr_edges].part
-        = (struct parked){ .g = last - 1,
-                           .offset = start,
-                           .length = end - start,
-                           .buf = buf ? buf + (start - offset) : NULL };
-    nr_edges++;
-  }
-
-  /* First of all: whatever is looked at may be waited for. */
-  claim_take (&d->claims, &c, g, last);
-  stable = map_is_stable (d->map, g, last);
-  /* Durable at once is not to be had any more (G24). */
-  if (fua && commit_failed (d))
-    err = commit_failed (d);
-  /* Nothing is written where the map is damaged: a backup of the sidecar may
-   * still say that what the store holds there is the truth (G18). */
-  else if (!stable && is_damaged (d, g, last))
-    err = EIO;
-  for (unsigned i = 0; i < nr_edges && err == 0; i++) {
-    struct edge *e = &edge[i];
-
-    err = edge_look (d, e);
-    if (kind == CHANGE_TRIM)
-      e->live = false;
-    e->waits = !e->live && kind != CHANGE_TRIM;
-    if (e->waits && (flags & DISK_FAST_ZERO))
-      err = ENOTSUP; /* fast means that nothing is fetched */
-    if (!e->live) {
-      /* Its bytes are not part of what is done at once. */
-      if (e->part.offset == lo)
-        lo += e->part.length;
-      else
-        hi -= e->part.length;
-    }
-    else if (err == 0)
-      parked_apply (d, e->part.g, e->part.g + 1);
-  }
-  if (err == 0 && lo < hi) {
-    const char *p = kind == CHANGE_WRITE ? buf + (lo - offset) : NULL;
-
-    err = change_now (d, p, lo, hi, punch, stable, &behind);
-    if (err == 0 && p && fua && stable) {
-      /* Once more, with the sync: if that fails it was not the write (G24). */
-      int r = write_dsync (d, p, hi - lo, lo, &synced);
-
-      if (r == -1)
-        err = errno;
-      writeback_changed (d, lo, hi);
-      durable = r == 0;
-    }
-    if (err == 0)
-      parked_cancel (d, granule_floor (d, lo), granule_ceil (d, hi), behind);
-  }
-  for (unsigned i = 0; i < nr_edges; i++)
-    if (edge[i].waits) {
-      if (err)
-        edge[i].waits = false;
-      else
-        park (d, &edge[i].part);
-    }
-  claim_drop (&d->claims, &c);
+  /* The claim comes first: the thread may wait for whatever it looks at. */
+  claim_take (&d->claims, &claim, c->g, c->last);
+  c->stable = map_is_stable (d->map, c->g, c->last);
+  err = change_claimed (c);
+  claim_drop (&d->claims, &claim);
   if (err) {
     /* A part of it may be seen, and W does not know of it. */
-    if (behind)
+    if (c->behind)
       commit_run (d, 0);
     return err;
   }
-  if (durable)
-    err = sync_settle (d, synced);
+  if (c->durable)
+    err = sync_settle (d, c->synced);
+  if (c->edge[0].waits || c->edge[1].waits) {
+    int r = finish_edges (c);
 
-  if (edge[0].waits || edge[1].waits) {
-    uint64_t deadline = now_ms () + d->timeout;
-    CLEANUP_FREE char *bytes = malloc (d->granule);
-
-    /* Both are asked for before either is waited for. */
-    for (unsigned i = 0; i < nr_edges; i++)
-      if (edge[i].waits)
-        edge[i].have
-            = bytes ? parked_fetch (d, &edge[i].part, &edge[i].piece) : -ENOMEM;
-    for (unsigned i = 0; i < nr_edges; i++)
-      if (edge[i].waits) {
-        int e = parked_wait (d, &edge[i].part, &edge[i].piece, edge[i].have,
-                             bytes, deadline, &behind);
-
-        if (e && !err)
-          err = e;
-      }
+    if (err == 0)
+      err = r;
   }
-  if (err == 0 && (behind || (fua && !durable)))
+  if (err == 0 && (c->behind || ((c->flags & DISK_FUA) && !c->durable)))
     err = commit_run (d, 0);
   return err;
 }
@@ -488,8 +576,16 @@ guest_change (struct disk *d, enum change_kind kind, const void *buf,
     err = EROFS;
   else if (!in_range (d, count_, offset))
     err = kind == CHANGE_WRITE ? ENOSPC : EINVAL;
-  else if (count_ > 0)
-    err = change (d, kind, buf, offset, offset + count_, flags);
+  else if (count_ > 0) {
+    struct change c = { .d = d,
+                        .kind = kind,
+                        .buf = buf,
+                        .offset = offset,
+                        .end = offset + count_,
+                        .flags = flags };
+
+    err = change (&c);
+  }
   PROBE (change_leave, d, offset, err);
   return disk_leave (d, err);
 }
