@@ -111,72 +111,88 @@ print_padded (const char *s, int width)
           "");
 }
 
+/* How wide the columns of a list are. */
+struct columns {
+  int name, source, job;
+  int bar; /* 0: none */
+};
+
+/* The texts are cleaned, too. */
+static void
+measure (struct backfill_disk_info **disks, unsigned n, struct columns *c)
+{
+  char job[96] = "not answering";
+
+  *c = (struct columns){ .name = 4, .source = 6, .job = 3 };
+  for (unsigned i = 0; i < n; i++) {
+    struct backfill_disk_info *d = disks[i];
+    int w;
+
+    text_clean (d->name);
+    text_clean (d->store);
+    w = text_width (text_name (d->name));
+    c->name = w > c->name ? w : c->name;
+    if (d->unanswered == NULL) {
+      w = text_width (text_clean (d->source));
+      c->source = w > c->source ? w : c->source;
+      job_summary (job, sizeof job, &d->job);
+    }
+    else
+      snprintf (job, sizeof job, "not answering");
+    w = text_width (job);
+    c->job = w > c->job ? w : c->job;
+  }
+  if (!text_terminal (stdout))
+    return;
+  /* What the other columns leave; the store's path may wrap. */
+  c->bar = text_columns () - c->name - c->source - c->job - 40;
+  c->bar = c->bar > BAR_MAX ? BAR_MAX : c->bar < 10 ? 10 : c->bar;
+}
+
+static void
+print_row (const struct backfill_disk_info *d, const struct columns *c)
+{
+  char buf[TEXT_MAX], job[96];
+
+  print_padded (text_name (d->name), c->name);
+  if (d->unanswered != NULL) {
+    print_padded ("         -", 10);
+    if (c->bar > 0)
+      print_padded ("", c->bar + 2);
+    print_padded ("    -", 5);
+    print_padded ("-", c->source);
+    print_padded ("not answering", c->job);
+    printf ("%s\n", d->store);
+    return;
+  }
+  printf ("%10s  ", text_bytes (buf, d->size));
+  if (c->bar > 0) {
+    print_bar (d->local, d->size, c->bar, text_colour ());
+    printf ("  ");
+  }
+  printf ("%4d%%  ", text_percent (d->local, d->size));
+  print_padded (d->source, c->source);
+  job_summary (job, sizeof job, &d->job);
+  print_padded (job, c->job);
+  printf ("%s\n", d->store);
+}
+
 static void
 print_list (struct backfill_disk_info **disks, unsigned n)
 {
-  bool terminal = text_terminal (stdout), colour = text_colour ();
-  int name_width = 4, source_width = 6, job_width = 3, bar;
-  char buf[TEXT_MAX], job[96];
+  struct columns c;
 
-  for (unsigned i = 0; i < n; i++) {
-    int w;
-
-    if (disks[i]->unanswered != NULL) {
-      text_clean (disks[i]->name);
-      text_clean (disks[i]->store);
-      w = text_width (text_name (disks[i]->name));
-      name_width = w > name_width ? w : name_width;
-      job_width = job_width > 13 ? job_width : 13; /* "not answering" */
-      continue;
-    }
-    text_clean (disks[i]->name);
-    text_clean (disks[i]->store);
-    text_clean (disks[i]->source);
-    job_summary (job, sizeof job, &disks[i]->job);
-    w = text_width (text_name (disks[i]->name));
-    name_width = w > name_width ? w : name_width;
-    w = text_width (disks[i]->source);
-    source_width = w > source_width ? w : source_width;
-    w = text_width (job);
-    job_width = w > job_width ? w : job_width;
-  }
-  /* What the other columns leave; the store's path may wrap. */
-  bar = text_columns () - name_width - source_width - job_width - 40;
-  bar = bar > BAR_MAX ? BAR_MAX : bar < 10 ? 10 : bar;
-
-  print_padded ("NAME", name_width);
+  measure (disks, n, &c);
+  print_padded ("NAME", c.name);
   print_padded ("      SIZE", 10);
-  if (terminal)
-    print_padded ("", bar + 2);
+  if (c.bar > 0)
+    print_padded ("", c.bar + 2);
   print_padded ("LOCAL", 5);
-  print_padded ("SOURCE", source_width);
-  print_padded ("JOB", job_width);
+  print_padded ("SOURCE", c.source);
+  print_padded ("JOB", c.job);
   printf ("STORE\n");
-  for (unsigned i = 0; i < n; i++) {
-    const struct backfill_disk_info *d = disks[i];
-
-    print_padded (text_name (d->name), name_width);
-    if (d->unanswered != NULL) {
-      print_padded ("         -", 10);
-      if (terminal)
-        print_padded ("", bar + 2);
-      print_padded ("    -", 5);
-      print_padded ("-", source_width);
-      print_padded ("not answering", job_width);
-      printf ("%s\n", d->store);
-      continue;
-    }
-    printf ("%10s  ", text_bytes (buf, d->size));
-    if (terminal) {
-      print_bar (d->local, d->size, bar, colour);
-      printf ("  ");
-    }
-    printf ("%4d%%  ", text_percent (d->local, d->size));
-    print_padded (d->source, source_width);
-    job_summary (job, sizeof job, &d->job);
-    print_padded (job, job_width);
-    printf ("%s\n", d->store);
-  }
+  for (unsigned i = 0; i < n; i++)
+    print_row (disks[i], &c);
 }
 
 /* One note for each reason. */

@@ -74,52 +74,65 @@ catch_interrupt (void)
   sigaction (SIGINT, &sa, NULL);
 }
 
+/* "12%  1 GiB of 8 GiB  70 MiB/s  2 min left" */
 static void
-print_status (struct progress *p, const struct backfill_job_info *job)
+status_text (const struct progress *p, const struct backfill_job_info *job,
+             char *text, size_t size)
 {
-  char a[TEXT_MAX], b[TEXT_MAX], c[TEXT_MAX], text[512];
-  int len;
+  char a[TEXT_MAX], b[TEXT_MAX];
+  size_t len = (size_t)snprintf (text, size, "%3d%%  %s of %s", p->percent,
+                                 text_bytes (a, job->data_processed),
+                                 text_bytes (b, job->data_total));
 
-  len = snprintf (text, sizeof text, "%3d%%  %s of %s", p->percent,
-                  text_bytes (a, job->data_processed),
-                  text_bytes (b, job->data_total));
   if (job->type != BACKFILL_JOB_BOUNDED)
-    snprintf (text + len, sizeof text - (size_t)len, "  %s in %s",
-              text_job_type (job->type), text_time (a, job->time_elapsed));
+    snprintf (text + len, size - len, "  %s in %s", text_job_type (job->type),
+              text_time (a, job->time_elapsed));
   else if (job->status == BACKFILL_STATUS_RUNNING) {
     /* Both are not known at the beginning. */
     if (job->current_speed != 0)
-      len += snprintf (text + len, sizeof text - (size_t)len, "  %s/s",
-                       text_bytes (c, job->current_speed));
+      len += (size_t)snprintf (text + len, size - len, "  %s/s",
+                               text_bytes (a, job->current_speed));
     if (job->time_remaining != 0)
-      snprintf (text + len, sizeof text - (size_t)len, "  %s left",
+      snprintf (text + len, size - len, "  %s left",
                 text_time (a, job->time_remaining));
   }
   else
-    snprintf (text + len, sizeof text - (size_t)len, "  %s",
-              text_job_status (job));
+    snprintf (text + len, size - len, "  %s", text_job_status (job));
+}
 
-  if (p->terminal) {
-    int columns = text_columns () - 1;
-    int bar = columns - (int)strlen (text) - 4;
+/* Over the terminal's line: a bar if there is room for one, then the text.
+ * Spaces wipe what was longer before. */
+static void
+print_over (struct progress *p, const char *text)
+{
+  int columns = text_columns () - 1;
+  int bar = columns - (int)strlen (text) - 4;
 
-    /* A bar if there is room for one; spaces wipe what was longer before. */
-    printf ("\r");
-    if (bar >= 10) {
-      int full;
+  printf ("\r");
+  if (bar >= 10) {
+    int full;
 
-      bar = bar > 40 ? 40 : bar;
-      full = p->percent * bar / 100;
-      printf ("[");
-      for (int i = 0; i < bar; i++)
-        putchar (i < full ? '#' : '.');
-      printf ("] ");
-      columns -= bar + 3;
-    }
-    printf ("%-*.*s", columns, columns, text);
-    p->line = true;
-    line_open = 1;
+    bar = bar > 40 ? 40 : bar;
+    full = p->percent * bar / 100;
+    printf ("[");
+    for (int i = 0; i < bar; i++)
+      putchar (i < full ? '#' : '.');
+    printf ("] ");
+    columns -= bar + 3;
   }
+  printf ("%-*.*s", columns, columns, text);
+  p->line = true;
+  line_open = 1;
+}
+
+static void
+print_status (struct progress *p, const struct backfill_job_info *job)
+{
+  char text[512];
+
+  status_text (p, job, text, sizeof text);
+  if (p->terminal)
+    print_over (p, text);
   else
     printf ("%s\n", text);
   fflush (stdout);
@@ -167,6 +180,28 @@ end_line (struct progress *p)
   line_open = 0;
 }
 
+/* A job that another has followed. */
+static int
+print_past_job (struct backfill *h, const char *device, uint64_t number)
+{
+  json_t *query = json_pack ("{s:s*,s:I}", "device", device, "number",
+                             (json_int_t)number);
+  CLEANUP_FREE char *args = query ? json_dumps (query, 0) : NULL;
+  CLEANUP_FREE char *reply = NULL;
+  json_t *jobs;
+  int status;
+
+  json_decref (query);
+  if (args == NULL)
+    return cli_error ("out of memory");
+  if (backfill_command (h, "query-block-jobs", args, &reply) == -1)
+    return cli_failed ();
+  jobs = json_loads (reply, 0, NULL);
+  status = text_json (json_array_get (jobs, 0));
+  json_decref (jobs);
+  return status;
+}
+
 /* The job of that number, or with 0 the present one. */
 static int
 print_job_json (struct backfill *h, const char *disk, uint64_t number)
@@ -181,26 +216,10 @@ print_job_json (struct backfill *h, const char *disk, uint64_t number)
       || (uint64_t)json_integer_value (json_object_get (job, "number"))
              == number)
     status = text_json (job);
-  else {
-    /* Another has followed it. */
-    const char *name = json_string_value (json_object_get (object, "name"));
-    CLEANUP_FREE char *args = NULL, *reply = NULL;
-    json_t *query = json_pack ("{s:s*,s:I}", "device", disk ? disk : name,
-                               "number", (json_int_t)number);
-
-    args = query ? json_dumps (query, 0) : NULL;
-    json_decref (query);
-    if (args == NULL)
-      status = cli_error ("out of memory");
-    else if (backfill_command (h, "query-block-jobs", args, &reply) == -1)
-      status = cli_failed ();
-    else {
-      json_t *jobs = json_loads (reply, 0, NULL);
-
-      status = text_json (json_array_get (jobs, 0));
-      json_decref (jobs);
-    }
-  }
+  else
+    status = print_past_job (
+        h, disk ? disk : json_string_value (json_object_get (object, "name")),
+        number);
   json_decref (object);
   return status;
 }
@@ -270,71 +289,72 @@ parse_fd (const char *text)
   return fd;
 }
 
+enum {
+  OPT_OFFSET = 0x100,
+  OPT_LENGTH,
+  OPT_SPEED,
+  OPT_SPARSE,
+  OPT_FULL,
+  OPT_ON_ERROR,
+  OPT_RETRY,
+  OPT_WAIT,
+  OPT_PROGRESS,
+  OPT_QUIET,
+};
+static const struct option allocate_options[] = {
+  { "offset", required_argument, NULL, OPT_OFFSET },
+  { "length", required_argument, NULL, OPT_LENGTH },
+  { "speed", required_argument, NULL, OPT_SPEED },
+  { "sparse", no_argument, NULL, OPT_SPARSE },
+  { "full", no_argument, NULL, OPT_FULL },
+  { "on-error", required_argument, NULL, OPT_ON_ERROR },
+  { "retry", required_argument, NULL, OPT_RETRY },
+  { "wait", no_argument, NULL, OPT_WAIT },
+  { "progress", optional_argument, NULL, OPT_PROGRESS },
+  { "quiet", no_argument, NULL, OPT_QUIET },
+  { NULL, 0, NULL, 0 },
+};
+
 static void
 parse_request (int argc, char **argv, struct request *r)
 {
-  enum {
-    OFFSET = 0x100,
-    LENGTH,
-    SPEED,
-    SPARSE,
-    FULL,
-    ON_ERROR,
-    RETRY,
-    WAIT,
-    PROGRESS,
-    QUIET
-  };
-  static const struct option longs[] = {
-    { "offset", required_argument, NULL, OFFSET },
-    { "length", required_argument, NULL, LENGTH },
-    { "speed", required_argument, NULL, SPEED },
-    { "sparse", no_argument, NULL, SPARSE },
-    { "full", no_argument, NULL, FULL },
-    { "on-error", required_argument, NULL, ON_ERROR },
-    { "retry", required_argument, NULL, RETRY },
-    { "wait", no_argument, NULL, WAIT },
-    { "progress", optional_argument, NULL, PROGRESS },
-    { "quiet", no_argument, NULL, QUIET },
-    { NULL, 0, NULL, 0 },
-  };
   int c;
 
-  while ((c = cli_getopt (argc, argv, longs)) != -1)
+  while ((c = cli_getopt (argc, argv, allocate_options)) != -1)
     switch (c) {
-    case OFFSET:
+    case OPT_OFFSET:
       r->offset = text_size ("--offset", optarg);
       break;
-    case LENGTH:
+    case OPT_LENGTH:
       r->length = text_size ("--length", optarg);
       /* In the protocol 0 means all: nobody means that by 0. */
       if (r->length == 0)
         cli_usage ("--length: leave it out to allocate to the end");
       break;
-    case SPEED:
+    case OPT_SPEED:
       r->options.speed = text_speed ("--speed", optarg);
       break;
-    case SPARSE:
+    case OPT_SPARSE:
       r->flags |= BACKFILL_ALLOCATE_SPARSE;
       break;
-    case FULL:
+    case OPT_FULL:
       r->flags &= ~BACKFILL_ALLOCATE_SPARSE;
       break;
-    case ON_ERROR:
+    case OPT_ON_ERROR:
       r->options.on_error = parse_on_error (optarg);
       break;
-    case RETRY:
+    case OPT_RETRY:
       parse_retry (&r->options, optarg);
       break;
-    case WAIT:
+    case OPT_WAIT:
       r->wait = true;
       break;
-    case PROGRESS:
+    case OPT_PROGRESS:
       r->wait = true;
       if (optarg != NULL)
         r->progress.fd = parse_fd (optarg);
       break;
-    case QUIET:
+    case OPT_QUIET:
       r->quiet = true;
       break;
     }
@@ -521,37 +541,13 @@ cmd_dismiss (int argc, char **argv)
 }
 
 static int
-total_speed (struct backfill *h, const char *limit)
+print_total_speed (const char *reply)
 {
-  CLEANUP_FREE char *reply = NULL, *args = NULL;
+  json_t *value = json_loads (reply, 0, NULL);
+  json_int_t speed = json_integer_value (json_object_get (value, "speed"));
   char buf[TEXT_MAX];
-  json_t *value;
-  json_int_t speed;
-  int r, status = STATUS_OK;
+  int status = STATUS_OK;
 
-  if (limit != NULL) {
-    if (asprintf (&args, "{\"speed\": %" PRIu64 "}",
-                  text_speed ("LIMIT", limit))
-        == -1)
-      return cli_error ("out of memory");
-    r = backfill_command (h, "set-total-speed", args, &reply);
-    free (reply);
-    reply = NULL;
-  }
-  else
-    r = 0;
-  if (r == 0 && (limit == NULL || cli.json))
-    r = backfill_command (h, "query-total-speed", NULL, &reply);
-  if (r == -1) {
-    if (backfill_get_errno () == ENOTUNIQ)
-      return cli_error ("there are several servers: name the socket of one "
-                        "with -c");
-    return cli_failed ();
-  }
-  if (reply == NULL)
-    return STATUS_OK;
-  value = json_loads (reply, 0, NULL);
-  speed = json_integer_value (json_object_get (value, "speed"));
   if (cli.json)
     status = text_json (value);
   else if (speed <= 0)
@@ -560,6 +556,30 @@ total_speed (struct backfill *h, const char *limit)
     printf ("%s/s\n", text_bytes (buf, (uint64_t)speed));
   json_decref (value);
   return status;
+}
+
+/* limit: NULL to show it. */
+static int
+total_speed (struct backfill *h, const char *limit)
+{
+  CLEANUP_FREE char *set = NULL, *reply = NULL, *args = NULL;
+  int r = 0;
+
+  if (limit != NULL) {
+    if (asprintf (&args, "{\"speed\": %" PRIu64 "}",
+                  text_speed ("LIMIT", limit))
+        == -1)
+      return cli_error ("out of memory");
+    r = backfill_command (h, "set-total-speed", args, &set);
+  }
+  if (r == 0 && (limit == NULL || cli.json))
+    r = backfill_command (h, "query-total-speed", NULL, &reply);
+  if (r == 0)
+    return reply != NULL ? print_total_speed (reply) : STATUS_OK;
+  if (backfill_get_errno () == ENOTUNIQ)
+    return cli_error ("there are several servers: name the socket of one "
+                      "with -c");
+  return cli_failed ();
 }
 
 int

@@ -20,6 +20,13 @@
 
 #define MIN_BAR 20
 
+/* What is to be shown, and how. */
+struct view {
+  uint64_t offset, length;
+  bool totals, ascii;
+  const char *svg; /* file */
+};
+
 struct totals {
   uint64_t bytes[3], regions[3]; /* by enum backfill_state */
 };
@@ -220,75 +227,94 @@ seconds (void)
   return ts.tv_sec;
 }
 
+/* One disk, or all; ended by a NULL as the library's list is. */
 static int
-print_ascii (struct backfill *h, const char *disk, uint64_t offset,
-             uint64_t length)
+find_disks (struct backfill *h, const char *disk,
+            struct backfill_disk_info ***disks, unsigned *n)
 {
-  struct backfill_disk_info **disks;
-  CLEANUP_FREE struct line *lines = NULL;
-  int status = STATUS_OK, bad = STATUS_OK;
-  unsigned n, shown = 0;
+  if (disk == NULL) {
+    if (backfill_list_disks (h, n, disks) == -1)
+      return cli_failed ();
+    backfill_set_timeout (h, MAP_TIMEOUT);
+    return STATUS_OK;
+  }
+  *disks = calloc (2, sizeof **disks);
+  if (*disks == NULL)
+    return cli_error ("out of memory");
+  *n = 1;
+  if (backfill_get_disk_info (h, disk, &(*disks)[0]) == 0)
+    return STATUS_OK;
+  free (*disks);
+  return cli_failed ();
+}
+
+/* The lines of disks that have a map; disk: the only one, or NULL.  A disk
+ * whose map cannot be had costs its own line: STATUS_UNANSWERED. */
+static int
+make_lines (struct backfill *h, const char *disk, const struct view *v,
+            struct backfill_disk_info **disks, unsigned n, struct line *lines,
+            unsigned *shown)
+{
+  int status = STATUS_OK;
   time_t lost = 0; /* seconds spent on disks that have no map */
 
-  if (disk != NULL) {
-    disks = calloc (2, sizeof *disks);
-    if (disks == NULL)
-      return cli_error ("out of memory");
-    if (backfill_get_disk_info (h, disk, &disks[0]) == -1) {
-      free (disks);
-      return cli_failed ();
-    }
-    n = 1;
-  }
-  else if (backfill_list_disks (h, &n, &disks) == -1)
-    return cli_failed ();
-  else
-    backfill_set_timeout (h, MAP_TIMEOUT);
-
-  lines = calloc (n + 1, sizeof *lines);
-  if (lines == NULL)
-    status = cli_error ("out of memory");
-  for (unsigned i = 0; status == STATUS_OK && i < n; i++) {
+  for (unsigned i = 0; i < n; i++) {
     const char *which = disk;
-    struct line *line = &lines[shown];
+    struct line *line = &lines[*shown];
     unsigned nregions;
     time_t start = seconds ();
 
     if (disks[i]->unanswered != NULL)
       continue;
     if (lost >= MAP_LOST) {
-      bad = STATUS_UNANSWERED;
       cli_error ("%u disks are left out, as others do not answer: name one",
                  n - i);
-      break;
+      return STATUS_UNANSWERED;
     }
     /* Two servers may use one name, one server does not. */
     if (which == NULL)
       which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
-    if (backfill_block_get_state_map (h, which, offset, length, &nregions,
+    if (backfill_block_get_state_map (h, which, v->offset, v->length, &nregions,
                                       &line->regions)
         == -1) {
-      bad = cli_failed ();
+      status = cli_failed ();
       if (disk != NULL)
-        break;
+        return status;
       lost += seconds () - start;
-      /* It costs its own line. */
-      bad = STATUS_UNANSWERED;
+      status = STATUS_UNANSWERED;
       continue;
     }
     text_clean (disks[i]->name);
-    picture_init (&line->picture, disks[i], offset, length, line->regions,
+    picture_init (&line->picture, disks[i], v->offset, v->length, line->regions,
                   nregions);
     line_init (line);
-    shown++;
+    (*shown)++;
   }
+  return status;
+}
+
+static int
+print_ascii (struct backfill *h, const char *disk, const struct view *v)
+{
+  struct backfill_disk_info **disks;
+  CLEANUP_FREE struct line *lines = NULL;
+  unsigned n, shown = 0;
+  int made, status = find_disks (h, disk, &disks, &n);
+
+  if (status != STATUS_OK)
+    return status;
+  lines = calloc (n + 1, sizeof *lines);
+  if (lines == NULL) {
+    backfill_free_disks (disks);
+    return cli_error ("out of memory");
+  }
+  made = make_lines (h, disk, v, disks, n, lines, &shown);
+  status = made == STATUS_FAILED ? made : print_lines (lines, shown);
   if (status == STATUS_OK)
-    status = bad == STATUS_FAILED ? bad : print_lines (lines, shown);
-  if (status == STATUS_OK) {
     status = disks_unanswered (disks, n);
-    status = status == STATUS_OK ? bad : status;
-  }
-  for (unsigned i = 0; lines != NULL && i < n; i++)
+  if (status == STATUS_OK)
+    status = made;
+  for (unsigned i = 0; i < n; i++)
     free (lines[i].regions);
   backfill_free_disks (disks);
   return status;
@@ -316,13 +342,6 @@ write_svg (const struct picture *picture, const char *file)
     return cli_error ("cannot write '%s': %m", file);
   return STATUS_OK;
 }
-
-/* What is to be shown, and how. */
-struct view {
-  uint64_t offset, length;
-  bool totals, ascii;
-  const char *svg; /* file */
-};
 
 static void
 parse_view (int argc, char **argv, struct view *v)
@@ -426,8 +445,8 @@ cmd_map (int argc, char **argv)
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  status = view.ascii ? print_ascii (h, disk, view.offset, view.length)
-                      : show_map (h, disk, &view);
+  status
+      = view.ascii ? print_ascii (h, disk, &view) : show_map (h, disk, &view);
   backfill_close (h);
   return status;
 }

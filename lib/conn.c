@@ -440,75 +440,80 @@ error_number (const char *class, const json_t *error)
   return EINVAL;
 }
 
+/* Send a command, with an id of its own. */
+static int
+send_request (struct conn *conn, const char *command, json_t *arguments,
+              int64_t deadline)
+{
+  CLEANUP_FREE char *line = NULL;
+  json_t *request;
+  size_t len;
+
+  request = json_pack ("{s:s, s:I}", "execute", command, "id",
+                       (json_int_t)(conn->last_id + 1));
+  /* The command came from outside and may not be UTF-8. */
+  if (request == NULL)
+    return error_set (EINVAL, "'%s': not a command's name", command);
+  conn->last_id++;
+  if (arguments == NULL
+      || json_object_set (request, "arguments", arguments) == 0)
+    line = wire_line (request, &len);
+  json_decref (request);
+  if (line == NULL) {
+    error_nomem ();
+    return -1;
+  }
+  if (len >= WIRE_MAX_FRAME)
+    return error_set (EMSGSIZE, "'%s': more than 1 MiB of arguments", command);
+  return write_all (conn, line, len, command, deadline);
+}
+
+/* The error that the server answered with. */
+static void
+take_error (struct conn *conn, const json_t *error)
+{
+  const char *class = json_string_value (json_object_get (error, "class"));
+  const char *desc = json_string_value (json_object_get (error, "desc"));
+
+  if (class == NULL || desc == NULL) {
+    senseless (conn, "reported an error without saying which");
+    return;
+  }
+  conn->no_such_disk = strcmp (class, "DeviceNotFound") == 0;
+  error_set (error_number (class, error), "%s", desc);
+}
+
 json_t *
 conn_execute (struct conn *conn, const char *command, json_t *arguments,
               int64_t deadline)
 {
-  json_t *request, *reply, *value;
-  CLEANUP_FREE char *line = NULL;
-  size_t len;
-  int r;
+  json_auto_t *reply = NULL;
+  const json_t *id;
+  json_t *value;
 
   conn->no_such_disk = false;
-  request = json_pack ("{s:s, s:I}", "execute", command, "id",
-                       (json_int_t)(conn->last_id + 1));
-  if (request == NULL) {
-    /* The command came from outside and may not be UTF-8. */
-    error_set (EINVAL, "'%s': not a command's name", command);
+  if (send_request (conn, command, arguments, deadline) == -1)
     return NULL;
-  }
-  conn->last_id++;
-  if (arguments != NULL
-      && json_object_set (request, "arguments", arguments) == -1) {
-    json_decref (request);
-    return error_nomem ();
-  }
-  line = wire_line (request, &len);
-  json_decref (request);
-  if (line == NULL)
-    return error_nomem ();
-  if (len >= WIRE_MAX_FRAME) {
-    error_set (EMSGSIZE, "'%s': more than 1 MiB of arguments", command);
-    return NULL;
-  }
-  r = write_all (conn, line, len, command, deadline);
-  if (r == -1)
-    return NULL;
-
   reply = read_message (conn, command, deadline);
   if (reply == NULL)
     return NULL;
-  value = json_object_get (reply, "id");
-  if (value != NULL
-      && (!json_is_integer (value)
-          || json_integer_value (value) != conn->last_id)) {
-    json_decref (reply);
+  id = json_object_get (reply, "id");
+  if (id != NULL
+      && (!json_is_integer (id) || json_integer_value (id) != conn->last_id)) {
     senseless (conn, "answered something that was not asked");
     return NULL;
   }
   value = json_object_get (reply, "error");
   if (value != NULL) {
-    const char *class = json_string_value (json_object_get (value, "class"));
-    const char *desc = json_string_value (json_object_get (value, "desc"));
-
-    if (class == NULL || desc == NULL)
-      senseless (conn, "reported an error without saying which");
-    else {
-      conn->no_such_disk = strcmp (class, "DeviceNotFound") == 0;
-      error_set (error_number (class, value), "%s", desc);
-    }
-    json_decref (reply);
+    take_error (conn, value);
     return NULL;
   }
-  value = json_incref (json_object_get (reply, "return"));
-  if (value == NULL || json_object_get (reply, "id") == NULL) {
-    json_decref (value);
-    json_decref (reply);
+  value = json_object_get (reply, "return");
+  if (value == NULL || id == NULL) {
     senseless (conn, "sent what is neither an answer nor an event");
     return NULL;
   }
-  json_decref (reply);
-  return value;
+  return json_incref (value);
 }
 
 json_t *

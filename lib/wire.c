@@ -114,6 +114,18 @@ no_more (struct wire_in *in)
   return WIRE_MORE;
 }
 
+/* The byte c of a string. */
+static void
+scan_string (struct wire_in *in, unsigned char c)
+{
+  if (in->escaped)
+    in->escaped = false;
+  else if (c == '\\')
+    in->escaped = true;
+  else if (c == '"')
+    in->in_string = false;
+}
+
 enum wire_status
 wire_in_next (struct wire_in *in, const char **frame, size_t *len)
 {
@@ -147,12 +159,7 @@ wire_in_next (struct wire_in *in, const char **frame, size_t *len)
       return WIRE_GARBAGE;
     }
     if (in->in_string) {
-      if (in->escaped)
-        in->escaped = false;
-      else if (c == '\\')
-        in->escaped = true;
-      else if (c == '"')
-        in->in_string = false;
+      scan_string (in, c);
       continue;
     }
     switch (c) {

@@ -93,6 +93,80 @@ add_region (void *opaque, uint64_t offset, uint64_t length,
   return page->failed;
 }
 
+/* The disk whose map is asked for: open, or as it looks in its files. */
+struct mapped {
+  struct disk *disk; /* NULL: */
+  const struct disk_peek *peek;
+  const char *name;
+  uint64_t size;
+};
+
+/* 0, or -1 with the call's error: the range is not within the disk. */
+static int
+check_range (struct call *call, const struct mapped *m, uint64_t offset,
+             uint64_t length)
+{
+  if (offset > m->size)
+    CALL_FAIL (call, "GenericError", EINVAL,
+               "Offset %" PRIu64
+               " is past the end of disk '%s', which has %" PRIu64 " bytes",
+               offset, m->name, m->size);
+  else if (length > m->size - offset)
+    CALL_FAIL (call, "GenericError", EINVAL,
+               "The range %" PRIu64 "+%" PRIu64
+               " is not within disk '%s', which "
+               "has %" PRIu64 " bytes",
+               offset, length, m->name, m->size);
+  else
+    return 0;
+  return -1;
+}
+
+/* Put the regions of a range, which is not empty, in the page.  -1 with the
+ * call's error. */
+static int
+fill_page (struct call *call, const struct mapped *m, uint64_t offset,
+           uint64_t length, struct page *page)
+{
+  disk_region_fn add = page->packed ? pack_region : add_region;
+  int err;
+
+  if ((m->disk ? disk_regions (m->disk, length, offset, page->states, add, page)
+               : disk_peek_regions (m->peek, length, offset, page->states, add,
+                                    page))
+      != -1)
+    return 0;
+  err = errno;
+  CALL_FAIL (call, "GenericError", err,
+             "The map of disk '%s' cannot be read: %s%s", m->name,
+             strerrordesc_np (err),
+             err == EIO ? ": part of its sidecar is damaged, query-disks shows "
+                          "which; the map of other ranges can be had"
+                        : "");
+  return -1;
+}
+
+/* What the command returns; the page's regions are taken. */
+static json_t *
+page_object (const struct mapped *m, struct page *page)
+{
+  json_t *o;
+
+  if (page->packed)
+    page->regions = json_stringn_nocheck (page->packed, page->bytes);
+  o = json_pack (
+      "{s:o,s:o*,s:o*}", page->packed ? "packed" : "regions", page->regions,
+      "size", object_number (m->size), "granule",
+      object_number (m->disk ? disk_granule (m->disk) : m->peek->info.granule));
+  page->regions = NULL;
+  if (page->more && o
+      && object_set (o, "next", object_number (page->next)) == -1) {
+    json_decref (o);
+    return NULL;
+  }
+  return o;
+}
+
 json_t *
 run_map (struct call *call)
 {
@@ -102,72 +176,30 @@ run_map (struct call *call)
     .max = arg_size (call, "max-regions"),
     .states = arg_value (call, "states"),
   };
-  bool packed = arg_value (call, "packed");
   __attribute__ ((cleanup (disk_peek_clear))) struct disk_peek peek = { 0 };
   int peeked = peek_device (call, &peek), r = 0;
-  struct disk *disk = peeked ? NULL : call_disk (call);
-  const char *name = disk ? disk_name (disk) : peek.info.name;
-  json_t *o;
-  uint64_t size;
+  struct mapped m = { .disk = peeked ? NULL : call_disk (call), .peek = &peek };
+  json_t *o = NULL;
 
-  if (call->error || (disk == NULL && peeked != 1))
+  if (call->error || (m.disk == NULL && peeked != 1))
     return NULL;
-  size = disk ? disk_size (disk) : peek.info.size;
-  if (offset > size) {
-    CALL_FAIL (call, "GenericError", EINVAL,
-               "Offset %" PRIu64
-               " is past the end of disk '%s', which has %" PRIu64 " bytes",
-               offset, name, size);
+  m.name = m.disk ? disk_name (m.disk) : peek.info.name;
+  m.size = m.disk ? disk_size (m.disk) : peek.info.size;
+  if (check_range (call, &m, offset, length) == -1)
     return NULL;
-  }
-  if (length > size - offset) {
-    CALL_FAIL (call, "GenericError", EINVAL,
-               "The range %" PRIu64 "+%" PRIu64
-               " is not within disk '%s', which "
-               "has %" PRIu64 " bytes",
-               offset, length, name, size);
-    return NULL;
-  }
   if (length == 0)
-    length = size - offset;
-  if (packed)
+    length = m.size - offset;
+  if (arg_value (call, "packed"))
     page.packed = malloc (MAX_PAGE);
   else
     page.regions = json_array ();
   if (page.packed == NULL && page.regions == NULL)
     return NULL;
   if (length > 0)
-    r = disk ? disk_regions (disk, length, offset, page.states,
-                             packed ? pack_region : add_region, &page)
-             : disk_peek_regions (&peek, length, offset, page.states,
-                                  packed ? pack_region : add_region, &page);
-  if (r == -1) {
-    int err = errno;
-
-    CALL_FAIL (
-        call, "GenericError", err, "The map of disk '%s' cannot be read: %s%s",
-        name, strerrordesc_np (err),
-        err == EIO ? ": part of its sidecar is damaged, query-disks shows "
-                     "which; the map of other ranges can be had"
-                   : "");
-  }
-  if (r == -1 || page.failed) {
-    free (page.packed);
-    json_decref (page.regions);
-    return NULL;
-  }
-  if (packed) {
-    page.regions = json_stringn_nocheck (page.packed, page.bytes);
-    free (page.packed);
-  }
-  o = json_pack (
-      "{s:o,s:o*,s:o*}", packed ? "packed" : "regions", page.regions, "size",
-      object_number (size), "granule",
-      object_number (disk ? disk_granule (disk) : peek.info.granule));
-  if (page.more && o
-      && object_set (o, "next", object_number (page.next)) == -1) {
-    json_decref (o);
-    return NULL;
-  }
+    r = fill_page (call, &m, offset, length, &page);
+  if (r == 0 && !page.failed)
+    o = page_object (&m, &page);
+  free (page.packed);
+  json_decref (page.regions);
   return o;
 }

@@ -330,20 +330,18 @@ set_job_end (json_t *data, const struct job_info *info)
          | object_set (data, "speed", object_number (info->options.speed));
 }
 
-json_t *
-object_event (const struct disk_event *event)
+/* The event's name, and into data what depends on its kind.  NULL: it has no
+ * name.  *failed: memory is out. */
+static const char *
+set_event_data (json_t *data, const struct disk_event *event, int *failed)
 {
-  const char *name = disk_name (event->disk);
-  const struct job_info *info = &event->job;
-  json_t *data = json_object (), *o;
   const char *what = NULL;
-  struct timespec now;
   int r = 0;
 
   switch (event->type) {
   case DISK_EVENT_JOB_STATUS:
     what = "JOB_STATUS_CHANGE";
-    r = object_set (data, "id", object_text (name))
+    r = object_set (data, "id", object_text (disk_name (event->disk)))
         | object_set (data, "status",
                       json_string (event->status == JOB_NONE
                                        ? "null"
@@ -351,15 +349,15 @@ object_event (const struct disk_event *event)
     break;
   case DISK_EVENT_JOB_COMPLETED:
     what = "BLOCK_JOB_COMPLETED";
-    r = set_job_end (data, info);
-    if (info->error[0] != '\0')
-      r |= object_set (data, "error", object_text (info->error));
-    else if (info->errnum)
-      r |= object_set (data, "error", errno_text (info->errnum));
+    r = set_job_end (data, &event->job);
+    if (event->job.error[0] != '\0')
+      r |= object_set (data, "error", object_text (event->job.error));
+    else if (event->job.errnum)
+      r |= object_set (data, "error", errno_text (event->job.errnum));
     break;
   case DISK_EVENT_JOB_CANCELLED:
     what = "BLOCK_JOB_CANCELLED";
-    r = set_job_end (data, info);
+    r = set_job_end (data, &event->job);
     break;
   case DISK_EVENT_JOB_ERROR:
     what = "BLOCK_JOB_ERROR";
@@ -380,13 +378,25 @@ object_event (const struct disk_event *event)
     what = "SOURCE_BACK";
     break;
   }
+  *failed = r;
+  return what;
+}
+
+json_t *
+object_event (const struct disk_event *event)
+{
+  json_t *data = json_object (), *o;
+  struct timespec now;
+  int r;
+  const char *what = set_event_data (data, event, &r);
+
   if (what == NULL) {
     json_decref (data);
     return NULL;
   }
-  if (info->number > 0)
-    r |= object_set (data, "number", object_number (info->number));
-  r |= object_set (data, "device", object_text (name));
+  if (event->job.number > 0)
+    r |= object_set (data, "number", object_number (event->job.number));
+  r |= object_set (data, "device", object_text (disk_name (event->disk)));
 
   clock_gettime (CLOCK_REALTIME, &now);
   o = json_object ();
