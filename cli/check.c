@@ -1,8 +1,8 @@
 /* check.c - `backfill check`: read a whole sidecar and say what is damaged.
  *
- * It works on the files alone, with the engine's own reading code, and never
- * changes them; the volume may be in use meanwhile (a sector that is being
- * written is looked at again).
+ * The command works on the files alone, with the engine's own reading code, and
+ * never changes the files.  The volume may be in use meanwhile: a sector that
+ * is being written is looked at again.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -21,8 +21,8 @@
 #include "sidecar.h"
 
 #define BATCH 256u
-/* Sectors are written in place: one whose seal is broken may be half of a
- * write that is going on, and is looked at again. */
+/* The server writes sectors in place.  A sector whose seal is broken may be
+ * half of a write that is going on, and is looked at again. */
 #define LOOKS 4
 #define BETWEEN_NS 20000000
 
@@ -61,7 +61,7 @@ scan (struct sidecar *sc, struct damage *damage)
       if (bad[i] && add_damage (damage, at + i) == -1)
         return -1;
   }
-  /* All of them after one pause, and not each after its own. */
+  /* One pause for all such sectors, not one for each. */
   for (unsigned look = 1; look < LOOKS && damage->nr > 0; look++) {
     struct timespec ts = { .tv_nsec = BETWEEN_NS };
     size_t left = 0;
@@ -140,7 +140,7 @@ find_sidecar (const char *path)
   struct sidecar *sc;
   bool is_store;
 
-  /* A store is named more often than its sidecar. */
+  /* Users name a store more often than its sidecar. */
   if (asprintf (&beside, "%s.backfill", path) == -1) {
     beside = NULL;
     cli_error ("out of memory");

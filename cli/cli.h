@@ -1,8 +1,8 @@
 /* cli.h - what the parts of the `backfill` command share.
  *
  * Each command is a function that takes its own arguments (argv[0] is not one
- * of them), uses cli_getopt for options and returns the exit status.  All but
- * check work through libbackfill only.
+ * of these), uses cli_getopt for options and returns the exit status.  All
+ * commands but check work through libbackfill only.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -66,7 +66,7 @@ int cli_failed (void);
 
 /* options.c */
 
-/* What options_before gives that is no letter, and not libvirt's. */
+/* What options_before returns that is no letter, and not libvirt's. */
 enum {
   OPTION_JSON = 0x10000,
   OPTION_LONG_OPTIONS,
@@ -74,8 +74,8 @@ enum {
   OPTION_COMMANDS,
   OPTION_DISKS,
 };
-/* The next option before the command that is a question; -1 at the end, '?'
- * after getopt's message.  Those that set something are taken. */
+/* The next option before the command that asks something; -1 at the end, '?'
+ * after getopt's message.  Options that set something are taken. */
 int options_before (int argc, char **argv);
 /* The options of all commands, as lines of help: before the command, or those
  * that a command's help has. */
@@ -88,9 +88,9 @@ void options_short (void);
 void options_check_disk (void);
 
 /* getopt_long over a command's options plus -c, --json and libvirt's, which
- * it handles itself; longs ends with a zero entry, or is NULL.  Returns -1 at
- * the end with optind at the first argument.  Exits with STATUS_USAGE after its
- * own message when an option is wrong. */
+ * cli_getopt handles itself; longs ends with a zero entry, or is NULL.  Returns
+ * -1 at the end with optind at the first argument.  When an option is wrong the
+ * process exits with STATUS_USAGE, after getopt's message. */
 int cli_getopt (int argc, char **argv, const struct option *longs);
 
 /* The one optional DISK; usage error if there is more.  NULL: left out. */
@@ -109,9 +109,9 @@ enum {
   LIBVIRT_POOL,
   LIBVIRT_VOLUME
 };
-/* Takes one of them; false: it is another. */
+/* Take an option of libvirt's; false: it is another option. */
 bool libvirt_option (int c);
-/* One of them was given: then libvirt_disk tells which disk is meant. */
+/* An option of libvirt's was given: libvirt_disk tells which disk is meant. */
 bool libvirt_used (void);
 /* The DISK of a domain stands before the command. */
 bool libvirt_takes_path (void);

@@ -40,7 +40,7 @@ disk_object (struct backfill *h, const char *disk)
   if (json_array_size (disks) != 1) {
     struct backfill_disk_info *info;
 
-    /* The library says it better: it lists them. */
+    /* The library says it better: its message lists the disks. */
     if (backfill_get_disk_info (h, disk, &info) == -1)
       cli_failed ();
     else {
@@ -117,7 +117,7 @@ struct columns {
   int bar; /* 0: none */
 };
 
-/* The texts are cleaned, too. */
+/* Measure the columns, and clean the disks' texts. */
 static void
 measure (struct backfill_disk_info **disks, unsigned n, struct columns *c)
 {
@@ -195,7 +195,7 @@ print_list (struct backfill_disk_info **disks, unsigned n)
     print_row (disks[i], &c);
 }
 
-/* One note for each reason. */
+/* Print a note for each reason, once. */
 static int
 note_unanswered (const char *const *reasons, size_t n)
 {

@@ -1,7 +1,7 @@
 /* jobs.c - commands about jobs: allocate, abort, pause, resume, speed,
  * dismiss.
  *
- * A job belongs to the server.  While allocate waits for one, Ctrl-C ends the
+ * A job belongs to the server.  While allocate waits for a job, Ctrl-C ends the
  * waiting only: the handler says so and leaves at once, since all that this
  * process holds is a connection.
  *
@@ -29,7 +29,7 @@
 /* How the waiting is shown. */
 struct progress {
   bool show;     /* on standard output */
-  bool terminal; /* as one line that is written over */
+  bool terminal; /* as one line that is printed over */
   int fd;        /* N/100 lines, -1 none */
   int percent, status;
   int fd_percent;
@@ -63,7 +63,7 @@ interrupted (int sig)
   _exit (STATUS_INTERRUPTED);
 }
 
-/* Keeps SIGINT ignored if it is, as for a shell's background command. */
+/* A SIGINT that is ignored stays so, as for a shell's background command. */
 static void
 catch_interrupt (void)
 {
@@ -88,7 +88,7 @@ status_text (const struct progress *p, const struct backfill_job_info *job,
     snprintf (text + len, size - len, "  %s in %s", text_job_type (job->type),
               text_time (a, job->time_elapsed));
   else if (job->status == BACKFILL_STATUS_RUNNING) {
-    /* Both are not known at the beginning. */
+    /* Speed and time left are not known at the beginning. */
     if (job->current_speed != 0)
       len += (size_t)snprintf (text + len, size - len, "  %s/s",
                                text_bytes (a, job->current_speed));
@@ -100,8 +100,8 @@ status_text (const struct progress *p, const struct backfill_job_info *job,
     snprintf (text + len, size - len, "  %s", text_job_status (job));
 }
 
-/* Over the terminal's line: a bar if there is room for one, then the text.
- * Spaces wipe what was longer before. */
+/* Print over the terminal's line: a bar if there is room for one, then the
+ * text. Spaces wipe what was longer before. */
 static void
 print_over (struct progress *p, const char *text)
 {
@@ -147,7 +147,7 @@ show_progress (void *opaque, const struct backfill_job_info *job)
   bool news;
 
   job_started = 1;
-  /* 100 is only for a job that has ended: its last commit takes time. */
+  /* 100 is only for a job that has ended: the last commit takes time. */
   if (percent == 100 && job->type != BACKFILL_JOB_COMPLETED)
     percent = 99;
   p->last = *job;
@@ -180,7 +180,7 @@ end_line (struct progress *p)
   line_open = 0;
 }
 
-/* A job that another has followed. */
+/* Print a job that another job has followed. */
 static int
 print_past_job (struct backfill *h, const char *device, uint64_t number)
 {
@@ -202,7 +202,7 @@ print_past_job (struct backfill *h, const char *device, uint64_t number)
   return status;
 }
 
-/* The job of that number, or with 0 the present one. */
+/* Print the job of that number, or with 0 the present job. */
 static int
 print_job_json (struct backfill *h, const char *disk, uint64_t number)
 {
@@ -243,7 +243,7 @@ parse_number (const char *what, const char *s, uint64_t max)
   const char *why;
   uint64_t n;
 
-  /* No suffixes: these are not sizes. */
+  /* No suffixes: such numbers are not sizes. */
   if (s[0] == '\0' || s[strspn (s, "0123456789")] != '\0')
     cli_usage ("%s: '%s' is not a whole number", what, s);
   if (units_size (s, &n, &why) == -1 || n > max)
@@ -327,7 +327,7 @@ parse_request (int argc, char **argv, struct request *r)
       break;
     case OPT_LENGTH:
       r->length = text_size ("--length", optarg);
-      /* In the protocol 0 means all: nobody means that by 0. */
+      /* In the protocol 0 means all, which no user means by 0. */
       if (r->length == 0)
         cli_usage ("--length: leave it out to allocate to the end");
       break;
@@ -360,7 +360,7 @@ parse_request (int argc, char **argv, struct request *r)
     }
 }
 
-/* How its end is waited for, or that it is not. */
+/* Set how the job's end is waited for, or that it is not. */
 static void
 prepare_wait (struct request *r)
 {
@@ -445,8 +445,8 @@ parse_job (const char *s)
   return number;
 }
 
-/* Options of a command about a job: the number of the one that is meant, 0
- * for whichever it is. */
+/* Take the options of a command about a job: the number of the job that is
+ * meant, 0 for whichever job it is. */
 static uint64_t
 get_job_number (int argc, char **argv)
 {
@@ -473,7 +473,7 @@ cmd_abort (int argc, char **argv)
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  /* The one that is there now, and not one that follows it. */
+  /* Abort the job that is there now, and not a job that follows it. */
   if (number == 0 && backfill_block_get_job_info (h, disk, &job) == 0
       && job.type == BACKFILL_JOB_BOUNDED)
     number = job.number;
@@ -481,7 +481,7 @@ cmd_abort (int argc, char **argv)
   if (backfill_job_abort (h, disk, number) == -1)
     status = cli_failed ();
   else {
-    /* It may have ended by itself just before; then that is said. */
+    /* The job may have ended by itself just before; then that is said. */
     r = backfill_job_wait (h, disk, number, ABORT_TIMEOUT, keep_info, &job);
     if (r == -1 && job.type != BACKFILL_JOB_CANCELLED
         && job.type != BACKFILL_JOB_FAILED && backfill_get_errno () != ESRCH)

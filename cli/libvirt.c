@@ -1,8 +1,9 @@
 /* libvirt.c - disks of libvirt's domains, and volumes: --domain, --volume.
  *
- * libbackfill-libvirt knows how they are found.  It is loaded when it is
- * needed and not linked: so this command has nothing of libvirt in it, starts
- * as fast as without, and is the same on hosts that do not have libvirt.
+ * libbackfill-libvirt knows how such disks are found.  The command loads that
+ * library when it is needed, and does not link it: so the command has nothing
+ * of libvirt in it, starts as fast as without, and is the same on hosts that do
+ * not have libvirt.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -95,7 +96,7 @@ libvirt_disk (const char *disk)
                      dlerror ()));
   if (find (&lookup, &uri, &name) == -1)
     exit (cli_failed ());
-  /* They stay until the end, and so does the library. */
+  /* Both strings stay until the end of the process, and so does the library. */
   cli.socket = uri;
   return name;
 }

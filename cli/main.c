@@ -1,8 +1,8 @@
 /* main.c - the `backfill` command: help, and which command to run.
  *
  * One table has every command with its help text.  The completion script asks
- * for the words of that table (--list-commands, --long-options), so that it
- * cannot grow apart from it, and for the disks (--list-disks).
+ * for the words of that table (--list-commands, --long-options), so that script
+ * and table cannot grow apart, and for the disks (--list-disks).
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -181,7 +181,8 @@ find_command (const char *name)
   return NULL;
 }
 
-/* Output that was not written is a failure, whatever the command says. */
+/* Output that could not be written is a failure, whatever the command's status
+ * is. */
 static int
 finish (int status)
 {
@@ -192,7 +193,7 @@ finish (int status)
   return status;
 }
 
-/* The options before the command.  False: *status is the end of it. */
+/* Take the options before the command.  False: end with *status. */
 static bool
 take_options (int argc, char **argv, int *status)
 {
@@ -226,7 +227,7 @@ take_options (int argc, char **argv, int *status)
   }
 }
 
-/* Of a domain the disk may come first, as in virsh. */
+/* For a domain the disk may come before the command, as in virsh. */
 static void
 take_path (int argc, char **argv)
 {
@@ -240,7 +241,7 @@ take_path (int argc, char **argv)
                argv[optind - 1]);
 }
 
-/* The command of that name; no return if there is none. */
+/* The command of that name; a usage error if there is none. */
 static const struct command *
 need_command (const char *name)
 {
@@ -261,7 +262,7 @@ help (int argc, char **argv)
     print_help (stdout);
 }
 
-/* Questions about a command, anywhere among its arguments: answered. */
+/* Answer a question about a command, anywhere among its arguments. */
 static bool
 answer_about (const struct command *command, int argc, char **argv)
 {

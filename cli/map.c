@@ -14,9 +14,9 @@
 #include "cli.h"
 #include "cleanup.h"
 
-/* ms for each answer when many are asked: one of them may never give it. */
+/* ms for each answer when many servers are asked: one may never give it. */
 #define MAP_TIMEOUT 10000
-#define MAP_LOST 20 /* seconds, for all of them that do not answer */
+#define MAP_LOST 20 /* seconds, for all servers that do not answer */
 
 #define MIN_BAR 20
 
@@ -31,7 +31,7 @@ struct totals {
   uint64_t bytes[3], regions[3]; /* by enum backfill_state */
 };
 
-/* In this order they are shown. */
+/* The order in which states are shown. */
 static const int state_order[]
     = { BACKFILL_LOCAL, BACKFILL_ZERO, BACKFILL_ABSENT };
 
@@ -164,7 +164,7 @@ line_init (struct line *line)
             text_bytes (size, span), job_text);
 }
 
-/* Name, bar, percent, job. */
+/* Print name, bar, percent and job. */
 static int
 line_print (const struct line *line, int name_width, int width)
 {
@@ -196,7 +196,7 @@ line_print (const struct line *line, int name_width, int width)
   return STATUS_OK;
 }
 
-/* All bars are equally long. */
+/* Print the lines, with bars of one length. */
 static int
 print_lines (struct line *lines, unsigned n)
 {
@@ -227,7 +227,7 @@ seconds (void)
   return ts.tv_sec;
 }
 
-/* One disk, or all; ended by a NULL as the library's list is. */
+/* Get one disk, or all; ended by a NULL, as the library's list is. */
 static int
 find_disks (struct backfill *h, const char *disk,
             struct backfill_disk_info ***disks, unsigned *n)
@@ -248,8 +248,8 @@ find_disks (struct backfill *h, const char *disk,
   return cli_failed ();
 }
 
-/* The lines of disks that have a map; disk: the only one, or NULL.  A disk
- * whose map cannot be had costs its own line: STATUS_UNANSWERED. */
+/* Make the lines of the disks that have a map; disk: the only disk, or NULL.  A
+ * disk whose map cannot be had loses its own line alone: STATUS_UNANSWERED. */
 static int
 make_lines (struct backfill *h, const char *disk, const struct view *v,
             struct backfill_disk_info **disks, unsigned n, struct line *lines,
@@ -271,7 +271,7 @@ make_lines (struct backfill *h, const char *disk, const struct view *v,
                  n - i);
       return STATUS_UNANSWERED;
     }
-    /* Two servers may use one name, one server does not. */
+    /* Two servers may use the same name; one server does not, twice. */
     if (which == NULL)
       which = cli.socket != NULL ? disks[i]->name : disks[i]->store;
     if (backfill_block_get_state_map (h, which, v->offset, v->length, &nregions,
@@ -331,7 +331,7 @@ write_svg (const struct picture *picture, const char *file)
   picture_svg (picture, fp);
   if (standard)
     return STATUS_OK; /* checked at the end of the program */
-  /* What failed before fails again, and then errno says why. */
+  /* A write that failed before fails again, and then errno says why. */
   if (fflush (fp) != 0 || ferror (fp)) {
     int status = cli_error ("cannot write '%s': %m", file);
 
@@ -401,7 +401,7 @@ show_totals (const struct backfill_state_region *regions, unsigned n)
     print_totals (&sums);
 }
 
-/* One disk, not as a bar. */
+/* Show the map of one disk, not as a bar. */
 static int
 show_map (struct backfill *h, const char *disk, const struct view *v)
 {

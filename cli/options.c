@@ -2,7 +2,7 @@
  * DISK, and a connection to the server.
  *
  * One table has those options: help, getopt and the completion script's words
- * come from it.
+ * come from that table.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,7 +23,7 @@ enum {
 
 static const struct global {
   const char *name;
-  int c; /* also its letter, if it has one */
+  int c; /* also the option's letter, if it has one */
   int argument;
   int places;
   const char *help;         /* lines; NULL: not shown to people */
@@ -115,7 +115,7 @@ to_option (const struct global *g)
   return (struct option){ g->name, g->argument, NULL, g->c };
 }
 
-/* Is it one of the options that set something?  Sets it. */
+/* Take an option that sets something.  False: it is another option. */
 static bool
 take_global (int c)
 {
@@ -161,7 +161,7 @@ cli_getopt (int argc, char **argv, const struct option *longs)
   size_t n = 0;
   int c;
 
-  /* -h was looked for before the command ran. */
+  /* main has looked for -h before the command runs. */
   for (size_t i = 0; i < NR_GLOBALS; i++)
     if ((globals[i].places & AFTER) && globals[i].c != 'h')
       all[n++] = to_option (&globals[i]);
@@ -174,7 +174,7 @@ cli_getopt (int argc, char **argv, const struct option *longs)
       exit (STATUS_USAGE);
     }
   } while (take_global (c));
-  /* What has no DISK is about a whole server, or none. */
+  /* A command without DISK is about a whole server, or none. */
   options_check_disk ();
   return c;
 }

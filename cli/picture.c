@@ -1,8 +1,8 @@
 /* picture.c - a part of a disk as cells of equal size, for pictures of any
  * kind.
  *
- * Where a job stands is not told by the server, and is not guessed: it is the
- * first absent byte of the job's range, which the map shows.
+ * The server does not tell where a job stands, and that is not guessed: it is
+ * the first absent byte of the job's range, which the map shows.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -74,7 +74,7 @@ put_escaped (const char *s, FILE *fp)
     }
 }
 
-/* "#rrggbb" of a cell, in 8 steps of each state so that runs form. */
+/* "#rrggbb" of a cell, in 8 steps for each state, so that runs form. */
 static void
 cell_colour (const struct cell *cell, char colour[8])
 {
@@ -123,7 +123,7 @@ put_legend_entry (FILE *fp, int x, int y, int state, const char *text)
            x + 20, y + 12, text);
 }
 
-/* A line around the cells of [from, to): as text that is selected. */
+/* Draw a line around the cells of [from, to), as around selected text. */
 static void
 put_outline (FILE *fp, size_t from, size_t to)
 {
@@ -194,7 +194,8 @@ put_job (FILE *fp, const struct picture *p, size_t n)
   }
 }
 
-/* The shares of the states, side by side; one that is there is seen. */
+/* The shares of the states, side by side; a share above 0 is never invisible.
+ */
 static void
 put_bar (FILE *fp, const uint64_t sums[3], uint64_t span)
 {

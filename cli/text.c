@@ -204,8 +204,8 @@ text_state (int state)
                                     : "zero";
 }
 
-/* jansson escapes C0 controls alone.  In a string, the only place where they
- * can be, these mean the same. */
+/* jansson escapes C0 controls alone.  In a string, the only place where C1
+ * controls can be, these escapes mean the same. */
 void
 text_print_json (const char *text)
 {

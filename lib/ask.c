@@ -32,20 +32,21 @@
 
 #define MAX_THREADS 256
 #define STACK_SIZE (512u << 10)
-/* ms that a thread may need to say that its time is over. */
+/* ms beyond the deadline that a thread may need to say that its time is over.
+ */
 #define GRACE 100
-/* Threads that wait for one other user's servers: he cannot keep all of them
- * from the others. */
+/* Threads that wait for one other user's servers: that user cannot keep all
+ * threads from the servers of others. */
 #define MAX_FOREIGN_THREADS 64
-/* And how many of his servers are looked at: all guests' are QEMU's user's. */
+/* How many servers of one other user are looked at: those of all guests belong
+ * to QEMU's user. */
 #define MAX_FOREIGN 512
 
 struct one {
-  struct server server; /* a copy: the thread's until it is done */
+  struct server server; /* a copy: the thread's until `done` */
   bool started, done;
-  /* Of another user's: the first of his, which counts those under way. */
-  size_t first_of_user;
-  unsigned running;
+  size_t first_of_user; /* index of the first server of its user */
+  unsigned running;     /* of the first of a user: how many are being asked */
 };
 
 struct question {
@@ -192,8 +193,8 @@ set_why (struct server *s)
   s->why = strdup (backfill_get_error ());
 }
 
-/* What he says of stores that are not his is dropped.  False: nothing is
- * left. */
+/* Drop what another user's entries say of stores that are not that user's.
+ * False: no entry is left. */
 static bool
 hear_entries (struct server *s)
 {
@@ -227,7 +228,7 @@ hear_answer (struct server *s)
   }
 }
 
-/* So that nobody's nonsense is taken for a disk later. */
+/* Check the answer now, so that no nonsense is taken for a disk later. */
 static int
 check_answer (const struct server *s, const char *command)
 {
@@ -390,7 +391,7 @@ new_question (const struct servers *list)
   return q;
 }
 
-/* False: there is not a single one. */
+/* False: not a single thread could be started. */
 static bool
 start_threads (struct question *q)
 {
@@ -458,7 +459,7 @@ ask_all (struct backfill *h, struct servers *list, bool events,
                   s->socket)
         == -1)
       s->why = NULL;
-    /* Nobody has seen his stores. */
+    /* No thread has seen another user's stores. */
     while (!trust_about (s->trust.uid, NULL) && s->nr > 0)
       entry_free (&s->entries[--s->nr]);
   }
@@ -509,7 +510,7 @@ servers_ask (struct backfill *h, bool events, const char *command,
   if (find_servers (known, list) == -1
       || ask_all (h, list, events, command, deadline) == -1)
     goto error;
-  /* Entries of the dead are nothing to talk about. */
+  /* Entries of processes that have ended are not worth a word. */
   for (size_t i = 0; i < list->len; i++)
     if (has_gone (&list->ptr[i]))
       server_free (&list->ptr[i]);

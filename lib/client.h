@@ -10,10 +10,10 @@
  * wait      wait for a job's end
  * job, allocate, disks, map, events, command   the public calls
  *
- * Locking: a call takes a connection out of its handle and is its only user
- * until it puts it back; the handle's mutex guards the list of idle ones and
- * the timeout, and is never held across I/O.  So a thread that waits for a
- * job does not hold up one that aborts it.
+ * Locking: a call takes a connection out of its handle and is the connection's
+ * only user until the call puts it back.  The handle's lock guards the list of
+ * idle connections and the timeout, and is never held across I/O.  So a thread
+ * that waits for a job does not hold up a thread that aborts the job.
  *
  * Errors: a function that fails has called error_set, and returns -1 or NULL.
  *
@@ -37,8 +37,8 @@
 
 /* error.c */
 
-/* Remember an error for this thread, and set errno to it.  %m is what errno was
- * before, which may say more.  Returns -1. */
+/* Remember an error for this thread, and set errno to its number.  %m in fmt is
+ * the errno from before the call.  Returns -1. */
 int error_set (int errnum, const char *fmt, ...)
     __attribute__ ((format (printf, 2, 3), nonnull (2)));
 /* error_set (ENOMEM); returns NULL. */
@@ -58,10 +58,10 @@ struct conn {
   uid_t peer; /* SO_PEERCRED */
   struct wire_in in;
   json_int_t last_id;
-  json_t *events;    /* array, oldest first; NULL: they are dropped */
+  json_t *events;    /* array, oldest first; NULL: events are dropped */
   bool broken;       /* out of step with the server: only good to close */
   bool no_such_disk; /* the last command failed with DeviceNotFound */
-  char *process;     /* whose it says it is: struct trust; NULL: it did not */
+  char *process;     /* that the greeting names: struct trust; NULL: none */
   /* The store that the present call is about, if it was named by a path: goes
    * with every device that is sent (handle_execute). */
   bool has_file;
@@ -70,23 +70,23 @@ struct conn {
 };
 
 /* Connect, look who is there, read the greeting, negotiate.  events: keep
- * them.  As conn_check fails, and before anything is waited for. */
+ * events. Fails as conn_check does, and then before anything is waited for. */
 struct trust;
 struct conn *conn_open (const char *path, const struct trust *trust,
                         bool events, int64_t deadline)
     __attribute__ ((nonnull (1, 2)));
-/* The same over a socket that is connected already; fd is owned by it, also
- * when it fails. */
+/* The same over a socket that is connected already.  conn_adopt takes fd over,
+ * also when it fails. */
 struct conn *conn_adopt (int fd, const char *path, const struct trust *trust,
                          bool events, int64_t deadline)
     __attribute__ ((nonnull (2, 3)));
 void conn_close (struct conn *conn);
-/* Is at the other end who should be?  0, or -1: EPERM, or ESRCH if another has
- * taken the place of the one that is meant, who has gone. */
+/* Is the right process at the other end?  0, or -1: EPERM, or ESRCH if another
+ * process has taken the place of the one that is meant, which has gone. */
 int conn_check (const struct conn *conn, const struct trust *trust)
     __attribute__ ((nonnull (1, 2)));
 
-/* False if the server has closed it or said something unasked for. */
+/* False if the server has closed the connection, or said something unasked. */
 bool conn_usable (struct conn *conn) __attribute__ ((nonnull (1)));
 
 /* Send a command (arguments may be NULL, not stolen) and wait for its
@@ -94,8 +94,8 @@ bool conn_usable (struct conn *conn) __attribute__ ((nonnull (1)));
 json_t *conn_execute (struct conn *conn, const char *command, json_t *arguments,
                       int64_t deadline) __attribute__ ((nonnull (1, 2)));
 
-/* Oldest event that has come, without waiting; NULL if none (conn->broken
- * tells whether there will be more, with the error set). */
+/* The oldest event that has come, without waiting; NULL: none has (conn->broken
+ * tells that there will be none, with the error set). */
 json_t *conn_event (struct conn *conn) __attribute__ ((nonnull (1)));
 
 /* Wait until there may be something to read, a signal comes, or the
@@ -103,7 +103,7 @@ json_t *conn_event (struct conn *conn) __attribute__ ((nonnull (1)));
 void conn_poll (struct conn **conns, size_t n, int64_t deadline)
     __attribute__ ((nonnull (1)));
 
-/* reply.c: all check every member they take, and fail with EPROTO. */
+/* reply.c: every member that is taken is checked; EPROTO. */
 
 int reply_job (const json_t *value, struct backfill_job_info *info)
     __attribute__ ((nonnull (2)));
@@ -135,8 +135,8 @@ struct trust {
     TRUST_ANYBODY, /* the caller named the socket */
   } whom;
   uid_t uid;
-  /* AUTHOR: the name of the directory that led there.  Another process of
-   * his, at a path that was used again, is not meant. */
+  /* AUTHOR: the name of the directory with the entry.  Another process of that
+   * author, at a path that was used again, is not meant. */
   const char *process;
 };
 /* Who should answer for an entry, whose strings it borrows. */
@@ -150,9 +150,9 @@ struct entries {
 };
 void entries_free (struct entries *entries) __attribute__ ((nonnull (1)));
 
-/* Those of the store at path, by whoever may speak for it: several are of
- * servers that died.  0; 1: there are none (ENXIO; its text says where was
- * looked); -1: another error. */
+/* The entries of the store at path, of all who may speak for that store: where
+ * there are several, most are of servers that died.  0; 1: there are none
+ * (ENXIO, whose text says where was looked); -1: another error. */
 int registry_find (const char *path, const struct stat *store,
                    struct entries *entries) __attribute__ ((nonnull (1, 2, 3)));
 
@@ -160,10 +160,11 @@ int registry_find (const char *path, const struct stat *store,
  * i-th place, malloc'd; NULL after the last (or ENOMEM). */
 char *registry_daemon (unsigned i);
 
-/* All, of whoever they are: entry_speaks has not been asked. */
+/* All entries of all users: entry_speaks has not been asked. */
 int registry_list (struct entries *entries) __attribute__ ((nonnull (1)));
-/* Those of who listens on the socket file at path: here its owner is trusted,
- * and not that of whatever store an entry names. */
+/* The entries of the process that listens on the socket file at path.  That
+ * file's owner is trusted here, and not the owner of a store that an entry
+ * names. */
 int registry_find_listener (const char *path, struct entries *entries)
     __attribute__ ((nonnull (1, 2)));
 /* "/run/backfill" or such, for messages: in buf. */
@@ -182,8 +183,8 @@ struct backfill {
   char *process;      /* trust's */
 };
 
-/* A connection, from the idle ones or new; the caller gives it back.  ESRCH if
- * another process has taken the place of the one that is meant: it has
+/* A connection, an idle one or a new one; the caller gives it back.  ESRCH:
+ * another process has taken the place of the one that is meant, which has
  * gone. */
 struct conn *handle_take (struct backfill *h, const char *socket,
                           const struct trust *trust, bool events,
@@ -192,7 +193,7 @@ void handle_give (struct backfill *h, struct conn *conn)
     __attribute__ ((nonnull (1)));
 int64_t handle_deadline (struct backfill *h) __attribute__ ((nonnull (1)));
 
-/* An idle one that is fit for use, or NULL. */
+/* An idle connection that is fit for use, or NULL. */
 struct conn *handle_take_idle (struct backfill *h, const char *socket)
     __attribute__ ((nonnull (1, 2)));
 
@@ -211,8 +212,9 @@ struct backfill *handle_adopt (int fd, unsigned timeout);
 
 /* route.c */
 
-/* The server of a disk, and what it calls it: *device is malloc'd, NULL for
- * its only one.  The caller gives the connection back. */
+/* A connection to a disk's server, and what that server calls the disk: *device
+ * is malloc'd, NULL for the server's only disk.  The caller gives the
+ * connection back. */
 struct conn *route_disk (struct backfill *h, const char *disk, bool events,
                          char **device, int64_t deadline)
     __attribute__ ((nonnull (1, 4)));
@@ -301,7 +303,7 @@ struct servers {
   struct server *ptr;
   size_t len;
 };
-/* Those of the registry that are left out. */
+/* Servers of the registry that are left out. */
 struct known {
   struct conn *const *conns; /* connected already */
   size_t nconns;

@@ -2,12 +2,12 @@
  *
  * The socket is non-blocking and every wait is a poll with a deadline, so a
  * server that stops in the middle of anything costs no more than the timeout.
- * One request is in flight at a time; its id tells its answer from anything
- * else.  Whatever the server says that is not an event, a greeting at the
- * start, or that answer makes the connection broken: nothing is guessed.
+ * One request is in flight at a time; its id tells its answer from any other
+ * message.  A message that is neither an event, nor the greeting at the start,
+ * nor that answer makes the connection broken: nothing is guessed.
  *
- * Events that come are kept in order if the owner asked for them, else
- * dropped as they are read.
+ * Events that come are kept in order if the caller of conn_open asked for
+ * events, else dropped as they are read.
  *
  * Locking: none; a connection has one user at a time (client.h).
  *
@@ -48,7 +48,7 @@ time_deadline (unsigned timeout)
   return timeout == 0 ? DEADLINE_NEVER : time_now () + timeout;
 }
 
-/* For poll: rounded up by a millisecond, so as not to spin before the end. */
+/* Milliseconds for poll, rounded up, so as not to spin before the deadline. */
 static int
 time_left (int64_t deadline)
 {
@@ -178,7 +178,7 @@ next_message (struct conn *conn, json_t **message)
   return 1;
 }
 
-/* The next message that is not an event, which are kept or dropped. */
+/* The next message that is not an event.  Events are kept or dropped. */
 static json_t *
 read_message (struct conn *conn, const char *what, int64_t deadline)
 {
@@ -203,7 +203,7 @@ read_message (struct conn *conn, const char *what, int64_t deadline)
         conn->broken = true;
         return error_nomem ();
       }
-      /* A server that only ever sends events is one that does not answer. */
+      /* A server that sends events alone does not answer. */
       if (time_left (deadline) == 0) {
         timed_out (conn, what);
         return NULL;
@@ -252,8 +252,8 @@ is_trusted (const struct trust *trust, uid_t uid)
   case TRUST_ANYBODY:
     return true;
   case TRUST_AUTHOR:
-    /* Root may have made the socket for him, as systemd does; which process
-     * answers is seen by its greeting. */
+    /* Root may have made the socket for the author, as systemd does; the
+     * greeting tells which process answers. */
     return uid == trust->uid || uid == 0;
   case TRUST_OWNER:
     return uid == trust->uid || trust_about (uid, NULL);
@@ -318,7 +318,8 @@ conn_adopt (int fd, const char *path, const struct trust *trust, bool events,
     error_set (errno, "'%s': cannot tell whose socket it is: %m", path);
     goto error;
   }
-  /* Who need not answer to us may also never do so. */
+  /* Looked at before the greeting is waited for: a stranger may never send it.
+   */
   if (check_peer (conn, trust) == -1)
     goto error;
   greeting = read_message (conn, "its greeting", deadline);
@@ -396,7 +397,7 @@ conn_usable (struct conn *conn)
 {
   json_t *message;
 
-  /* Bounded: a server in a frenzy is better left. */
+  /* Bounded: a server that sends without end is better left. */
   for (unsigned i = 0; i < 10000 && !conn->broken; i++) {
     int r = next_message (conn, &message);
 
@@ -419,7 +420,7 @@ conn_usable (struct conn *conn)
   return false;
 }
 
-/* An errno value for an error object: what the server says, else by class. */
+/* An errno value for an error object: the server's, else one for its class. */
 static int
 error_number (const char *class, const json_t *error)
 {
@@ -552,7 +553,7 @@ conn_poll (struct conn **conns, size_t n, int64_t deadline)
   CLEANUP_FREE struct pollfd *pfds = calloc (n, sizeof *pfds);
 
   if (pfds == NULL)
-    return; /* the caller looks again, and fails there */
+    return; /* the caller looks again, and fails in doing so */
   for (size_t i = 0; i < n; i++) {
     pfds[i].fd = conns[i]->fd;
     pfds[i].events = POLLIN;

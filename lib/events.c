@@ -1,10 +1,10 @@
 /* events.c - subscriptions to events.
  *
- * A subscription holds connections of its own, one for each server, that
- * began to keep events before it was returned: what happens after that is
- * seen.  Of several servers one may go; the subscription ends with the last.
- * One of all disks looks for new servers once a second.  That one was found or
- * has gone is told by events of our own.
+ * A subscription holds connections of its own, one for each server.  They begin
+ * to keep events before the subscription is returned: what happens after that
+ * is seen.  Of several servers some may go; the subscription ends with the
+ * last. A subscription to all disks looks for new servers once a second. Events
+ * of our own tell that a server was found or has gone.
  *
  * Locking: none; one thread at a time (backfill.h).
  *
@@ -37,7 +37,7 @@ struct backfill_events {
   json_t *news; /* events of our own to be given, oldest first */
 };
 
-/* Of a server that was found, or has gone. */
+/* Make an event of our own, about the server at a socket. */
 static int
 add_news (struct backfill_events *events, const char *name, const char *socket)
 {
@@ -105,7 +105,7 @@ take_servers (struct backfill_events *events, bool first, int64_t deadline)
   }
   servers_release (events->h, &servers);
   if (r == 0 && events->n == 0 && first) {
-    /* Only those: then that is the error. */
+    /* All that were found: then that is the error. */
     error_set (ETIMEDOUT, "no server of disks answers");
     r = -1;
   }
@@ -169,7 +169,7 @@ backfill_events_close (struct backfill_events *events)
   free (events);
 }
 
-/* 1: *event; 0: none has come; -1: a reply that makes no sense. */
+/* 1: *event; 0: no event has come; -1: a message that makes no sense. */
 static int
 next_of (struct backfill_events *events, struct conn *conn,
          struct backfill_event **event)
@@ -192,7 +192,7 @@ next_of (struct backfill_events *events, struct conn *conn,
   return 0;
 }
 
-/* One of our own; as next_of. */
+/* As next_of, for an event of our own. */
 static int
 next_news (struct backfill_events *events, struct backfill_event **event)
 {
@@ -203,7 +203,7 @@ next_news (struct backfill_events *events, struct backfill_event **event)
   return *event == NULL ? -1 : 1;
 }
 
-/* Of several connections those that have ended go; the last stays. */
+/* Drop the connections that have ended, but for the last connection. */
 static int
 drop_ended (struct backfill_events *events)
 {
@@ -236,7 +236,7 @@ backfill_events_next (struct backfill_events *events, int timeout,
       size_t j = (events->turn + i) % events->n;
 
       r = next_of (events, events->conns[j], event);
-      /* Nonsense of one of several is the end of that one. */
+      /* Nonsense from one server of several ends that server's connection. */
       if (r == -1 && events->n > 1)
         events->conns[j]->broken = true;
       else if (r != 0) {

@@ -47,15 +47,15 @@ handle_new (unsigned timeout)
   if (h == NULL)
     return error_nomem ();
   h->timeout = timeout;
-  h->trust.whom = TRUST_ANYBODY; /* unless it is found, not named */
+  h->trust.whom = TRUST_ANYBODY; /* unless the socket is found, not named */
   lock_init (&h->lock, LOCK_CLIENT);
   SLIST_INIT (&h->idle);
   return h;
 }
 
-/* What "nbd:PATH" leads to: the control socket of who serves NBD at PATH.
- * Several entries with different ones are possible, of servers that are dead
- * (the inode was used again): the one that answers is meant. */
+/* What "nbd:PATH" leads to: the control socket of the server of NBD at PATH.
+ * Several entries with different control sockets are possible, of servers that
+ * are dead (the inode was used again): the server that answers is meant. */
 static int
 find_nbd (struct backfill *h, const char *path)
 {
@@ -77,7 +77,7 @@ find_nbd (struct backfill *h, const char *path)
     if (conn == NULL) {
       snprintf (why, sizeof why, ": %s", backfill_get_error ());
       if (backfill_get_errno () == ETIMEDOUT)
-        r = -1; /* it is there, and hangs: not to be passed over */
+        r = -1; /* a server that hangs is not to be passed over */
     }
     else if (h->socket != NULL) {
       r = error_set (ENOTUNIQ,
@@ -171,7 +171,7 @@ handle_adopt (int fd, unsigned timeout)
     close (fd);
     return NULL;
   }
-  /* No file can have this name: what is lost stays lost. */
+  /* No file can have this name: a connection that is lost stays lost. */
   h->socket = strdup ("/proc/self/no socket");
   if (h->socket == NULL) {
     close (fd);
@@ -268,7 +268,7 @@ handle_give (struct backfill *h, struct conn *conn)
   if (conn == NULL)
     return;
   conn->has_file = false;
-  /* One that kept events holds old ones. */
+  /* A connection that kept events holds old events. */
   if (!conn->broken && conn->events == NULL) {
     LOCK_SCOPE (&h->lock);
     if (h->nidle < MAX_IDLE) {

@@ -1,8 +1,8 @@
 /* map.c - the allocation map, put together from pages.
  *
  * A page is what the server puts in one message.  The map may change between
- * two pages; each page is true for the moment it was asked for, and regions
- * that touch across pages are joined.
+ * two pages.  Each page is true for the moment at which it was asked for.
+ * Regions that touch across pages are joined.
  *
  * Locking: client.h.
  *
@@ -16,7 +16,7 @@
 #include "client.h"
 #include "cleanup.h"
 
-/* As many as there is room for. */
+/* More than fit in a message: the server stops where a page is full. */
 #define PAGE_REGIONS 100000
 
 static int

@@ -1,10 +1,10 @@
 /* registry.c - whose control socket serves a disk.
  *
  * Every process that has a volume open leaves an entry in a directory of its
- * own in a runtime directory (entry.h).  An entry is a hint: its process may
- * be dead, and everybody may leave some.  So one counts only if its author may
- * speak for the store (trust.h), and only he is taken for who answers on its
- * socket.
+ * own in a runtime directory (entry.h).  An entry is a hint: its process may be
+ * dead, and every user may leave entries.  So an entry counts only if its
+ * author may speak for the store (trust.h), and only a process of that author
+ * is believed on the entry's socket.
  *
  * The runtime directories are those where servers put entries:
  * BACKFILL_RUNTIME_DIR alone if it is set, else /run/backfill and
@@ -31,7 +31,7 @@
 #define SYSTEM_DIR "/run/backfill"
 #define DAEMON_SOCKET "backfilld.sock"
 
-/* Up to two; the strings are malloc'd, NULL where there is none. */
+/* Up to two runtime directories, malloc'd; NULL where there is none. */
 static int
 runtime_dirs (char *dirs[2])
 {
@@ -106,10 +106,10 @@ entries_free (struct entries *list)
 
 struct search {
   struct entries *list;
-  const struct stat *store;     /* what they must speak for; or NULL */
-  const struct file_id *socket; /* what they must listen on; or NULL */
+  const struct stat *store;     /* what entries must speak for; or NULL */
+  const struct file_id *socket; /* what servers must listen on; or NULL */
   uid_t owner;                  /* the socket file's */
-  bool unheard;                 /* one has no control socket */
+  bool unheard;                 /* an entry has no control socket */
 };
 
 static int

@@ -1,10 +1,10 @@
 /* reply.c - JSON answers into the structs of backfill.h.
  *
- * The server is not trusted to keep its own protocol: every member that is
- * taken is checked for type and range, sums that must hold are checked, and
- * a page of a map must go forward, so that nothing a server says can make a
- * client loop, overrun or report nonsense.  Members that are not known are
- * skipped: a newer server may send more.
+ * The server is not trusted to keep its own protocol.  Type and range of every
+ * member that is taken are checked, and sums that must hold.  A page of a map
+ * must go forward.  So nothing that a server says makes a caller loop, overrun
+ * or report nonsense.  Members that are not known are skipped: a newer server
+ * may send more.
  *
  * Locking: none; pure functions.
  *
@@ -444,8 +444,8 @@ bad_region (size_t i)
                     i);
 }
 
-/* A letter and a length for each region, one after the other; *end is where
- * the first begins, and where the last ends. */
+/* Append regions of a letter and a length each, one after the other.  *end is
+ * where the first region begins, and becomes where the last ends. */
 static int
 append_packed (const char *text, bool states, uint64_t size, uint64_t *end,
                struct region_list *list)
@@ -472,7 +472,7 @@ append_packed (const char *text, bool states, uint64_t size, uint64_t *end,
         return bad_region (i);
       length = length * 10 + (uint64_t)(*text - '0');
     }
-    /* Inside the disk, and not empty. */
+    /* A region is inside the disk, and not empty. */
     if (length == 0 || *end > size || length > size - *end)
       return bad_region (i);
     if ((states || state != BACKFILL_ABSENT)
@@ -498,7 +498,7 @@ append_regions (const json_t *regions, bool states, uint64_t size,
             && get_word (region, "a region", "state", state_words, &state)
                    == -1))
       return -1;
-    /* In order, apart, inside the disk, and not empty. */
+    /* Regions are in order, apart, inside the disk, and not empty. */
     if (offset < *end || length == 0 || offset > size || length > size - offset)
       return bad_region (i);
     if (append_region (list, offset, length, state) == -1)
@@ -528,7 +528,7 @@ reply_regions (const json_t *value, bool states, uint64_t from,
     return -1;
   if (get_optional_uint (value, what, "next", next) == -1)
     return -1;
-  /* Each page must go forward, or reading it would never end. */
+  /* Each page must go forward, or reading the map would never end. */
   if (*next != UINT64_MAX && (*next <= from || *next < end || *next > *size))
     return bad_member (what, "next");
   return 0;

@@ -23,7 +23,7 @@
 /* ms for a server that is known to have the disk to say that it is there. */
 #define GREETING_TIMEOUT 3000
 
-/* After handle_take failed: its process has ended. */
+/* handle_take has failed: because the server's process has ended? */
 static bool
 has_gone (void)
 {
@@ -32,8 +32,8 @@ has_gone (void)
   return err == ENOENT || err == ECONNREFUSED || err == ESRCH;
 }
 
-/* "'vda', 'vdb'": for messages about disks that could be meant.  only: of
- * that name, or NULL. */
+/* Append "'vda', 'vdb'", for messages about disks that could be meant.  only:
+ * disks of that name alone, or NULL. */
 static void
 append_names (char *buf, size_t size, const json_t *disks, const char *only,
               const char *socket)
@@ -62,7 +62,7 @@ is_file (const char *disk)
   return disk[0] != '\0' && access (disk, F_OK) == 0;
 }
 
-/* The path with its folder resolved; what it names need not be there. */
+/* The path with its folder resolved; the file itself need not be there. */
 static char *
 resolved_path (const char *path)
 {
@@ -86,20 +86,21 @@ resolved_path (const char *path)
   return s;
 }
 
-/* What a server is told for a path: it has another current folder. */
+/* What a server is told for a path, as the server has another current folder.
+ */
 static char *
 absolute_path (const char *path)
 {
   char *s = resolved_path (path);
 
   if (s == NULL && errno != ENOMEM)
-    s = strdup (path); /* it will say that there is no such disk */
+    s = strdup (path); /* the server will say that there is no such disk */
   if (s == NULL)
     error_nomem ();
   return s;
 }
 
-/* 1: it has a disk of that name; 0: it has not; -1: error. */
+/* 1: the server has a disk of that name; 0: it has not; -1: error. */
 static int
 has_disk (struct conn *conn, const char *name, int64_t deadline)
 {
@@ -136,11 +137,11 @@ take_daemon (struct backfill *h, const struct trust *trust, bool events,
       return conn;
     if (has_gone ())
       continue;
-    /* Anybody may sit on its name. */
+    /* Any user may sit on the name of backfilld's socket. */
     if (backfill_get_errno () == EPERM)
       snprintf (why, sizeof why, ": %s", backfill_get_error ());
     else
-      return NULL; /* it is there and does not answer: that is the matter */
+      return NULL; /* backfilld is there and does not answer */
   }
   error_set (ENXIO, "backfilld is not running%s", why);
   return NULL;
@@ -215,7 +216,7 @@ route_path (struct backfill *h, const char *path, bool events, char **device,
   entries_free (&list);
   if (conn != NULL || r == -1)
     return conn;
-  /* Nobody has it open: backfilld opens it when asked. */
+  /* No process has the volume open: backfilld opens it when asked. */
   snprintf (why, sizeof why, "%s", backfill_get_error ());
   conn = route_daemon (h, path, events, device, deadline);
   if (conn == NULL && backfill_get_errno () == ENXIO)
@@ -223,8 +224,8 @@ route_path (struct backfill *h, const char *path, bool events, char **device,
   return conn;
 }
 
-/* A server's answer has a disk of that name; of one that did not answer, its
- * entries have. */
+/* A server's answer has a disk of that name; for a server that did not answer,
+ * its entries count. */
 static bool
 server_has (const struct server *s, const char *name)
 {
@@ -243,7 +244,7 @@ server_has (const struct server *s, const char *name)
   return false;
 }
 
-/* One was found that did not answer. */
+/* The error for a server that was found and did not answer. */
 static void
 set_unanswered (const struct server *s, const char *name)
 {
@@ -255,7 +256,7 @@ set_unanswered (const struct server *s, const char *name)
     error_set (s->err, "%s", why);
 }
 
-/* "; WHY" of all that did not answer. */
+/* Append "; WHY" of all servers that did not answer. */
 static void
 append_unanswered (char *buf, size_t size, const struct servers *servers)
 {

@@ -1,13 +1,13 @@
 /* wire.c - see wire.h.
  *
- * The scanner is a loop over bytes with a depth and two flags; it keeps its
- * place between calls, so each byte is looked at once however the stream was
- * cut into reads.  It does not tell { from [ when it counts: the parser finds
- * what does not match, inside the frame.
+ * The scanner is a loop over bytes with a depth and two flags.  It keeps its
+ * place between calls, so it looks at each byte once, however the stream was
+ * cut into reads.  It counts { and [ alike: the parser finds, inside the frame,
+ * what does not match.
  *
  * A control character that JSON has no use for (and the byte 0xff, which no
- * UTF-8 holds) drops what was begun, wherever it comes: that is how a client
- * gets back in step after half a message.
+ * UTF-8 holds) drops the frame that was begun, wherever the character comes: so
+ * a client gets back in step after half a message.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -50,7 +50,7 @@ wire_in_free (struct wire_in *in)
   wire_in_init (in);
 }
 
-/* Drop what is before start. */
+/* Drop the bytes before start. */
 static void
 compact (struct wire_in *in)
 {
@@ -233,8 +233,8 @@ utf8_length (const char *s)
 {
   size_t n;
 
-  /* Ends at a NUL, which is no continuation byte; a string that jansson
-   * takes is one whole character or more, so the shortest is one. */
+  /* The loop ends at a NUL, which is no continuation byte.  A string that
+   * jansson takes is one whole character or more, so the shortest is one. */
   for (n = 1; n <= 4 && s[n - 1] != '\0'; n++) {
     json_t *j = json_stringn (s, n);
 

@@ -2,16 +2,15 @@
  *
  * All is in the domain's XML, parsed once for each call:
  *
- *   <disk>     its NBD source, or that of a <backingStore> below it.  The name
- *              of the source is the export, that is the disk.  Whose control
- *              socket it is, the registry of open volumes tells: it has the
- *              NBD sockets of each server (backfill_connect ("nbd:PATH")).
- *   <metadata> may say it instead, with
- *                <disks xmlns='urn:backfill:1.0'>
- *                  <disk target='vda' control='PATH' name='NAME'/>
+ *   <disk>     has an NBD source, or a <backingStore> below it has.  The name
+ * of the source is the export, that is the disk.  The registry of open volumes
+ * has the NBD sockets of each server, and so tells the control socket
+ * (backfill_connect ("nbd:PATH")). <metadata> may name the control socket
+ * instead, with <disks xmlns='urn:backfill:1.0'> <disk target='vda'
+ * control='PATH' name='NAME'/>
  *
  * The server is asked for its disks before anything is done, so that a name
- * that it does not have is found here.
+ * that the server does not have is found here.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -31,7 +30,7 @@
 #include "find.h"
 
 #define METADATA_URI "urn:backfill:1.0"
-/* One of many servers that hangs must not cost the whole call. */
+/* A server of many that hangs must not cost the whole call. */
 #define PROBE_TIMEOUT 5000
 
 static void
@@ -55,7 +54,8 @@ struct config {
 
 /* --- XML -------------------------------------------------------------- */
 
-/* An element of that name and namespace (NULL: none) at node or after it. */
+/* An element of that name and namespace (NULL: none), node or a later sibling.
+ */
 static xmlNodePtr
 element (xmlNodePtr node, const char *name, const char *ns)
 {
@@ -136,8 +136,8 @@ override (const struct config *config, const xmlChar *target)
 
 /* --- one disk --------------------------------------------------------- */
 
-/* The disk of that name among those of the server.  "" may also be the only
- * one, as it is for NBD clients. */
+/* The disk of that name among those of the server.  "" may also mean the
+ * server's only disk, as for NBD clients. */
 static int
 choose_disk (struct found *found, const char *name, struct stat *store)
 {
@@ -176,8 +176,8 @@ choose_disk (struct found *found, const char *name, struct stat *store)
   return r;
 }
 
-/* Where the control socket of a disk is: *uri for backfill_connect.  NULL: it
- * is by the store's path, which is *name then. */
+/* Where the control socket of a disk is: *uri for backfill_connect.  NULL: the
+ * disk is found by its store's path, which is *name then. */
 static int
 locate (const struct config *config, xmlNodePtr disk, const xmlChar *target,
         char **uri, char **name)
@@ -203,7 +203,7 @@ locate (const struct config *config, xmlNodePtr disk, const xmlChar *target,
            && socket != NULL)
     r = asprintf (uri, "nbd:%s", socket);
   else if (store != NULL)
-    by_path = true; /* found by its inode, wherever it is served */
+    by_path = true; /* found by the store's inode, whoever serves it */
   else if (source == NULL)
     return find_error (ENOTSUP,
                        "disk '%s' of domain '%s' is not served over NBD (its "
@@ -313,7 +313,7 @@ find_store (const struct config *config, const char *path, struct found *found)
   if (strchr (path, '/') != NULL && stat (path, &wanted) == 0)
     for (xmlNodePtr d = first_disk (config); d != NULL; d = next_disk (d)) {
       if (open_disk (config, d, PROBE_TIMEOUT, &store, found) == -1) {
-        /* Not to be kept quiet, as it may be this one. */
+        /* Not to be kept quiet, as this server may have the disk. */
         if (backfill_get_errno () != ENOTSUP) {
           free (why);
           why = strdup (backfill_get_error ());
@@ -324,8 +324,8 @@ find_store (const struct config *config, const char *path, struct found *found)
         return 0;
       found_free (found);
     }
-  /* So that libvirt's error of this thread is the one that its own calls give
-   * for such a path. */
+  /* libvirt's error of this thread becomes that which its own calls give for
+   * such a path. */
   virDomainGetBlockInfo (config->handle, path, &unused, 0);
   return find_error (
       ENOENT, "domain '%s' has no disk '%s': its disks are %s%s%s",
@@ -361,7 +361,7 @@ find_path (const struct config *config, const char *path, struct found *found)
   return find_store (config, path, found);
 }
 
-/* The only one that may be meant. */
+/* The only disk that may be meant. */
 static int
 find_only (const struct config *config, struct found *found)
 {

@@ -1,8 +1,8 @@
 /* error.c - errors of libbackfill-libvirt.
  *
- * They are libbackfill's errors of the thread.  Where libvirt failed, its
- * message is in the text, and its own error is left as it is: so nothing may
- * call libvirt between a failure and find_error_libvirt.
+ * Errors are libbackfill's errors of the thread.  Where libvirt failed, its
+ * message is in the text, and libvirt's own error is left as it is: so no code
+ * may call libvirt between a failure and find_error_libvirt.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

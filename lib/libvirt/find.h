@@ -26,17 +26,19 @@ int find_nomem (void);
 /* libbackfill's last error, of that thing. */
 int find_error_of (const char *fmt, ...)
     __attribute__ ((format (printf, 1, 2), nonnull (1)));
-/* libvirt's last error, of that thing; libvirt keeps it too. */
+/* libvirt's last error, of that thing; libvirt keeps its own, too. */
 int find_error_libvirt (const char *fmt, ...)
     __attribute__ ((format (printf, 1, 2), nonnull (1)));
 
 /* host.c */
 
-/* Before the first call of libvirt: a caller who has only NULL for a domain may
- * have made none, and without this libvirt aborts where it should complain. */
+/* To be called before any call of libvirt: a caller who has only NULL for a
+ * domain may have made none, and libvirt that is not initialized aborts where
+ * it should complain. */
 void host_initialize (void);
 
-/* 0, or -1 with EREMOTE when its hypervisor is on another machine. */
+/* 0, or -1 with EREMOTE when the connection's hypervisor is on another
+ * machine. */
 int host_check (virConnectPtr conn);
 
 struct found {

@@ -1,10 +1,10 @@
 /* host.c - is the hypervisor of a connection this machine?
  *
- * What libvirt says of a domain is about its own host: a path in its XML may
- * well exist here too, and be something else.  So a connection that goes over
- * the network is refused, even to a machine of our name; and so is one whose
- * URI looks local, but whose hypervisor gives another host's name: a socket
- * may have been forwarded.
+ * What libvirt says of a domain is about libvirt's own host: a path in the
+ * domain's XML may well exist here too, and be something else.  So a connection
+ * that goes over the network is refused, even to a machine of our name.  So is
+ * a connection whose URI looks local, but whose hypervisor gives another host's
+ * name: a socket may have been forwarded.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -41,7 +41,7 @@ is_local_uri (const char *text)
   return local;
 }
 
-/* Up to the first dot: one of them may be without its domain. */
+/* Compared up to the first dot: one of the names may lack its domain. */
 static bool
 is_same_name (const char *a, const char *b)
 {
@@ -100,7 +100,7 @@ host_check (virConnectPtr conn)
                        "socket can only be reached on its own host: do this "
                        "there",
                        uri);
-  /* Not every driver knows: then it is none that goes anywhere. */
+  /* A driver that does not know its host is none that goes over a network. */
   name = virConnectGetHostname (conn);
   if (name != NULL && !is_our_name (name))
     return find_error (EREMOTE,

@@ -1,7 +1,7 @@
 /* lookup.c - see lookup.h.
  *
- * Read-only connections: only libvirt's knowledge is needed.  Its habit of
- * printing errors is switched off, since backfill(1) prints them.
+ * Connections are read-only, as only libvirt's knowledge is needed.  libvirt's
+ * habit of printing errors is switched off, since backfill(1) prints them.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

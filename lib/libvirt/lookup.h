@@ -1,7 +1,7 @@
 /* lookup.h - how backfill(1) asks libbackfill-libvirt for a disk.
  *
- * The command does not link libvirt: it loads the library when it is asked for
- * a domain or a volume, and finds this one function in it.
+ * The command does not link libvirt.  When it is asked for a domain or a volume
+ * it loads this library, and finds this one function there.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

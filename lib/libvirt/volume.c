@@ -1,7 +1,7 @@
 /* volume.c - a storage volume's disk: whoever owns the file at its path.
  *
- * libbackfill finds the owner by that path: the server of a guest that runs
- * on it, or backfilld, or nobody.
+ * libbackfill finds by that path who has the volume open: the server of a
+ * guest, or backfilld, or nobody.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -1,7 +1,6 @@
 /* args.c - the arguments of a command: their types, and what a client gave.
  *
- * Generic: what is allowed comes from the command's row in the table.  See
- * args.h.
+ * What is allowed comes from the command's row in command_table.  See args.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

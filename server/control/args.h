@@ -13,26 +13,26 @@
 #include "command.h"
 #include "object.h"
 
-/* Set the call's error, unless there is one. */
+/* Set the call's error, unless it has one. */
 #define CALL_FAIL(call, ...)                      \
   do {                                            \
     if ((call)->error == NULL)                    \
       (call)->error = object_error (__VA_ARGS__); \
   } while (0)
 
-/* Names, types and ranges of all that the client gave, and that nothing is
- * missing.  Sets the call's error. */
+/* Check names, types and ranges of all arguments that the client gave, and that
+ * no argument is missing.  Sets the call's error. */
 void args_check (struct call *call) __attribute__ ((nonnull (1)));
 
-/* After args_check.  name is one of the command's own: anything else is a
- * mistake in the program, and aborts. */
+/* After args_check.  name is that of one of the command's arguments: another
+ * name is a mistake in the program, and aborts. */
 
 /* Integers, booleans and words (as an index): as given, else the default. */
 json_int_t arg_value (const struct call *call, const char *name)
     __attribute__ ((nonnull (1, 2)));
 uint64_t arg_size (const struct call *call, const char *name)
     __attribute__ ((nonnull (1, 2)));
-/* NULL if it was not given. */
+/* NULL: the client gave no such argument. */
 const char *arg_text (const struct call *call, const char *name)
     __attribute__ ((nonnull (1, 2)));
 

@@ -301,7 +301,7 @@ may_take (const struct client *client)
   return !client->closed && !client->busy && client->reply_bytes < MAX_REPLIES;
 }
 
-/* After anything has changed. */
+/* Decide what to wait for, after anything has changed. */
 static void
 update (struct client *client)
 {
@@ -388,8 +388,8 @@ to_pool (struct client *client, struct request *request, enum where where)
   client_close (client, "the program ends");
 }
 
-/* Answer at once what needs no waiting.  Not before events that came first:
- * the answer may already tell what they tell. */
+/* Answer at once a command that needs no waiting.  Not while events are in the
+ * inbox: the answer may already tell what those events tell. */
 static bool
 answer_at_once (struct client *client, struct request *request)
 {
@@ -406,7 +406,7 @@ answer_at_once (struct client *client, struct request *request)
   return true;
 }
 
-/* call_begin was called. */
+/* Run a command that call_begin has checked. */
 static void
 dispatch (struct client *client, struct request *request,
           const struct command *command)
@@ -420,7 +420,7 @@ dispatch (struct client *client, struct request *request,
   finish (client, request);
 }
 
-/* One message: text, or why it is none. */
+/* Take one message: its text, or why there is none. */
 static void
 take_message (struct client *client, const char *text, size_t len,
               const char *why)
@@ -464,7 +464,7 @@ take_message (struct client *client, const char *text, size_t len,
   dispatch (client, request, call_begin (&request->call, message, why));
 }
 
-/* Take messages from the buffer: a few, then it is the turn of others. */
+/* Take a few messages from the buffer; then it is other clients' turn. */
 static void
 process (struct client *client)
 {
@@ -579,7 +579,7 @@ client_new (struct control *c, int fd)
     close (fd);
     return;
   }
-  /* Nobody, if it fails. */
+  /* If this fails the client is nobody. */
   getsockopt (fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len);
   client->peer = (struct control_peer){
     .uid = cred.uid,
@@ -623,8 +623,8 @@ clients_init (struct control *c)
   ev_prepare_start (c->loop, &c->bury_prepare);
 }
 
-/* With volumes there may be clients of several users: one sees what is its
- * own. */
+/* With volumes there may be clients of several users: a client sees events of
+ * its user's stores. */
 static bool
 may_see (const struct client *client, uid_t owner)
 {
@@ -658,7 +658,7 @@ clients_events (struct control *c, char *text, size_t len, uid_t owner)
   line_put (line);
 }
 
-/* Nothing of it would be lost but the connection. */
+/* Closing the client would lose nothing but its connection. */
 static bool
 is_idle (const struct client *client, double at)
 {
@@ -666,7 +666,7 @@ is_idle (const struct client *client, double at)
          && at - client->last_command >= 1.0;
 }
 
-/* Of this user alone; NULL: of all. */
+/* clients_evict among the clients of this user alone; NULL: of all. */
 static bool
 evict (struct control *c, bool negotiated, const struct user *user)
 {
@@ -677,8 +677,8 @@ evict (struct control *c, bool negotiated, const struct user *user)
     if (client->negotiated != negotiated || (user && client->user != user))
       continue;
     if (!negotiated) {
-      /* Not one that is just about to: the next newcomer would take the place
-       * of this one, and so on. */
+      /* Not a client that is just about to negotiate: the next newcomer would
+       * take the place of this one, and so on. */
       if (at - client->born >= GRACE)
         found = client;
       break;
@@ -727,7 +727,7 @@ clients_sweep (struct control *c)
         && at - client->reply_since > config->output_timeout)
       client_close (client, "it does not read its answers");
     else if (client->busy || client->reply_bytes >= MAX_REPLIES)
-      continue; /* its input is not being looked at */
+      continue; /* the loop does not look at its input */
     else if (!client->negotiated && at - client->born > config->half_timeout)
       client_close (client, "it does not negotiate");
     else if (client->half_since != 0
@@ -758,7 +758,7 @@ clients_end (struct control *c)
     flush (client);
     client_close (client, NULL);
   }
-  /* Their requests were forgotten, or hang and will not look at them. */
+  /* The pools have forgotten their requests, or those hang for good. */
   TAILQ_CONCAT (&c->dead, &c->gone, entry);
   bury (c->loop, &c->bury_prepare, 0);
   ev_prepare_stop (c->loop, &c->bury_prepare);

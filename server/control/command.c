@@ -16,8 +16,8 @@
 #include "object.h"
 #include "target.h"
 
-/* With volumes there may be clients of several users, and what is of the
- * process is not theirs. */
+/* With volumes there may be clients of several users.  What concerns the whole
+ * process is for root and the process's own user alone. */
 static bool
 may_rule (struct call *call)
 {
@@ -43,7 +43,7 @@ run_capabilities (struct call *call)
   const json_t *first
       = json_array_get (json_object_get (call->args, "enable"), 0);
 
-  /* None is offered. */
+  /* The greeting offers no capability. */
   if (first != NULL && !json_is_string (first))
     CALL_FAIL (call, "GenericError", EINVAL,
                "Invalid parameter type for 'enable[0]', expected: string");
@@ -56,7 +56,7 @@ run_capabilities (struct call *call)
   return done (call);
 }
 
-/* To the engine 0 is for ever. */
+/* The protocol's 0 is "not at all"; the engine's 0 is for ever. */
 static uint64_t
 retry_of (const struct call *call)
 {
@@ -194,7 +194,7 @@ run_create (struct call *call)
   return done (call);
 }
 
-/* disk-release and disk-take; other owners keep what they have. */
+/* disk-release and disk-take: backfilld's alone.  A plugin keeps its disks. */
 static json_t *
 run_move (struct call *call,
           int (*move) (void *opaque, const struct control_peer *peer,

@@ -40,8 +40,8 @@ struct arg {
   const char *help;
 };
 
-/* The threads that run it: nothing that may block runs on the loop, and what
- * blocks one kind of command does not hold up the others. */
+/* The threads that run a command: no command that may block runs on the loop,
+ * and a kind of command that blocks does not hold up the others. */
 enum where {
   RUN_LOOP,  /* at once */
   RUN_QUERY, /* reads the state of disks */
@@ -59,11 +59,11 @@ struct call {
   const struct disks *disks;
   const struct control_volumes *volumes; /* instead of disks; or NULL */
   struct control_peer peer;
-  struct disk *held; /* to be put */
+  struct disk *held; /* a volume that call_free puts */
   bool negotiated;   /* set by the caller, and by qmp_capabilities */
   bool can_quit;
   bool quit; /* set by quit */
-  bool wait; /* set by call_run: to be run again later */
+  bool wait; /* set by call_run: run the call again later */
   json_t *message;
   const struct command *command;
   json_t *id, *args; /* borrowed from message; may be NULL */
@@ -76,8 +76,8 @@ struct command {
   enum where where;
   /* What "return" holds, or NULL with the call's error set. */
   json_t *(*run) (struct call *call);
-  /* The same on the loop, if that needs no waiting: it is tried first.  NULL,
-   * without an error: `where` has to run it after all. */
+  /* The same on the loop, tried first, if that needs no waiting.  It returns
+   * NULL without an error where the threads of `where` have to run it. */
   json_t *(*quick) (struct call *call);
   const char *returns; /* POD */
   const char *help;    /* POD */
@@ -87,26 +87,27 @@ struct command {
 /* In order of names; ends with a NULL name. */
 extern const struct command command_table[];
 
-/* Take a message over (NULL: it was none, and parse_error says why) and check
- * it.  Returns the command, or NULL: then call_run only gives the error. */
+/* Take a message over and check it.  A message that is NULL could not be
+ * parsed, and parse_error says why.  Returns the command, or NULL: then
+ * call_run only gives the error. */
 const struct command *call_begin (struct call *call, json_t *message,
                                   const char *parse_error)
     __attribute__ ((nonnull (1)));
 
-/* Do it, free what the call holds, and return the answer as a line (malloc'd,
- * CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM.  Or NULL with the
- * call's `wait` set: nothing was done for good, run it again. */
+/* Run the command, free what the call holds, and return the answer as a line
+ * (malloc'd, CRLF, less than WIRE_MAX_LINE bytes); NULL on ENOMEM.  Or NULL
+ * with the call's `wait` set: nothing was done for good, run the call again. */
 char *call_run (struct call *call, size_t *len)
     __attribute__ ((nonnull (1, 2)));
 
-/* On the loop, at once: what "return" will hold; NULL: it has to be run, and
- * nothing was done. */
+/* Try the command on the loop, at once: what "return" will hold.  NULL: nothing
+ * was done, and call_run has to. */
 json_t *call_try (struct call *call) __attribute__ ((nonnull (1)));
-/* The same as call_run with that result, which is stolen. */
+/* As call_run, with the result of call_try, which is stolen. */
 char *call_answer (struct call *call, json_t *result, size_t *len)
     __attribute__ ((nonnull (1, 3)));
 
-/* Free what a call holds that will not be run. */
+/* Free what a call holds, for one that will not be run. */
 void call_free (struct call *call) __attribute__ ((nonnull (1)));
 
 /* The greeting that a client gets first; NULL on ENOMEM.  process may be

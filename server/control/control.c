@@ -1,13 +1,14 @@
 /* control.c - the loop thread: its inbox, its start and its end.
  *
- * Other threads speak to the loop only through the inbox, a list under a
- * mutex with an ev_async behind it.  `running` is what allows using the loop
- * from outside, and goes false under that mutex before the loop ends.
+ * Other threads speak to the loop only through the inbox, a list under
+ * control's lock with an ev_async behind it.  Other threads may use the loop
+ * while `running` is true; the loop makes it false, under that lock, before the
+ * loop ends.
  *
- * The end is bounded: the pools forget what did not begin and get 5 s for
- * what did; the loop, which never blocks, goes on meanwhile, so that their
- * answers still leave.  If a command hangs beyond that, its thread is left
- * behind together with the memory it may touch.
+ * The end is bounded.  The pools forget the commands that did not begin, and
+ * give 5 s to those that did.  The loop, which never blocks, goes on meanwhile,
+ * so that their answers still leave.  If a command hangs beyond that, its
+ * thread is left behind together with the memory that the thread may touch.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -125,7 +126,7 @@ loop_thread (void *arg)
   struct control *c = arg;
 
   listener_start (c);
-  /* In case something came before there was a loop to be told. */
+  /* Items may have come before the loop could be told of them. */
   ev_async_send (c->loop, &c->async);
   ev_run (c->loop, 0);
   ev_timer_stop (c->loop, &c->sweep_timer);
@@ -135,7 +136,7 @@ loop_thread (void *arg)
 
 /* --- start and end ---------------------------------------------------- */
 
-/* False at the end of the time. */
+/* Wait until no pool has a thread: false at the end of the time. */
 static bool
 wait_for_pools (struct control *c)
 {
@@ -148,7 +149,7 @@ wait_for_pools (struct control *c)
   return true;
 }
 
-/* The pools' threads have been told to end. */
+/* Join the pools' threads, which have been told to end. */
 static void
 end_pools (struct control *c)
 {
@@ -168,7 +169,7 @@ end_pools (struct control *c)
 static int
 start_threads (struct control *c)
 {
-  /* With volumes one that hangs is one of many. */
+  /* With volumes a command that hangs is one of many, so a pool may grow. */
   for (int i = 0; i < NR_POOLS; i++)
     if (pool_start (&c->pools[i], c, pool_threads[i],
                     c->config.volumes ? MAX_THREADS : pool_threads[i])
@@ -183,7 +184,7 @@ control_start (struct control *c, char **error)
   int r, err;
   LOCK_SCOPE (&c->stop_lock);
 
-  /* Before threads are made: jansson chooses it at first use otherwise. */
+  /* jansson chooses its seed at first use otherwise, on any thread. */
   json_object_seed (0);
   c->loop = ev_loop_new (EVFLAG_AUTO);
   if (c->loop == NULL) {

@@ -1,12 +1,13 @@
 /* event.c - the engine's events, on their way to the clients.
  *
- * An event is made into a line on the thread that has it, put in the inbox,
- * and queued for each client by the loop: so it is in order with the answers
- * that the loop gets the same way.  The caller may hold the engine's locks;
- * it waits for nothing but the inbox.
+ * The engine's thread makes its event into a line and puts the line in the
+ * inbox; the loop queues it for each client.  So events and answers, which come
+ * to the loop the same way, keep their order.  The engine's thread may hold the
+ * engine's locks; it waits for nothing but control's lock.
  *
- * An event that cannot be kept is not left out in silence: everyone who
- * should have had it is disconnected, and will look at the state anew.
+ * An event that cannot be kept is not left out in silence: all clients that
+ * should have had the event are disconnected, and will look at the state
+ * anew.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -35,7 +36,7 @@ control_event (struct control *c, const struct disk_event *event)
   if (!anyone_listens (c))
     return;
   item = calloc (1, sizeof *item);
-  /* An event may come from a thread that must not wait for a store. */
+  /* The calling thread must not wait for a store. */
   if (item)
     item->owner = disk_store_owner_seen (event->disk);
   o = item ? object_event (event) : NULL;

@@ -1,9 +1,9 @@
-/* handlers.h - what runs the commands, and the table that lists it.
+/* handlers.h - the handlers of the commands, and the table that lists them.
  *
  * A handler returns what "return" will hold, or NULL: with the call's error,
- * with its `wait` (nothing was done for good: run it again), or with neither if
- * memory is short.  A quick_ one runs on the loop, waits for nothing, and says
- * NULL if it cannot tell.
+ * with the call's `wait` (nothing was done for good: run the call again), or
+ * with neither if memory is short.  A quick_ handler runs on the loop, waits
+ * for nothing, and returns NULL if it cannot tell.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -13,7 +13,7 @@
 #include "command.h"
 
 /* table.c */
-/* NULL if there is none of that name. */
+/* NULL: there is no command of that name. */
 const struct command *command_find (const char *name)
     __attribute__ ((nonnull (1)));
 json_t *run_commands (struct call *call);

@@ -59,7 +59,7 @@ struct request;
 /* What other threads tell the loop, in order. */
 struct item {
   STAILQ_ENTRY (item) entry;
-  struct request *request; /* the one it is a part of, done; or NULL: */
+  struct request *request; /* that the item is part of, done; or NULL: */
   char *text;              /* an event's line */
   size_t len;
   uid_t owner; /* of the store that the event is about */
@@ -131,7 +131,7 @@ struct control {
   struct ev_loop *loop;
   ev_io accept_io;
   ev_timer accept_timer, sweep_timer;
-  int standing; /* a client accepted, for whom there is no room yet */
+  int standing; /* a client that was accepted and has no room yet; or -1 */
   ev_async async;
   ev_prepare bury_prepare;
   struct clients clients; /* oldest first */
@@ -148,47 +148,48 @@ struct control {
 void listener_limit (struct control *c);
 void listener_start (struct control *c);
 void listener_stop (struct control *c);
-/* Any thread: take the file away if it is ours. */
+/* Any thread: take the socket's file away if it is ours. */
 void listener_unlink (struct control *c);
 
 /* control.c */
-/* Any thread.  False: it is not running, and the item is the caller's. */
+/* Any thread.  False: the loop is not running, and the item is the caller's. */
 bool inbox_put (struct control *c, struct item *item);
 bool inbox_is_empty (struct control *c);
 
 /* pool.c */
 void pool_init (struct pool *pool);
 void pool_destroy (struct pool *pool);
-/* nr_threads at once, and more when all are busy, up to max_threads. */
+/* Make nr_threads at once, and more when all are busy, up to max_threads. */
 int pool_start (struct pool *pool, struct control *c, unsigned nr_threads,
                 unsigned max_threads);
-/* False: it is being stopped, and the request is the caller's. */
+/* False: the pool is being stopped, and the request is the caller's. */
 bool pool_put (struct pool *pool, struct request *request);
-/* What waits is to be run again. */
+/* Run the waiting requests again. */
 void pool_kick (struct pool *pool);
-/* Tell the threads to end after what they do now, and forget the rest. */
+/* Tell the threads to end after their present request, and forget the others.
+ */
 void pool_stop (struct pool *pool);
 
 /* client.c: on the loop. */
 void clients_init (struct control *c);
 void client_new (struct control *c, int fd);
-/* May this user have one more?  If not, one of his own that is idle is closed
+/* May this user have one more client?  If not, an idle client of his is closed
  * for it. */
 bool clients_has_room (struct control *c, uid_t uid);
 bool control_is_ours (uid_t uid);
 void client_close (struct client *s, const char *why);
 /* A pool has done with a request of the client. */
 void client_done (struct request *request);
-/* Queue an event for everyone who may see it; text is taken over. */
+/* Queue an event for all clients that may see it; text is taken over. */
 void clients_events (struct control *c, char *text, size_t len, uid_t owner);
-/* Close one to make room: of those that did not negotiate the oldest, if it
- * had time for it, else of those that did the longest silent.  False if there
- * is none. */
+/* Close a client to make room.  negotiated false: the oldest of those that did
+ * not negotiate, if it had time to; true: of those that did the one that has
+ * been silent longest.  False: there is none. */
 bool clients_evict (struct control *c, bool negotiated);
 void clients_sweep (struct control *c);
-/* Close all that negotiated. */
+/* Close all clients that negotiated. */
 void clients_drop (struct control *c, const char *why);
-/* Send what can be sent without waiting, and close all. */
+/* Send what can be sent without waiting, and close all clients. */
 void clients_end (struct control *c);
 void request_free (struct request *request);
 

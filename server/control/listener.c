@@ -1,21 +1,21 @@
 /* listener.c - the control socket's file, and accepting clients.
  *
  * The file gets its owner and mode after bind and before listen: until then
- * nobody can connect, whatever the umask made of it.  It is reached through a
- * descriptor of its own, so that a name which somebody swaps in a shared
- * folder is never followed.
+ * nobody can connect, whatever the umask made of the file.  The file is reached
+ * through a descriptor of its own, so that a name which somebody swaps in a
+ * shared folder is never followed.
  *
- * What is found at the path is probed: a socket that refuses is left over
- * from a dead process and replaced, one that accepts is an error.  A lock on
- * the folder keeps two processes from doing this at once (a socket between
- * bind and listen refuses too); it is held for this moment only, and done
- * without if somebody sits on it.
+ * A file that is found at the path is probed: a socket that refuses is left
+ * over from a dead process and is replaced, a socket that accepts is an error.
+ * A flock on the folder keeps two processes from doing this at once (a socket
+ * between bind and listen refuses too).  The flock is held for this moment
+ * only, and done without if another process sits on it.
  *
- * Accepting: at the limit a new client takes the place of one that did not
- * negotiate, else of one that has been silent; so a crowd of idle clients
- * does not keep one out that has something to say.  The limit is half of the
- * descriptors that this process may have, because disks are served with them
- * too.
+ * Accepting: at the limit a new client takes the place of a client that did not
+ * negotiate, else of a client that has been silent; so a crowd of idle clients
+ * does not keep a client out that has something to say.  The limit is half of
+ * the descriptors that this process may have, because disks are served with
+ * descriptors too.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -60,8 +60,9 @@ lock_folder (int dir)
   }
 }
 
-/* Another user sits on root's name.  It may be anything, a full folder too: it
- * goes out of the way, under a name that says so, and then if it can. */
+/* Another user sits on root's name.  What is there may be anything, a full
+ * folder too: it is renamed, to a name that says so, and then removed if that
+ * is possible. */
 static int
 take_back (const struct control *c, int dir, const char *name, uid_t uid,
            char **error)
@@ -157,7 +158,7 @@ is_ours (const struct control *c, const struct stat *st)
   return S_ISSOCK (st->st_mode) && st->st_dev == c->dev && st->st_ino == c->ino;
 }
 
-/* Owner and mode of the file that was just made; notes which it is. */
+/* Set owner and mode of the file that was just made, and note its inode. */
 static int
 set_access (struct control *c, int dir, const char *name)
 {
@@ -190,7 +191,7 @@ set_access (struct control *c, int dir, const char *name)
                 config->access.has_mode ? config->access.mode & 0777 : 0600);
 }
 
-/* One that was made for us, as systemd does: its file stays. */
+/* Take a socket that was made for us, as systemd does: its file stays. */
 static int
 take_socket (struct control *c, char **error)
 {
@@ -237,7 +238,7 @@ make_socket (struct control *c, char **error)
       return -1;
     if (bind (c->fd, (const struct sockaddr *)&addr, sizeof addr) == 0)
       break;
-    /* Somebody was faster, and may be so again. */
+    /* Another process was faster, and may be so again. */
     if (errno != EADDRINUSE || !c->config.well_known || i == BIND_TRIES) {
       message_set (error, "control socket '%s': %m", c->path);
       return -1;
@@ -256,7 +257,7 @@ make_socket (struct control *c, char **error)
   return 0;
 }
 
-/* As the program may change its folder before the file is to go. */
+/* The program may change its folder before the file is to go. */
 static char *
 absolute (const char *path)
 {
@@ -412,8 +413,8 @@ on_accept (struct ev_loop *loop, ev_io *io, int revents)
         continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK)
         return;
-      /* No descriptors, which accept says even if nobody waits; or no
-       * memory.  Make room; if there is none to be had, look again soon. */
+      /* There are no descriptors, which accept says even if no client waits; or
+       * no memory.  Make room; if there is none to be had, look again soon. */
       if (!someone_waits (c))
         return;
       log_debug ("control socket '%s': accept: %m", c->path);

@@ -29,7 +29,8 @@ struct page {
   uint64_t next; /* if more */
 };
 
-/* A million regions as objects would be seconds of JSON at both ends. */
+/* A letter and a length: a million regions as objects would be seconds of JSON
+ * at both ends. */
 static int
 pack_region (void *opaque, uint64_t offset, uint64_t length,
              enum disk_region_state state)

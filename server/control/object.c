@@ -175,7 +175,7 @@ object_job (const char *name, const struct job_info *info)
   return NULL;
 }
 
-/* Everything that is not connected is lost to a client, with a reason. */
+/* To a client a source that is not connected is lost, with a reason. */
 static const char *
 source_word (enum source_state state)
 {
@@ -192,7 +192,7 @@ source_word (enum source_state state)
   return "lost";
 }
 
-/* A state that is lost has a reason, even if nobody noted one. */
+/* A source that is lost has a reason, even where the engine noted none. */
 static const char *
 source_reason (const struct disk_info *info)
 {
@@ -267,7 +267,8 @@ object_disk (struct disk *disk)
   struct disk_info info;
   int err = 0;
 
-  /* A failure leaves what could be had; the answer is given all the same. */
+  /* Where disk_get_info fails, info holds what could be had, and the answer is
+   * given all the same. */
   memset (&info, 0, sizeof info);
   info.job.failed_offset = UINT64_MAX;
   if (disk_get_info (disk, &info) == -1)
@@ -284,7 +285,8 @@ object_disk (struct disk *disk)
   return object_info (&info, disk_file (disk), err ? error_name (err) : NULL);
 }
 
-/* As the library has those of a server that does not answer. */
+/* In the form that the library has for disks of a server that does not answer.
+ */
 static json_t *
 unanswered (const char *store, struct file_id file, const char *why)
 {

@@ -16,18 +16,18 @@
 
 /* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. */
 json_t *object_text (const char *s) __attribute__ ((nonnull (1)));
-/* JSON has no unsigned 64 bits: clipped. */
+/* JSON's integers are signed: a larger n is clipped to INT64_MAX. */
 json_t *object_number (uint64_t n);
-/* Add a member, which is stolen.  -1 if it or the object is NULL. */
+/* Add a member, which is stolen.  -1 if the member or the object is NULL. */
 int object_set (json_t *object, const char *key, json_t *value)
     __attribute__ ((nonnull (2)));
 /* {"class", "desc"[, "errno", "errno-name"]} */
 json_t *object_error (const char *class, int errnum, const char *fmt, ...)
     __attribute__ ((format (printf, 3, 4), nonnull (1, 3)));
 json_t *object_disk (struct disk *disk) __attribute__ ((nonnull (1)));
-/* One that does not answer: what is known without asking it. */
+/* A disk that does not answer: what is known without asking the disk. */
 json_t *object_silent (struct disk *disk) __attribute__ ((nonnull (1)));
-/* One that is not open. */
+/* A disk that no process has open. */
 json_t *object_peek (const struct disk_peek *peek)
     __attribute__ ((nonnull (1)));
 /* JSON null if there is no job. */

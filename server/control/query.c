@@ -1,7 +1,8 @@
 /* query.c - the commands that ask: who serves, which commands, disks and jobs
  * there are.  See handlers.h.
  *
- * A volume that nobody has open is looked at, and not opened for a question.
+ * Of a volume that no process has open a question reads the files, and does not
+ * open the volume.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -20,7 +21,7 @@
 #define PACKAGE_VERSION "0.1.0"
 #endif
 
-#define QUICK_DISKS 8 /* that are asked on the loop */
+#define QUICK_DISKS 8 /* how many disks are asked on the loop at most */
 
 json_t *
 version (void)
@@ -50,7 +51,7 @@ run_version (struct call *call)
   return version ();
 }
 
-/* of: the object of one disk, JSON null for none. */
+/* of: makes the object of one disk; JSON null: the disk has none. */
 static json_t *
 list_of (const struct disks *disks, json_t *(*of) (struct disk *disk))
 {
@@ -96,7 +97,8 @@ ask_job (struct disk *disk)
   return job_of_disk (disk);
 }
 
-/* Those that do not answer are there too, without what only they know. */
+/* Volumes that do not answer are in the list too, without what only they know.
+ */
 static json_t *
 survey (struct call *call, const struct disks *disks, bool jobs)
 {
@@ -163,7 +165,7 @@ list_volumes (struct call *call, bool jobs)
   return list;
 }
 
-/* The same, and its object. */
+/* The same, and the object of the volume. */
 static int
 peek_volume (struct call *call, bool jobs, json_t **list)
 {
@@ -254,7 +256,7 @@ try_job_of_disk (struct disk *disk)
                                         : NULL;
 }
 
-/* The one of that number, if it is the latest. */
+/* The job of that number, if it is the disk's latest. */
 static json_t *
 quick_job (struct call *call, const char *name)
 {
@@ -269,7 +271,8 @@ quick_job (struct call *call, const char *name)
   return NULL;
 }
 
-/* Tools ask for this again and again, and the machine may be busy. */
+/* Tools ask this question again and again, and the machine may be busy: the
+ * loop answers it where it can. */
 json_t *
 quick_jobs (struct call *call)
 {
@@ -286,7 +289,7 @@ quick_jobs (struct call *call)
     if (strcmp (name, disk_name (disks->ptr[i])) == 0)
       return list_of (&(struct disks){ .ptr = &disks->ptr[i], .len = 1 },
                       try_job_of_disk);
-  /* It may be a store's path. */
+  /* The name may be a store's path. */
   return NULL;
 }
 

@@ -17,7 +17,7 @@
 
 #define LINE_WIDTH 78
 
-/* A paragraph, in lines. */
+/* Print a paragraph, broken into lines. */
 static void
 print_filled (FILE *fp, const char *text)
 {

@@ -1,7 +1,7 @@
 /* table.c - the commands: name, thread, handler, arguments and help of each.
  *
- * Data, and what looks through it.  Dispatch, argument checks, query-commands
- * and the reference page all come from here.
+ * Dispatch, argument checks, query-commands and the reference page all come
+ * from command_table.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -13,7 +13,7 @@
 
 static const char *const on_error_words[] = { "report", "skip", NULL };
 
-/* What goes with a path. */
+/* The argument that goes with a store's path. */
 #define FILE_MEANT                                                            \
   {                                                                           \
     .type = ARG_TEXT, .name = "file", .optional = true,                       \

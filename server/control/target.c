@@ -15,7 +15,6 @@
 #include "args.h"
 #include "target.h"
 
-/* After a function of the volumes failed; takes its message. */
 void
 call_fail_volume (struct call *call, char *error)
 {
@@ -33,7 +32,6 @@ call_fail_volume (struct call *call, char *error)
   free (error);
 }
 
-/* After a job function failed; takes its message. */
 void
 call_fail_job (struct call *call, char *error)
 {
@@ -44,7 +42,6 @@ call_fail_job (struct call *call, char *error)
   free (error);
 }
 
-/* The file that the client means: NULL if it did not say. */
 const struct file_id *
 arg_file (struct call *call, struct file_id *file)
 {
@@ -78,7 +75,7 @@ check_file (struct call *call, struct disk *disk)
   return NULL;
 }
 
-/* The volume that `device` names, held until the call is over. */
+/* Hold the volume that `device` names until the call is over. */
 static struct disk *
 hold_volume (struct call *call, enum control_use use)
 {
@@ -160,7 +157,6 @@ find_disk (struct call *call, enum control_use use)
   return disk;
 }
 
-/* The disk that `device` names, or the only one; and that `file` is. */
 struct disk *
 call_disk_for (struct call *call, enum control_use use)
 {
@@ -173,8 +169,6 @@ call_disk (struct call *call)
   return call_disk_for (call, CONTROL_QUERY);
 }
 
-/* 1: nobody has the volume that `device` names open, and this is how it
- * looks.  0: it is to be held.  -1 with the call's error. */
 int
 peek_device (struct call *call, struct disk_peek *peek)
 {

@@ -14,24 +14,25 @@
 /* The disk that `device` names, or the only one; and that `file` is.  NULL with
  * the call's error. */
 struct disk *call_disk (struct call *call) __attribute__ ((nonnull (1)));
-/* For another use than a query. */
+/* As call_disk, for another use than a query. */
 struct disk *call_disk_for (struct call *call, enum control_use use)
     __attribute__ ((nonnull (1)));
-/* Give a volume that is held back, if there is one. */
+/* Put the volume that the call holds, if it holds one. */
 void call_put_volume (struct call *call) __attribute__ ((nonnull (1)));
 
-/* 1: nobody has the volume that `device` names open, and this is how it
- * looks.  0: it is to be held.  -1 with the call's error. */
+/* 1: no process has the volume that `device` names open, and *peek tells how
+ * the volume looks in its files.  0: call_disk_for has to hold it.  -1 with the
+ * call's error. */
 int peek_device (struct call *call, struct disk_peek *peek)
     __attribute__ ((nonnull (1, 2)));
 
-/* The file that the client means: NULL if it did not say, or with the call's
- * error if it is none.  Else `file`. */
+/* The file that the client means, in `file`.  NULL: the client did not say
+ * which; or, with the call's error, what it said names no file. */
 const struct file_id *arg_file (struct call *call, struct file_id *file)
     __attribute__ ((nonnull (1, 2)));
 
-/* After a function of the volumes, or of a job, failed with errno; they take
- * its message. */
+/* Set the call's error after a function of the volumes, or of a job, has failed
+ * with errno.  They take the message that it left. */
 void call_fail_volume (struct call *call, char *error)
     __attribute__ ((nonnull (1)));
 void call_fail_job (struct call *call, char *error)
