@@ -1,4 +1,4 @@
-/* config.c - the plugin's keys, as they are given.
+/* config.c - collects the plugin's keys, and makes the configuration of them.
  *
  * Keys come in the order of the command line.  They are only collected, as
  * strings, section by section: `name=` starts a section, one for each disk.
@@ -163,7 +163,7 @@ check_distinct (void)
   return 0;
 }
 
-/* A number as it stands; *r is left alone if it is none. */
+/* Is the value a number?  Then *r is it. */
 static bool
 parse_id (const char *value, unsigned *r)
 {
@@ -296,7 +296,7 @@ config_complete (void)
     return NULL;
   }
   config.nr_disks = nr_sections;
-  /* If it cannot be told: /, where nbdkit will be. */
+  /* NULL if it cannot be told: then commands run in /, where nbdkit will be. */
   config.folder = get_current_dir_name ();
   for (i = 0; i < nr_sections; i++)
     if (value_disk (&sections[i], config.folder, &config.disks[i]) == -1)

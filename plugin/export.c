@@ -99,13 +99,13 @@ export_open (int readonly)
   size_t len, i;
   bool map;
 
-  if (name == NULL) /* a filter opens us outside a connection */
+  if (name == NULL) /* a filter opens the plugin outside a connection */
     name = "";
   len = strlen (name);
   map = len >= 4 && strcmp (name + len - 4, "/map") == 0;
   if (map)
     len -= 4;
-  /* What the URI nbd://host/map asks for: a URI drops one slash. */
+  /* The URI nbd://host/map asks for "map": a URI drops one slash. */
   else if (strcmp (name, "map") == 0 && find_disk (name, len) == NULL) {
     map = true;
     len = 0;
@@ -154,6 +154,6 @@ export_default (int readonly, int is_tls)
 
   (void)readonly;
   (void)is_tls;
-  /* Without one, "" goes to .open, whose error lists the names. */
+  /* If there is no default, "" goes to .open, whose error lists the names. */
   return disk ? disk_name (disk) : "";
 }

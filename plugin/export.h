@@ -1,8 +1,8 @@
 /* export.h - what a client can open: NAME is a disk, NAME/map its allocation
  * map (data = local, hole = absent, reads as zeros, never fetches).
  *
- * Made once for each disk, so that a handle which is never closed leaks
- * nothing.
+ * The exports of a disk are made once: so a handle that nbdkit never closes
+ * leaks nothing.
  *
  * Threads: made before there are connections, then only read.
  *
@@ -30,7 +30,7 @@ struct export
  * some.  -1 with errno. */
 int exports_make (const struct disks *disks, size_t max)
     __attribute__ ((nonnull (1)));
-/* Those of the i-th disk. */
+/* Make the exports of disk number i. */
 void exports_add (size_t i);
 void exports_free (void);
 

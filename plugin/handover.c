@@ -22,11 +22,11 @@
 /* Milliseconds: for backfilld to close a volume, and to note one. */
 #define RELEASE_TIMEOUT 20000
 #define OFFER_TIMEOUT 1000
-/* Of 100 ms: until the volume of an owner who died is free; or of one whom
- * nobody knows. */
+/* Tries, with pauses of 100 ms, until the volume of an owner that died is free;
+ * and of an owner that the registry does not name. */
 #define LOST_TRIES 50u
 #define NOBODY_TRIES 5u
-/* It is let go, and somebody else has it, so often. */
+/* How often the volume may be let go, and another process have it first. */
 #define RELEASE_TRIES 100u
 
 /* A command to the owner of a store, or to backfilld if it has none. */
@@ -50,7 +50,8 @@ ask_owner (const char *command, const char *store, unsigned timeout)
   return r;
 }
 
-/* Its owner did not refuse, but is gone, or going: the volume is free soon. */
+/* Does the error say that the volume's owner did not refuse, but is gone, or
+ * going?  Then the volume is free soon. */
 static bool
 is_lost (int err)
 {
@@ -59,9 +60,9 @@ is_lost (int err)
          || err == ESHUTDOWN;
 }
 
-/* If it is backfilld that has the volume, it lets it go for us; any other
- * owner refuses.  One that dies meanwhile, or is started again and faster than
- * we are, is no reason to give up. */
+/* backfilld lets the volume go for this process; any other owner refuses.  If
+ * the owner dies meanwhile, or is started again and opens the volume first,
+ * this process asks again. */
 struct disk *
 handover_open (const struct disk_config *dc, char **error)
 {
@@ -83,7 +84,7 @@ handover_open (const struct disk_config *dc, char **error)
       err = backfill_get_errno ();
       nbdkit_debug ("%s: its owner does not let it go: %s", dc->store,
                     backfill_get_error ());
-      /* Who has it may have told nobody, and stay. */
+      /* ENXIO: the owner is not in the registry, and may stay: fewer tries. */
       asked = asked || err != ENXIO;
       if (!is_lost (err) || ++lost > (asked ? LOST_TRIES : NOBODY_TRIES)) {
         errno = EBUSY;
@@ -96,7 +97,6 @@ handover_open (const struct disk_config *dc, char **error)
   }
 }
 
-/* We end with its job unfinished: backfilld may go on with it. */
 void
 handover_offer (struct disk *disk)
 {

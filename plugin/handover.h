@@ -1,4 +1,4 @@
-/* handover.h - volumes go from backfilld to us, and back.
+/* handover.h - volumes go from backfilld to this process, and back.
  *
  * A volume that backfilld has open is asked for, and one that is closed with
  * its job unfinished is offered to it.  The volume's lock alone decides who has
@@ -13,12 +13,12 @@
 
 #include "disk.h"
 
-/* disk_open; if it is backfilld that has the volume, backfilld lets it go for
- * us.  NULL with errno, and *error (malloc'd) says what is wrong. */
+/* disk_open.  If backfilld has the volume open, it is asked to let it go.  NULL
+ * with errno and *error (malloc'd). */
 struct disk *handover_open (const struct disk_config *dc, char **error)
     __attribute__ ((nonnull (1, 2)));
 
-/* The disk's gate is closed.  If its job is unfinished, tell backfilld: it may
+/* After disk_gate: if the disk's job is unfinished, tell backfilld, which may
  * go on with it. */
 void handover_offer (struct disk *disk) __attribute__ ((nonnull (1)));
 

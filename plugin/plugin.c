@@ -1,6 +1,6 @@
 /* plugin.c - the nbdkit face: callbacks to disk_*().
  *
- * The process is process.c's, what can be opened export.c's.  A connection's
+ * process.c has start and end, export.c what a client can open.  A connection's
  * handle is only a reference to an export of a disk that lives as long as the
  * process: clients open and close often, and nothing here connects, allocates
  * or blocks for them.
@@ -32,8 +32,9 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-/* Longest request that is asked for, as QEMU's own.  A worker keeps its
- * largest buffer, so this bounds memory per connection too. */
+/* Longest request that clients are asked to send: that of QEMU.  A worker of
+ * nbdkit keeps its largest buffer, so this bounds memory per connection, too.
+ */
 #define MAX_REQUEST (UINT32_C (32) << 20)
 
 /* Most extents in one answer: the client asks again for the rest. */
@@ -52,8 +53,8 @@ log_to_nbdkit (enum log_level level, const char *fmt, va_list ap)
   else if (level == LOG_LEVEL_DEBUG)
     nbdkit_vdebug (fmt, ap);
   else if (getpid () != loaded_pid)
-    /* nbdkit has no words for what is neither.  It has gone to the background,
-     * where its errors go to syslog and standard error to nobody. */
+    /* nbdkit's calls are for errors and for debugging; this is neither.  In the
+     * background nbdkit's errors go to syslog, and standard error to nobody. */
     vsyslog (LOG_DAEMON | LOG_INFO, fmt, ap);
   else {
     int err = errno;
@@ -127,7 +128,8 @@ backfill_can_write (void *handle)
   return !e->read_only;
 }
 
-/* One disk object behind all connections, and a flush that commits it. */
+/* All connections share one disk object, and a flush on any commits all that
+ * was written on others. */
 static int
 backfill_can_multi_conn (void *handle)
 {
@@ -167,9 +169,9 @@ backfill_is_rotational (void *handle)
 
 /* --- requests --------------------------------------------------------- */
 
-/* The server turns what it does not know into EINVAL, which a guest takes for
- * its own mistake.  And ENOTSUP to anything but a fast zero makes this nbdkit
- * zero the wrong place, or abort. */
+/* Nbdkit turns an errno that it does not know into EINVAL, which a guest takes
+ * for its own mistake; and ENOTSUP for anything but a fast zero makes nbdkit
+ * zero the wrong place, or abort.  So both become EIO. */
 static int
 result (int r, bool fast_zero)
 {
@@ -275,7 +277,7 @@ backfill_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   return result (disk_cache (e->disk, count, offset), false);
 }
 
-/* One block status answer in the making. */
+/* A block status answer that is being made. */
 struct answer {
   struct nbdkit_extents *extents;
   uint64_t end;

@@ -1,18 +1,18 @@
 /* process.c - the plugin from its keys to its end.
  *
- * The disks are opened in .get_ready, where errors still reach the user, and
- * their sessions begin; threads start in .after_fork, as the daemon's fork
- * keeps none.  Where nbdkit will change its user the sessions begin then, too,
- * as they are that user's.  If nbdkit fails in between, an exit handler closes
- * all.
+ * .get_ready opens the disks, as its errors still reach the user, and begins
+ * their sessions.  .after_fork starts the threads, as a fork keeps none.  With
+ * nbdkit -u USER, .after_fork begins the sessions, too, as they are that
+ * user's.  If nbdkit fails between the two, an exit handler closes the disks.
  *
- * Shutdown: nbdkit waits for its clients and does not call .close.  So a
- * watcher thread sleeps until the server is told to quit, then closes each
- * disk's gate at once: what was acknowledged is durable, and the volume is
- * free for its next owner, whether or not the clients have left.
+ * Shutdown: nbdkit waits for its clients and does not call .close.  So the
+ * watcher thread sleeps until the server is told to quit, then closes the gates
+ * of all disks at once: what was acknowledged is durable, and the volumes are
+ * free for their next owners, whether or not the clients have left.
  *
- * Threads: the static variables are written before the threads start and
- * after they ended, in between only read.
+ * Threads: nbdkit's main thread writes the static variables, before it starts
+ * threads and after they have ended.  In between they are only read, but for
+ * `busy`, which the watcher writes and the main thread reads after joining it.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -48,17 +48,17 @@ static struct plugin_config *config;
 static struct disks disks;
 static struct control *control;
 static char *own_dir, *control_path;
-/* What get_ready left for what comes between it and after_fork. */
+/* How far the process has come between get_ready and after_fork. */
 static struct {
-  bool done;    /* it has ended well */
+  bool done;    /* get_ready has ended well */
   bool user;    /* nbdkit will change its user */
-  bool forked;  /* and this is the parent: the volumes are the child's */
+  bool forked;  /* this is the parent of a fork: the child has the volumes */
   bool started; /* after_fork has been called */
   uid_t uid;
   pid_t pid;
 } ready;
 static pthread_t watcher;
-/* A control command did not end in time: what it uses must stay. */
+/* A control command did not end in time: what it uses must not be freed. */
 static bool busy;
 static bool watching;
 
@@ -135,8 +135,8 @@ runtime_dir (void)
   return dir;
 }
 
-/* Names that are given were compared; here they are known that the sidecars
- * remember. */
+/* config.c compared the names that were given as keys.  Now that the disks are
+ * open, the names that their sidecars remember are known, too. */
 static int
 check_name (struct disk *disk)
 {
@@ -151,7 +151,8 @@ check_name (struct disk *disk)
   return 0;
 }
 
-/* The engine would refuse it too, but after the fork, where nobody is told. */
+/* disk_start would refuse such a range, too, but after the fork, where the user
+ * sees no error. */
 static int
 check_allocate (const struct disk_config *dc, struct disk *disk)
 {
@@ -166,8 +167,9 @@ check_allocate (const struct disk_config *dc, struct disk *disk)
   return -1;
 }
 
-/* What is made now is to be his: then the tools of others find the server, too.
- */
+/* Give the volumes to the user that nbdkit changes to.  A server is believed
+ * about a store if it runs as the store's owner: so other users' tools find
+ * it. */
 static void
 give_disks (const char *user)
 {
@@ -182,7 +184,8 @@ give_disks (const char *user)
                     disk_store_path (disks.ptr[i]), user);
 }
 
-/* It would be run by the first user, and not be his any more. */
+/* A source's command would be started by the first user, and the second could
+ * not end it. */
 static int
 check_no_command (const struct disk_config *dc)
 {
@@ -212,9 +215,10 @@ open_disks (const char *dir)
     dc->runtime_dir = dir;
     dc->control = control_path;
     dc->event = on_event;
-    /* W and the session are the serving user's.  Else the session begins at
-     * once: whoever finds the pid file, which nbdkit writes before after_fork,
-     * finds a volume on which nothing can fail any more. */
+    /* If nbdkit changes its user, W and the session are made as the second
+     * user.  Else the session begins at once: a program that waits for the pid
+     * file, which nbdkit writes before after_fork, then finds a volume whose
+     * opening cannot fail any more. */
     dc->session_later = ready.user;
     dc->user_later = ready.user;
     dc->no_command |= ready.user;
@@ -265,7 +269,8 @@ gate_one (void *disk)
   return NULL;
 }
 
-/* All at once: each may take seconds when its backing store hangs. */
+/* Close all gates at once, on a thread each: one may take seconds when its
+ * backing store hangs. */
 static void
 gate_all (void)
 {
@@ -282,7 +287,7 @@ gate_all (void)
       gate_one (disks.ptr[i]);
 }
 
-/* After gate_all. */
+/* Has every operation left its disk?  After gate_all. */
 static bool
 all_idle (void)
 {
@@ -290,7 +295,8 @@ all_idle (void)
   int tries;
 
   for (i = 0; i < disks.len; i++)
-    /* Somebody may just be finding the gate closed. */
+    /* A late operation may be inside for the moment in which it finds the gate
+     * closed. */
     for (tries = 0; !disk_is_idle (disks.ptr[i]); tries++) {
       if (tries == 50)
         return false;
@@ -299,7 +305,7 @@ all_idle (void)
   return true;
 }
 
-/* In the parent of a fork between get_ready and after_fork. */
+/* Called in the parent of a fork. */
 static void
 note_fork (void)
 {
@@ -307,14 +313,14 @@ note_fork (void)
     ready.forked = true;
 }
 
-/* What atexit is in glibc: it is called when the plugin is unloaded, too.  The
- * thread sanitizer's own atexit forgets whose function it was given, and calls
- * one that is there no more. */
+/* As glibc's atexit: the handler is called when the plugin is unloaded, too.
+ * The thread sanitizer's atexit does not know of unloading, and would call a
+ * function that is no longer mapped. */
 extern void *__dso_handle;
 extern int __cxa_atexit (void (*f) (void *), void *arg, void *dso);
 
-/* Nbdkit exits when it cannot listen on its address, and calls nothing of a
- * plugin then. */
+/* The exit handler.  Nbdkit exits when it cannot listen on its address, and
+ * calls no callback of the plugin then. */
 static void
 leave_at_exit (void *opaque)
 {
@@ -339,11 +345,11 @@ process_get_ready (void)
   if (dir == NULL)
     return -1;
   runtime_raise_files ();
-  /* Where we look for backfilld, too. */
+  /* libbackfill looks for backfilld there, too. */
   if (config->runtime_dir)
     setenv ("BACKFILL_RUNTIME_DIR", dir, 1);
-  /* A limit on the size of files is an error of one write (EFBIG), and not
-   * the end of all disks. */
+  /* A write beyond the limit on the size of files (RLIMIT_FSIZE) fails with
+   * EFBIG, and does not end the process with all disks. */
   signal (SIGXFSZ, SIG_IGN);
   if (!config->control_off && set_control_path (dir) == -1)
     return -1;
@@ -352,14 +358,15 @@ process_get_ready (void)
   ready.pid = getpid ();
   ready.user = user != NULL;
 
-  /* The volumes' locks come first: they keep a second owner from taking the
-   * socket of the one that is there. */
+  /* The volumes are locked before the control socket is made: so a second
+   * server fails before it could take the first one's socket. */
   if (open_disks (dir) == 0
       && (config->control_off || ready.user || listen_control () == 0)
       && __cxa_atexit (leave_at_exit, NULL, __dso_handle) == 0
       && pthread_atfork (NULL, note_fork, NULL) == 0) {
     server_note_pipes ();
-    /* The other user could not remove it. */
+    /* What was made in the runtime directory goes now: the second user could
+     * not remove it. */
     if (user) {
       give_disks (user);
       runtime_leave ();
@@ -367,7 +374,7 @@ process_get_ready (void)
     ready.done = true;
     return 0;
   }
-  /* The server exits now, without .unload: leave the volumes closed. */
+  /* The server exits now, without .unload: close the volumes. */
   gate_all ();
   if (control)
     control_unlisten (control);
@@ -375,22 +382,23 @@ process_get_ready (void)
   return -1;
 }
 
-/* Sleeps until the server is told to quit.  (The server then prints "aborting
- * sleep because of server shut down": there is no quieter way to know.) */
+/* The watcher: sleeps until the server is told to quit, then closes all disks.
+ * (The server prints "aborting sleep because of server shut down": there is no
+ * quieter way to learn of the quit.) */
 static void *
 watch (void *arg)
 {
   while (nbdkit_nanosleep (24 * 60 * 60, 0) == 0)
     ;
   nbdkit_debug ("quitting: committing all disks");
-  /* First: the volumes' next owner may want the same socket. */
+  /* Before the gates: the volumes' next owner may want the same socket. */
   if (control)
     control_unlisten (control);
   gate_all ();
   if (!all_idle ()) {
-    /* Nbdkit waits for its workers, and one of them may be where none comes
-     * back from.  What can be closed was closed, and the rest is as after
-     * SIGKILL whatever we do. */
+    /* Nbdkit would wait for its worker threads, and one of them hangs in a call
+     * that does not return.  The gates that could be closed are closed.  The
+     * other volumes are as after SIGKILL, whatever is done here. */
     nbdkit_error ("the local files of a disk do not answer: ending without "
                   "waiting for them");
     _exit (EXIT_FAILURE);
@@ -429,7 +437,8 @@ err:
   return -1;
 }
 
-/* As whom the server runs from now on: its files are that user's. */
+/* nbdkit -u USER: from now on the process runs as that user, and makes its
+ * runtime files and control socket as that user. */
 static int
 change_user (void)
 {
@@ -460,13 +469,14 @@ process_after_fork (void)
   ready.started = true;
   if (getpid () != ready.pid)
     server_part_from_parent ();
-  /* Signals are the server's: no thread made from here takes one. */
+  /* The main thread's signal mask is what threads made from here on inherit,
+   * libraries' threads, too: signals go to nbdkit's threads only. */
   sigfillset (&all);
   pthread_sigmask (SIG_SETMASK, &all, &old);
   r = change_user () == 0 ? start_threads () : -1;
   pthread_sigmask (SIG_SETMASK, &old, NULL);
 
-  /* The server exits now, without .cleanup: leave the volumes closed. */
+  /* The server exits now, without .cleanup: close the volumes. */
   if (r == -1) {
     gate_all ();
     if (control)
@@ -487,7 +497,7 @@ process_cleanup (void)
     pthread_join (watcher, NULL);
   watching = false;
 
-  /* The threads first: they may still hold a disk. */
+  /* The source's threads end before the disks are freed, which they may use. */
   disk_pools_stop ();
   for (i = 0; !busy && i < disks.len; i++)
     disk_free (disks.ptr[i]);
@@ -499,7 +509,7 @@ process_unload (void)
 {
   size_t i;
 
-  /* Still there if the server did not come to serve. */
+  /* Disks are left here only if the server did not come to serve. */
   for (i = 0; i < disks.len; i++)
     if (disk_is_idle (disks.ptr[i]))
       disk_free (disks.ptr[i]);

@@ -12,9 +12,9 @@ int process_config_complete (void);
 int process_get_ready (void);
 /* Begin their sessions, and start threads. */
 int process_after_fork (void);
-/* No connection is left: end the threads, free the disks. */
+/* Called when no connection is left: end the threads, free the disks. */
 void process_cleanup (void);
-/* Also if the server did not come to serve. */
+/* Free the rest.  Nbdkit calls this also if it did not come to serve. */
 void process_unload (void);
 
 #endif

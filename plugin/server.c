@@ -17,8 +17,7 @@
 #include "cleanup.h"
 #include "server.h"
 
-/* nbdkit -u USER: it changes its user when get_ready has ended, and does not
- * tell its plugins.  USER, malloc'd, or NULL. */
+/* From nbdkit's command line. */
 char *
 server_user (void)
 {
@@ -82,7 +81,7 @@ list_pipes (struct pipe_ends pipes[PIPES])
   return nr;
 }
 
-/* Those that get_ready saw are not nbdkit's. */
+/* The pipes that were open in get_ready: nbdkit's quit pipe is none of them. */
 static struct pipe_ends known[PIPES];
 static size_t nr_known;
 
@@ -102,9 +101,10 @@ server_note_pipes (void)
 }
 
 /* Nbdkit tells itself to quit through a pipe, which it makes after get_ready.
- * With --run it forks then, and who signals the parent reaches the child, who
- * does not know what for: nbdkit_nanosleep would abort it.  So it gets a pipe
- * of its own; when the command has ended the parent signals it. */
+ * With --run it forks then, and parent and child share the pipe: a signal to
+ * the parent wakes nbdkit_nanosleep in the child, which has no reason to quit
+ * and aborts.  So the child gets a pipe of its own.  When the command has
+ * ended, the parent ends the child by a signal. */
 void
 server_part_from_parent (void)
 {

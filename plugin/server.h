@@ -1,4 +1,4 @@
-/* server.h - what nbdkit does not tell its plugins, and has to be found out.
+/* server.h - finds out what nbdkit does not tell its plugins.
  *
  * Nbdkit's main thread alone calls these, before the plugin has threads.
  *
@@ -11,10 +11,12 @@
  * get_ready has ended. */
 char *server_user (void);
 
-/* In get_ready: the pipes that are open now are not nbdkit's own. */
+/* In get_ready: note the pipes that are open before nbdkit makes its quit pipe.
+ */
 void server_note_pipes (void);
 
-/* In after_fork, if this is another process than get_ready's. */
+/* In after_fork, if this is a child of the process that ran get_ready: stop
+ * sharing nbdkit's quit pipe with the parent. */
 void server_part_from_parent (void);
 
 #endif

@@ -161,7 +161,7 @@ parse_range (const struct section *s, enum key key, struct disk_config *d)
   return 0;
 }
 
-/* r is the disk_config: a range is more than one member. */
+/* r points to the disk_config, as a range is more than one member. */
 static int
 parse_allocate (const struct section *s, enum key key, void *r)
 {
@@ -384,7 +384,7 @@ print_command_for (char *buf, size_t size, const char *path)
 {
   const char *format = image_format_of (path), *dot = strrchr (path, '.');
 
-  /* Not there, or not to be read by us. */
+  /* It is not there, or may not be read. */
   if (format == NULL && dot != NULL && strcmp (dot, ".qcow2") == 0
       && access (path, R_OK) == -1)
     format = "qcow2";
@@ -438,7 +438,7 @@ value_disk (struct section *s, const char *folder, struct disk_config *d)
   const char *title = disk_title (s, buf);
   char *const *value = s->value;
 
-  /* Without one the recorded name holds. */
+  /* If no name is given, the one in the sidecar holds. */
   d->name = value[KEY_NAME];
   if (d->name && (strchr (d->name, '/') != NULL || strlen (d->name) > 255)) {
     nbdkit_error ("name=%s: a name has no '/' and at most 255 bytes", d->name);

@@ -1,12 +1,12 @@
 /* backfilld.c - the daemon for volumes that no guest has open.
  *
- * It serves the control protocol on a socket of its own, where a disk is a
- * store's path.  volumes/ has the volumes; this file is the command line,
- * the start, and the wait for the end.
+ * It serves the control protocol on a socket of its own, where a disk's name is
+ * its store's path.  This file has the command line, the start, and the wait
+ * for the end; the volumes are in volumes/.
  *
  * The main thread takes the signals (SIGTERM, SIGINT, SIGHUP: end); all other
- * threads have them blocked.  Under systemd the socket may be handed over,
- * and readiness is told.
+ * threads have them blocked.  systemd may hand over the socket, and is told
+ * when the daemon is ready.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -323,7 +323,7 @@ is_folder (const char *path)
   return stat (path, &st) == 0 && S_ISDIR (st.st_mode);
 }
 
-/* 1 and the socket that systemd made for us; 0: none; -1: that is odd. */
+/* 1 and *fd: systemd handed over that socket; 0: none; -1: several. */
 static int
 handed_socket (int *fd)
 {
@@ -335,7 +335,7 @@ handed_socket (int *fd)
   return strcmp (nr, "1") == 0 ? 1 : -1;
 }
 
-/* Tell systemd, if it asks for it. */
+/* Tell systemd the daemon's state, if systemd wants to know. */
 static void
 notify (const char *state)
 {
@@ -358,7 +358,7 @@ notify (const char *state)
     log_debug ("systemd cannot be told '%s': %m", state);
 }
 
-/* All that has an end; ended by run itself. */
+/* What start makes and end frees. */
 struct daemon {
   char *runtime_dir, *own_dir, *state_dir, *socket;
   struct volumes *volumes;
@@ -400,7 +400,7 @@ prepare (struct daemon *d, const struct options *o, char **folders, int nr)
     log_error ("--state-dir=%s: not a folder", o->state_dir);
     return -1;
   }
-  /* Others find it through the registry, from other folders. */
+  /* Clients with other working folders find the socket through the registry. */
   if (o->socket && o->socket[0] == '/')
     d->socket = strdup (o->socket);
   else if (o->socket) {
@@ -487,20 +487,21 @@ start (struct daemon *d, const struct options *o)
   return 0;
 }
 
-/* 0, or -1 if something could not be made durable, or does not end: then all
- * is left to the process's end. */
+/* 0; or -1: a volume could not be made durable, or a command does not end: then
+ * everything is left to the end of the process. */
 static int
 end (struct daemon *d)
 {
   int busy = 0;
 
-  /* Commands first.  If one hangs, all but its volume are closed. */
+  /* Commands end before volumes are closed.  If a command hangs, all volumes
+   * but its own are closed. */
   if (control)
     busy = control_stop (control);
   if (d->volumes && volumes_stop (d->volumes) == -1)
     busy = -1;
-  /* A disk that was left behind, as its store does not answer, may still use
-   * all that there is. */
+  /* A disk whose store does not answer is left to the end of the process, and
+   * may still use the pools, the control socket and the table. */
   if (busy == -1)
     return -1;
   if (d->pools)
@@ -556,9 +557,10 @@ main (int argc, char **argv)
   };
   int status;
 
-  /* The other signal that ends a program without a reason. */
+  /* Writing to a client that has gone is an error, not the end. */
   signal (SIGPIPE, SIG_IGN);
-  signal (SIGXFSZ, SIG_IGN); /* an error of one write, not of all volumes */
+  /* So is writing beyond the limit on the size of files (RLIMIT_FSIZE). */
+  signal (SIGXFSZ, SIG_IGN);
   log_set_sink (log_to_stderr);
   umask (0022);
   status = parse_options (argc, argv, &options);

@@ -50,7 +50,7 @@ append (struct ledger *l, const char *path)
   return e;
 }
 
-/* The order is that of age. */
+/* The entries stay in the order of their age. */
 static void
 remove_at (struct ledger *l, size_t i)
 {
@@ -88,7 +88,8 @@ ledger_has (const struct ledger *l, const char *path)
   return e && !e->ended;
 }
 
-/* Drop the oldest ended one of this user.  False if he has none. */
+/* Drop the user's oldest entry that has ended, and is not `but`.  False: there
+ * is none. */
 static bool
 drop_ended (struct ledger *l, uid_t uid, const struct ledger_entry *but)
 {
@@ -100,7 +101,7 @@ drop_ended (struct ledger *l, uid_t uid, const struct ledger_entry *but)
   return false;
 }
 
-/* May this user have one more? */
+/* May the user have one more entry? */
 static bool
 has_room (const struct ledger *l, uid_t uid)
 {
@@ -156,7 +157,7 @@ ledger_end (struct ledger *l, const char *path)
     return;
   e->ended = true;
   e->version = ++l->version;
-  /* To the end: the first is the one that ended first. */
+  /* The entry goes to the end: those that ended are in the order of that. */
   memmove (&l->entry[i], &l->entry[i + 1],
            (l->nr - i - 1) * sizeof (struct ledger_entry *));
   l->entry[l->nr - 1] = e;
@@ -195,7 +196,8 @@ ledger_set_speed (struct ledger *l, uint64_t speed, uint64_t option)
 
 /* --- the files -------------------------------------------------------- */
 
-/* Held as long as the process lives.  Who has it has his number in it. */
+/* Lock the directory for as long as the process lives.  The lock file holds the
+ * number of the process that has it. */
 static int
 lock_dir (struct ledger *l, char **error)
 {

@@ -1,22 +1,21 @@
-/* ledger.h - what backfilld must not forget, on disk: the volumes whose jobs
- * it looks after, so that it goes on with them after a restart; those whose
- * jobs have ended, so that they can be told of until they are dismissed; and
- * the limit of all jobs.
+/* ledger.h - what backfilld must know after a restart, on disk: the volumes
+ * whose jobs it goes on with; the volumes whose jobs have ended, which are
+ * listed until they are dismissed; and the speed limit of all jobs.
  *
  * A file `jobs.json` in the state directory: {"version": 1, "volumes":
  * [PATH, ...], "ended": [PATH, ...], "users": {PATH: UID}, "missing":
  * {PATH: SECONDS}, "total-speed": N, "speed-option": N}; all but the first two
- * may be missing.  It is replaced whole and durably, so that it is old or new.
- * The jobs themselves are in the volumes' sidecars: an entry for a volume that
- * has none any more is harmless.
+ * may be missing.  ledger_write replaces the file whole and durably: after a
+ * crash it is the old one or the new one.  The jobs themselves are in the
+ * volumes' sidecars: an entry for a volume without a job is harmless.
  *
  * A file `lock` there keeps a second daemon from the same directory.
  *
- * Memory and file are two things: changes are made in memory, at once, and
- * counted; ledger_text and ledger_write bring them to the disk, the latter
- * without the caller's lock.
+ * Changes are made in memory, and counted in `version`.  ledger_text and
+ * ledger_write bring them to the disk.
  *
- * Locking: the caller's; ledger_write needs none.
+ * Locking: the caller locks (backfilld: vs->lock), but for ledger_write, which
+ * may hang and uses no struct ledger.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -28,18 +27,20 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Of one user, if it is another than root and our own, and of all of them. */
+/* Entries of one user other than root and the daemon's, and of all of these
+ * users together. */
 #define LEDGER_USER_MAX 256u
 #define LEDGER_OTHERS_MAX 4096u
-/* Ended ones that are kept for each user; the oldest go first. */
+/* Entries that have ended and are kept for each user; the oldest go first. */
 #define LEDGER_ENDED_MAX 128u
 
 struct ledger_entry {
   char *path;
-  uid_t uid;        /* for whom it is kept: 0 for root and our own */
-  bool ended;       /* no job to go on with, one to be told of */
-  int64_t missing;  /* the store was not there: since, wall clock s; 0 */
-  uint64_t version; /* the ledger's, when it was added */
+  uid_t uid;        /* whose share it uses: 0 for root and the daemon's */
+  bool ended;       /* its job has ended, and is only listed */
+  int64_t missing;  /* since when the store is not there, wall clock s; 0: it
+                       is there */
+  uint64_t version; /* of the ledger, when the entry was added */
 };
 
 struct ledger {
@@ -63,22 +64,23 @@ void ledger_free (struct ledger *ledger);
 /* NULL: there is none. */
 struct ledger_entry *ledger_find (const struct ledger *ledger, const char *path)
     __attribute__ ((nonnull (1, 2)));
-/* Is there, and has a job to go on with? */
+/* Is there an entry of path, with a job to go on with? */
 bool ledger_has (const struct ledger *ledger, const char *path)
     __attribute__ ((nonnull (1, 2)));
 
-/* Add it, or make it one whose job is in progress.  NULL with errno: ENOMEM,
- * EDQUOT for the user's share. */
+/* Add an entry, or mark the one that is there as in progress.  NULL with errno:
+ * ENOMEM, or EDQUOT if the user's share is used up. */
 struct ledger_entry *ledger_add (struct ledger *ledger, const char *path,
                                  uid_t uid) __attribute__ ((nonnull (1, 2)));
-/* Its job has ended. */
+/* Mark the job of path as ended. */
 void ledger_end (struct ledger *ledger, const char *path)
     __attribute__ ((nonnull (1, 2)));
 void ledger_remove (struct ledger *ledger, const char *path)
     __attribute__ ((nonnull (1, 2)));
 void ledger_set_missing (struct ledger *ledger, struct ledger_entry *entry,
                          int64_t since) __attribute__ ((nonnull (1, 2)));
-/* What holds until the daemon is started with another option. */
+/* Note the speed limit, which holds until the daemon is started with another
+ * `option`. */
 void ledger_set_speed (struct ledger *ledger, uint64_t speed, uint64_t option)
     __attribute__ ((nonnull (1)));
 
