@@ -40,6 +40,8 @@
   X (WORK_COUNT, "W: count")                                     \
   X (WRITEBACK, "writeback: pieces")                             \
   X (COPIERS, "copiers: queue")                                  \
+  X (REPLAY, "boot trace: replay")                               \
+  X (RECORDER, "boot trace: recording")                          \
   X (BUFFERS, "fetch: pool of buffers")                          \
   /* of the process */                                           \
   X (JOB_SLOTS, "jobs: slots of the process")                    \
