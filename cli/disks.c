@@ -400,6 +400,15 @@ print_info (struct backfill_disk_info *d)
           " ahead of it, %" PRIu64 " for jobs\n",
           text_bytes (buf, d->bytes_fetched), d->demand_fetches,
           d->ahead_fetches, d->background_fetches);
+  if (d->trace_file != NULL) {
+    char hit[TEXT_MAX];
+
+    printf ("trace        %s; fetched: %s, of which read: %s%s%s\n",
+            text_clean (d->trace_file), text_bytes (buf, d->trace_used),
+            text_bytes (hit, d->trace_hit),
+            d->trace_replaying ? "; replaying" : "",
+            d->trace_recording ? "; recording" : "");
+  }
   printf ("guest        reads: %" PRIu64 ", writes: %" PRIu64
           ", flushes: %" PRIu64 "\n",
           d->guest_reads, d->guest_writes, d->flushes);

@@ -135,6 +135,11 @@ struct backfill_disk_info {
    * are known, as it has entered them in the registry, and the other texts
    * are NULL.  Only backfill_list_disks gives such. */
   char *unanswered;
+  /* The boot trace: its file, NULL if none is used; what is going on, 0 or 1;
+   * bytes that were fetched for it, and of these, read by the guest since. */
+  char *trace_file;
+  int trace_recording, trace_replaying;
+  uint64_t trace_used, trace_hit;
 };
 
 /* Called with the job's present state, about twice a second, when its status

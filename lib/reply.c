@@ -279,6 +279,15 @@ static const struct field stats_fields[] = {
   { NULL, UINT, 0, NULL },
 };
 
+static const struct field trace_fields[] = {
+  { "file", STRING, DISK (trace_file), NULL },
+  { "recording", BOOL, DISK (trace_recording), NULL },
+  { "replaying", BOOL, DISK (trace_replaying), NULL },
+  { "used", UINT, DISK (trace_used), NULL },
+  { "hit", UINT, DISK (trace_hit), NULL },
+  { NULL, UINT, 0, NULL },
+};
+
 void
 backfill_free_disk_info (struct backfill_disk_info *info)
 {
@@ -286,6 +295,7 @@ backfill_free_disk_info (struct backfill_disk_info *info)
     return;
   free_fields (entry_fields, info);
   free_fields (disk_fields, info);
+  free_fields (trace_fields, info);
   free (info);
 }
 
@@ -305,6 +315,7 @@ take_disk (const json_t *value, struct backfill_disk_info *info)
 {
   static const char what[] = "a disk";
   const json_t *damaged = json_object_get (value, "damaged");
+  const json_t *trace = json_object_get (value, "trace");
   uint64_t granule;
 
   if (take_fields (value, what, disk_fields, info) == -1
@@ -320,6 +331,9 @@ take_disk (const json_t *value, struct backfill_disk_info *info)
                       "and absent bytes are not its size");
   if (damaged != NULL && !json_is_null (damaged)
       && take_fields (damaged, "damage", damage_fields, info) == -1)
+    return -1;
+  if (trace != NULL && !json_is_null (trace)
+      && take_fields (trace, "a boot trace", trace_fields, info) == -1)
     return -1;
   return take_fields (json_object_get (value, "stats"), "stats", stats_fields,
                       info);

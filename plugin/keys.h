@@ -51,6 +51,10 @@ enum scope { SCOPE_DISK, SCOPE_PROCESS };
   K (FETCH, "fetch", "SIZE", SCOPE_DISK, "fetch unit, 4K to 2M, default 1M") \
   K (CONNECTIONS, "connections", "N", SCOPE_DISK,                            \
      "to the backing store, 1 to 16, default 4")                             \
+  K (TRACE, "trace", "auto|off|PATH", SCOPE_DISK,                            \
+     "record and replay what guests read first, default off")                \
+  K (TRACE_DIR, "trace-dir", "PATH", SCOPE_DISK,                             \
+     "where traces are, one for each image; trace=auto")                     \
   K (CONTROL, "control", "PATH|off", SCOPE_PROCESS,                          \
      "control socket, default in the runtime directory")                     \
   K (CONTROL_MODE, "control-mode", "OCTAL", SCOPE_PROCESS,                   \

@@ -431,6 +431,28 @@ parse_backing (struct section *s, const char *title)
   return 0;
 }
 
+/* auto and off are words, all else is a path. */
+static int
+parse_trace (struct section *s, struct disk_config *d, const char *title)
+{
+  const char *trace = s->value[KEY_TRACE];
+  bool is_word
+      = trace && (strcmp (trace, "auto") == 0 || strcmp (trace, "off") == 0);
+
+  if ((!is_word && value_absolute (s, KEY_TRACE) == -1)
+      || value_absolute (s, KEY_TRACE_DIR) == -1)
+    return -1;
+  d->trace = s->value[KEY_TRACE];
+  d->trace_dir = s->value[KEY_TRACE_DIR];
+  if (d->trace_dir && d->trace && strcmp (d->trace, "auto") != 0) {
+    nbdkit_error ("%s: trace=%s and trace-dir=%s: a directory is for "
+                  "trace=auto: give one of them",
+                  title, trace, d->trace_dir);
+    return -1;
+  }
+  return 0;
+}
+
 int
 value_disk (struct section *s, const char *folder, struct disk_config *d)
 {
@@ -451,6 +473,8 @@ value_disk (struct section *s, const char *folder, struct disk_config *d)
   }
   if (value_absolute (s, KEY_STORE) == -1
       || value_absolute (s, KEY_METADATA) == -1)
+    return -1;
+  if (parse_trace (s, d, title) == -1)
     return -1;
   d->store = value[KEY_STORE];
   d->metadata = value[KEY_METADATA];

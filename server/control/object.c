@@ -217,6 +217,15 @@ stats (const struct disk_info *info)
       object_number (info->flushes), "commits", object_number (info->commits));
 }
 
+static json_t *
+trace (const struct disk_trace_info *t)
+{
+  return json_pack ("{s:o*,s:b,s:b,s:o*,s:o*}", "file", object_text (t->path),
+                    "recording", t->recording, "replaying", t->replaying,
+                    "used", object_number (t->used), "hit",
+                    object_number (t->hit));
+}
+
 /* error: text, or NULL. */
 static json_t *
 object_info (const struct disk_info *info, struct file_id file,
@@ -251,6 +260,8 @@ object_info (const struct disk_info *info, struct file_id file,
                                 object_number (info->nr_damaged), "offset",
                                 object_number (info->damaged_offset), "length",
                                 object_number (info->damaged_length)));
+  if (info->trace.path)
+    r |= object_set (o, "trace", trace (&info->trace));
   if (info->sync_error)
     r |= object_set (o, "sync-error", errno_text (info->sync_error));
   if (error)

@@ -189,6 +189,7 @@ int
 disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
 {
   int err = 0;
+  bool ahead;
 
   if (disk_enter (d) == -1)
     return -1;
@@ -196,13 +197,14 @@ disk_pread (struct disk *d, void *buf, uint64_t count_, uint64_t offset)
   count (&d->guest_reads, 1);
   if (!in_range (d, count_, offset))
     return disk_leave (d, EINVAL);
+  ahead = !boot_note (d, offset, count_);
   if (map_is_complete (d->map)) {
     if (store_pread (d->store, buf, count_, offset) == -1)
       err = errno;
   }
   else {
     note_guest (d);
-    err = read_range (d, buf, offset, offset + count_, 0, true, true);
+    err = read_range (d, buf, offset, offset + count_, 0, ahead, true);
   }
   PROBE (read_leave, d, offset, err);
   return disk_leave (d, err);

@@ -99,7 +99,10 @@ struct disk_config {
   unsigned connections; /* 0: 4 */
   uint64_t timeout;     /* ms; 0: 30,000 */
   uint32_t fetch_unit;  /* bytes; 0: 1 MiB */
-  bool has_allocate;    /* start a job, if none is being resumed */
+  const char *trace; /* boot trace: "auto", "off" or a file's path; NULL: off,
+                        or auto if there is a directory */
+  const char *trace_dir; /* for "auto"; NULL: the default */
+  bool has_allocate;     /* start a job, if none is being resumed */
   struct job_options allocate;
   disk_event_fn event; /* may be NULL */
   void *event_opaque;
@@ -180,6 +183,14 @@ int disk_regions (struct disk *disk, uint64_t count, uint64_t offset,
                   bool want_zero, disk_region_fn fn, void *opaque)
     __attribute__ ((nonnull (1, 5)));
 
+/* A boot trace (boot.h). */
+struct disk_trace_info {
+  const char *path; /* NULL: none is used */
+  bool recording, replaying;
+  uint64_t used, hit; /* bytes: fetched for the replay; of these, those read
+                         by the guest since */
+};
+
 struct disk_info {
   const char *name, *store, *metadata;
   const char *backing; /* NULL: none */
@@ -199,6 +210,7 @@ struct disk_info {
   uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
   uint64_t guest_reads, guest_writes, flushes, commits;
   struct job_info job;
+  struct disk_trace_info trace;
 };
 /* May read the whole sidecar the first time: not on an event loop. */
 int disk_get_info (struct disk *disk, struct disk_info *info)

@@ -53,13 +53,13 @@ submit (struct fetch *f)
   f->req.offset = f->offset;
   f->req.length = (uint32_t)(f->end - f->offset);
   /* A job's fetch waits as long as its source is away; a guest's not. */
-  f->req.deadline = prio == SOURCE_BACKGROUND ? 0 : now_ms () + d->timeout;
+  f->req.deadline = f->job ? 0 : now_ms () + d->timeout;
   f->req.buf = f->buf;
   f->req.done = arrived;
   f->req.opaque = f;
-  count (prio == SOURCE_DEMAND  ? &d->demand_fetches
-         : prio == SOURCE_AHEAD ? &d->ahead_fetches
-                                : &d->background_fetches,
+  count (prio == SOURCE_DEMAND ? &d->demand_fetches
+         : f->job              ? &d->background_fetches
+                               : &d->ahead_fetches,
          1);
   source_submit (d->src, &f->req);
 }
@@ -427,6 +427,37 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
   }
   for (unsigned i = 0; i < nr; i++)
     submit (made[i]);
+}
+
+uint64_t
+fetch_replay (struct disk *d, uint64_t offset, uint64_t end, bool first)
+{
+  struct fetch *f;
+  uint64_t start, stop;
+  bool zero, wide;
+
+  if (is_gated (d))
+    return end;
+  wide = source_has_background (d->src);
+  load_map (d, offset, end);
+  extents_want (d->ext, offset, end, 1);
+  {
+    LOCK_SCOPE (&d->fetch.lock);
+
+    if (!next_gap (d, offset, end, AHEAD_REQUEST, &start, &stop, &zero)
+        || start >= end)
+      return end;
+    if (zero)
+      return stop;
+    f = fetch_table_add (d, start, stop, false);
+    if (!f)
+      return end;
+    /* A connection for the background may still have to be opened. */
+    f->req.prio = first || !wide ? SOURCE_AHEAD : SOURCE_BACKGROUND;
+    f->req.early = true;
+  }
+  submit (f);
+  return stop;
 }
 
 int

@@ -47,6 +47,12 @@ int fetch_wait_room (struct disk *d, uint64_t deadline);
 /* Ask for what is worth having near a read. */
 void fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss);
 
+/* Ask for the first part of [offset, end) that is absent and not in flight, in
+ * one request behind demand: where to go on.  first: one of the first few,
+ * which wait for nothing. */
+uint64_t fetch_replay (struct disk *d, uint64_t offset, uint64_t end,
+                       bool first);
+
 /* A job's fetch of [offset, end), or the front part of it that is absent and
  * not in flight: *end is set to where it ends, *made to its length.  1 made,
  * 0 nothing to do there, -1 errno. */

@@ -49,6 +49,7 @@ serve (struct disk *d, uint64_t now)
   bool old = now - k->checkpoint_at >= k->checkpoint_ms;
 
   job_tick (d, now);
+  boot_tick (d, now);
   __atomic_store_n (&d->owner, store_owner (d->store), __ATOMIC_RELAXED);
   if (copied >= CHECKPOINT_BYTES || old || holes) {
     k->checkpoint_at = now;

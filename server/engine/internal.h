@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "ahead.h"
+#include "boot.h"
 #include "bytes.h"
 #include "claim.h"
 #include "clock.h"
@@ -32,6 +33,7 @@
 #include "log.h"
 #include "map.h"
 #include "message.h"
+#include "replay.h"
 #include "sidecar.h"
 #include "source/source.h"
 #include "store.h"
@@ -82,6 +84,8 @@ struct disk {
   struct committer commit;
   struct fetch_table fetch;
   struct copiers copiers;
+  struct boot boot;
+  struct replay replay;
   struct writeback writeback;
   struct housekeeper keeper;
   struct job *job;

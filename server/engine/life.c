@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "backing.h"
+#include "boot.h"
 #include "buffers.h"
 #include "commit.h"
 #include "extents.h"
@@ -81,6 +82,8 @@ source_changed (void *opaque, enum source_state state, const char *why)
     return;
   __atomic_store_n (&d->source_up, up, __ATOMIC_RELEASE);
   job_source_changed (d);
+  if (up)
+    replay_kick (&d->replay);
   if (state == SOURCE_CONNECTING)
     return;
   /* source_lost is only touched here, and a source's changes come one by
@@ -122,6 +125,7 @@ disk_open (const struct disk_config *cfg, char **error)
   housekeeper_init (&d->keeper);
   writeback_init (&d->writeback);
   parked_init (d);
+  boot_init (d);
   pthread_mutex_init (&d->gate_lock, NULL);
   cond_init (&d->gate_ended);
   d->gate_ms = GATE_MS;
@@ -142,6 +146,10 @@ disk_open (const struct disk_config *cfg, char **error)
   }
   if (jobs_open (d, error) == -1)
     goto fail;
+  if (boot_configure (d, cfg) == -1) {
+    message_set (error, "out of memory");
+    goto fail;
+  }
   if (!d->no_source) {
     struct source_config sc = backing_settings (d);
 
@@ -229,6 +237,7 @@ disk_start (struct disk *d, char **error)
     message_set (error, "cannot start a thread: %m");
     return -1;
   }
+  boot_start (d);
   if (d->src
       && source_start (d->src, d->has_identity ? &d->identity : NULL) == -1) {
     message_set (error, "cannot use the backing store %s: %m", d->backing);
@@ -249,6 +258,8 @@ static bool
 stop_all (struct disk *d, uint64_t until)
 {
   bool ended = jobs_stop (d, until);
+
+  ended &= boot_stop (d, until);
 
   if (d->src)
     source_stop (d->src);
@@ -292,6 +303,8 @@ close_steps (struct disk *d, uint64_t until, bool *stuck)
   }
   if (volume_close (d, err == 0) == -1 && err == 0)
     err = errno ? errno : EIO;
+  /* Last: nothing of the disk is to wait for it. */
+  boot_end (d);
   return err;
 }
 
@@ -392,6 +405,7 @@ disk_free (struct disk *d)
   housekeeper_destroy (&d->keeper);
   writeback_destroy (&d->writeback);
   parked_destroy (d);
+  boot_destroy (d);
   pthread_mutex_destroy (&d->gate_lock);
   pthread_cond_destroy (&d->gate_ended);
   free (d);
@@ -491,6 +505,7 @@ disk_get_info (struct disk *d, struct disk_info *info)
   info->guest_writes = counted (&d->guest_writes);
   info->flushes = counted (&d->flushes);
   info->commits = counted (&d->commits);
+  boot_get_info (d, &info->trace);
   job_get_info (d, &info->job);
   return 0;
 }

@@ -53,6 +53,26 @@ req_append (struct req_list *list, struct source_req *req)
 }
 
 void
+req_append_early (struct req_list *list, struct source_req *req)
+{
+  struct source_req *next = list->head;
+
+  while (next && next->early)
+    next = next->next;
+  if (!next) {
+    req_append (list, req);
+    return;
+  }
+  req->next = next;
+  req->prev = next->prev;
+  next->prev = req;
+  if (req->prev)
+    req->prev->next = req;
+  else
+    list->head = req;
+}
+
+void
 req_prepend (struct req_list *list, struct source_req *req)
 {
   req->prev = NULL;

@@ -12,6 +12,8 @@
 
 /* No lock: the list belongs to the caller. */
 void req_append (struct req_list *list, struct source_req *req);
+/* After those that are early, before the others. */
+void req_append_early (struct req_list *list, struct source_req *req);
 void req_prepend (struct req_list *list, struct source_req *req);
 void req_remove (struct req_list *list, struct source_req *req);
 struct source_req *req_pop (struct req_list *list);

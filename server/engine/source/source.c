@@ -189,6 +189,14 @@ source_start (struct source *src, const struct source_identity *expect)
   return 0;
 }
 
+bool
+source_has_background (struct source *src)
+{
+  LOCK_SCOPE (&src->lock);
+
+  return src->multi_conn && src->nr_conns > 1;
+}
+
 void
 source_submit (struct source *src, struct source_req *req)
 {
@@ -212,7 +220,10 @@ source_submit (struct source *src, struct source_req *req)
       req->internal = false;
       req->queue = req->prio;
       req->state = REQ_WAITING;
-      req_append (&src->waiting[req->queue], req);
+      if (req->early)
+        req_append_early (&src->waiting[req->queue], req);
+      else
+        req_append (&src->waiting[req->queue], req);
       if (req->deadline
           && (!src->next_deadline || req->deadline < src->next_deadline))
         src->next_deadline = req->deadline;

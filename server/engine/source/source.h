@@ -99,6 +99,7 @@ struct source_req {
   uint64_t deadline; /* ms on CLOCK_MONOTONIC, 0 = none: a request
                         that was not answered by then ends with
                         ETIMEDOUT (a lost source replays until then) */
+  bool early;        /* of the background: before all that is not */
   void *buf;         /* read: length bytes; NULL asks block status */
   void (*done) (struct source_req *req, int error);
   void *opaque;
@@ -125,6 +126,9 @@ struct source_req {
   struct source_extent *answer;
   size_t answer_size;
 };
+
+/* Has it connections that carry no demand, or may it open some? */
+bool source_has_background (struct source *src) __attribute__ ((nonnull (1)));
 
 /* Blocking, before any thread exists: connect, ask size and identity, close.
  * identity->digest is left zero when mode is SOURCE_IDENTITY_SIZE.  Returns 0,

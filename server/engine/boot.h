@@ -1,0 +1,50 @@
+/* boot.h - a disk's boot trace: which file it is, when it is recorded, replayed
+ * and saved.
+ *
+ * A trace is a hint.  Whatever is wrong with it costs a message and the hint,
+ * never the disk: no function here fails.
+ *
+ * Locking: boot_note from any thread with no lock held.  start from the thread
+ * that opens the disk, tick from the housekeeper, stop from the gate.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef BACKFILL_BOOT_H
+#define BACKFILL_BOOT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "recorder.h"
+#include "replay.h"
+
+struct disk;
+struct disk_config;
+struct disk_trace_info;
+
+struct boot {
+  bool is_used;
+  char *dir;  /* as given; NULL: path is, or the default */
+  char *path; /* of the trace; NULL: not known yet, or none is used */
+  struct recorder recorder;
+};
+
+void boot_init (struct disk *d);
+void boot_destroy (struct disk *d);
+
+/* What the keys say.  0, or -1: no memory. */
+int boot_configure (struct disk *d, const struct disk_config *cfg);
+/* Load the trace, begin to replay it, and record the next. */
+void boot_start (struct disk *d);
+/* A guest reads there, length not 0.  True: read-ahead is not needed. */
+bool boot_note (struct disk *d, uint64_t offset, uint64_t length);
+/* Save what was recorded, once nothing more is to be. */
+void boot_tick (struct disk *d, uint64_t now);
+/* End the replay.  False: its thread has not ended until then (ms), and
+ * boot_stop is to be called again. */
+bool boot_stop (struct disk *d, uint64_t until);
+/* End the recording, and save.  The housekeeper has ended. */
+void boot_end (struct disk *d);
+void boot_get_info (struct disk *d, struct disk_trace_info *info);
+
+#endif
