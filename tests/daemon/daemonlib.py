@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ import nbd
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
 import wait
+from proc import as_user, cli, end_on_signals, freeze, spawn
 from qmp import Qmp
 from wait import LONG
 
@@ -49,6 +49,16 @@ def wait_for(what, condition, limit=LONG):
 def finish():
     print("%d failed" % len(failures))
     sys.exit(1 if failures else 0)
+
+
+def main(names):
+    """Run the test_* functions, or those named as arguments."""
+    end_on_signals()
+    for name, test in sorted(names.items()):
+        if name.startswith("test_") and name in (sys.argv[1:] or [name]):
+            print("== " + name)
+            test()
+    finish()
 
 
 class Place:
@@ -113,9 +123,7 @@ class Place:
         return self.path("vols", name)
 
     def start(self, argv, log):
-        with open(self.path(log), "ab") as f:
-            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=f,
-                                 stderr=f)
+        p = spawn(argv, self.path(log))
         self.procs.append(p)
         return p
 
@@ -187,11 +195,6 @@ class Control(Qmp):
     def job(self, path):
         jobs = self.call("query-block-jobs", device=path)
         return jobs[0] if isinstance(jobs, list) and jobs else None
-
-
-def cli(*args):
-    return subprocess.run(["backfill", *args], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=LONG)
 
 
 def job_of(path):

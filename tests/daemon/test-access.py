@@ -7,11 +7,10 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
 
-from daemonlib import (LONG, MiB, Place, check, cli, finish, stop, wait_for)
+from daemonlib import (LONG, MiB, Place, as_user, check, main, stop)
 
 # Run by another user: ask, and print the answer's error name or "ok".
 ASK = """
@@ -30,10 +29,9 @@ except OSError as e:
 def ask_as(uid, p, command, **arguments):
     import json
     return subprocess.run(
-        ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups",
-         "/usr/bin/python3", "-c", ASK, os.path.dirname(
-             os.path.abspath(__file__)), p.path("run", "backfilld.sock"),
-         command, json.dumps(arguments)], stdout=subprocess.PIPE, text=True,
+        as_user(uid, "/usr/bin/python3", "-c", ASK, os.path.dirname(
+            os.path.abspath(__file__)), p.path("run", "backfilld.sock"),
+            command, json.dumps(arguments)), stdout=subprocess.PIPE, text=True,
         timeout=LONG).stdout.strip()
 
 
@@ -160,8 +158,8 @@ def test_other_users():
               os.stat(p.vol("own.img.backfill")).st_uid == 65534)
         p.control().call("disk-flush", device=p.vol("root.img"))
         listed = subprocess.run(
-            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-             "backfill", "-c", p.path("run", "backfilld.sock"), "list"],
+            as_user(65534, "backfill", "-c", p.path("run", "backfilld.sock"),
+                    "list"),
             stdout=subprocess.PIPE, text=True, timeout=LONG).stdout
         check("the list shows only one's own", "own.img" in listed
               and "root.img" not in listed, listed)
@@ -258,8 +256,4 @@ def test_wrong_options():
               in p.log("daemon.log"), p.log("daemon.log"))
 
 
-for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_") and name in (sys.argv[1:] or [name]):
-        print("== " + name)
-        test()
-finish()
+main(globals().copy())

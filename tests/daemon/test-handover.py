@@ -10,15 +10,13 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
-import sys
 import time
 
 import nbd
 
-from daemonlib import (LONG, MiB, Place, check, cli, connect, failures, finish,
-                       job_of, stop, wait_for)
+from daemonlib import (LONG, MiB, Place, check, cli, connect, freeze,
+                       job_of, main, stop, wait_for)
 
 
 def progress(path):
@@ -254,7 +252,7 @@ def test_killed_while_asked():
         p.create("a.img")
         p.control().call("block-allocate", device=path, speed=MiB)
         wait_for("it is on its way", lambda: progress(path) > 0)
-        d.send_signal(signal.SIGSTOP)
+        freeze(d.pid)
         sock = p.path("p.sock")
         guest = p.start([os.environ.get("NBDKIT", "nbdkit"), "-f", "-U", sock,
                          os.environ["BACKFILL_PLUGIN"], path], "nbdkit.log")
@@ -392,8 +390,4 @@ def test_offer_while_asked():
         stop(d)
 
 
-for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_") and name in (sys.argv[1:] or [name]):
-        print("== " + name)
-        test()
-finish()
+main(globals().copy())

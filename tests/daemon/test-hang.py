@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 
-from daemonlib import (LONG, MiB, Place, check, finish, stop,
-                       wait_for)
+from daemonlib import (LONG, MiB, Place, check, end_on_signals, finish,
+                       freeze, stop, wait_for)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SOON = 25  # what waits for something that hangs waits longer, or for ever
@@ -127,7 +127,7 @@ def test_source_that_hangs():
                                check=True)
         with open(p.path("state", "jobs.json"), "w", encoding="utf-8") as f:
             json.dump({"version": 1, "volumes": [p.vol(n) for n in names]}, f)
-        p.source.send_signal(signal.SIGSTOP)
+        freeze(p.source.pid)
         try:
             d = p.daemon("--idle=600")
             c = p.control()
@@ -205,6 +205,7 @@ def main():
     except OSError as e:
         print("skipped: no FUSE mounts here: %s" % e)
         sys.exit(77)
+    end_on_signals()
     # (It takes the half minute that such a client waits.)
     slow = [threading.Thread(target=t)
             for t in (test_unanswered, test_made_too_late)]

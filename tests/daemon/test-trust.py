@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 
-from daemonlib import (LONG, MiB, Control, Place, check, finish, wait_for)
+from daemonlib import (LONG, Control, MiB, Place, as_user, check, cli, freeze,
+                       main, wait_for)
 
 M, U = 12345, 12346
 
@@ -26,17 +27,6 @@ if os.geteuid() != 0:
 if not shutil.which("setpriv"):
     print("setpriv is missing")
     sys.exit(77)
-
-
-def as_user(uid, *argv):
-    return ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid,
-            "--clear-groups", *argv]
-
-
-def cli(*args, limit=LONG):
-    return subprocess.run(["backfill", *args], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, timeout=limit)
 
 
 class World(Place):
@@ -294,8 +284,8 @@ def test_one_bad_server_costs_its_own_rows():
         good = w.serve(U, "good", "size=1M", "name=good")
         frozen = w.serve(U, "frozen", "size=1M", "name=frozen")
         hers = w.serve(M, "hers", "size=1M", "name=hers")
-        frozen.send_signal(signal.SIGSTOP)
-        hers.send_signal(signal.SIGSTOP)
+        freeze(frozen.pid)
+        freeze(hers.pid)
         # Says anything at all, and is M's own.
         with open(w.path("M", "chaos.img"), "w") as f:
             f.truncate(65536)
@@ -652,8 +642,4 @@ def test_names_and_paths_forge_nothing():
                 and "\x9b" not in t, t)
 
 
-for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_"):
-        print("== " + name)
-        test()
-finish()
+main(globals().copy())

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 
-from daemonlib import LONG, MiB, Place, check, finish, stop, wait_for
+import daemonlib
+from daemonlib import (LONG, MiB, Place, check, freeze, main, stop, wait_for)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 M, U = 12345, 12346
@@ -75,8 +76,8 @@ sys.stdin.read()
 
 def as_user(uid, *argv, **kwargs):
     return subprocess.Popen(
-        ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups",
-         "prlimit", "--nofile=4096", "/usr/bin/python3", "-c", *argv],
+        daemonlib.as_user(uid, "prlimit", "--nofile=4096", "/usr/bin/python3",
+                          "-c", *argv),
         stdout=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -188,7 +189,7 @@ def test_slow_opens():
                 os.chown(name + end, M, M)
         d = p.daemon("--socket-mode=0666", "--idle=600", "--max-volumes=64")
         p.control().call("query-disks", device=p.vol("guest.img"))
-        p.source.send_signal(signal.SIGSTOP)
+        freeze(p.source.pid)
         try:
             flood = as_user(M, FLOOD, p.path("run", "backfilld.sock"),
                             json.dumps(names), stdin=subprocess.PIPE)
@@ -236,8 +237,4 @@ def test_crowd():
 if os.geteuid() != 0:
     print("skipped: not root: other users cannot be tried")
     sys.exit(77)
-for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_"):
-        print("== " + name)
-        test()
-finish()
+main(globals().copy())

@@ -12,10 +12,9 @@ import signal
 import struct
 import subprocess
 import threading
-import sys
 import time
 
-from daemonlib import (LONG, MiB, Place, check, cli, finish, job_of, stop,
+from daemonlib import (LONG, MiB, Place, check, cli, job_of, main, stop,
                        wait_for)
 
 F_OFD_GETLK = 36  # Python has it from 3.13 on
@@ -421,8 +420,4 @@ def test_one_state_directory():
               and str(d.pid) in r.stderr and p.path("state") in r.stderr, r)
 
 
-for name, test in sorted(globals().copy().items()):
-    if name.startswith("test_") and name in (sys.argv[1:] or [name]):
-        print("== " + name)
-        test()
-finish()
+main(globals().copy())

@@ -31,6 +31,7 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
 import wait
+from proc import freeze, spawn
 from qmp import Qmp, QmpError as ControlError
 from wait import TooLate
 
@@ -95,10 +96,7 @@ class Process:
         self.process = None
 
     def start(self):
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **(self.env or {})})
+        self.process = spawn(self.args, self.log_path, self.env)
         return self
 
     @property
@@ -114,12 +112,7 @@ class Process:
 
     def hang(self):
         """No answers, and all connections stay open."""
-        self.process.send_signal(signal.SIGSTOP)
-        wait_for(self.name + " stops", lambda: self.state() == "T")
-
-    def state(self):
-        with open("/proc/%d/stat" % self.pid) as f:
-            return f.read().rpartition(")")[2].split()[0]
+        freeze(self.pid)
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -30,7 +31,8 @@ import nbd
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
-from proc import die_with_parent
+import proc
+from proc import cli, die_with_parent, end_on_signals, freeze, spawn
 from qmp import Qmp as Control, QmpError
 from wait import LONG, wait_for
 
@@ -117,24 +119,17 @@ class Process:
     """A child whose standard error goes to a file; killed at the latest with
     the test."""
 
-    def __init__(self, d, argv, name, env=None, preexec=None, files=None):
+    def __init__(self, d, argv, name, env=None, files=None):
         self.name = name
         self.log = os.path.join(d.path, name + ".err")
         self.argv = argv
 
         def prepare():
-            die_with_parent()
             if files:
-                import resource
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-            if preexec:
-                preexec()
-        with open(self.log, "ab") as log:
-            self.begin = log.tell()
-            self.p = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
-                                      stdout=log, stderr=log,
-                                      env={**os.environ, **(env or {})},
-                                      preexec_fn=prepare, cwd=d.path)
+        self.begin = os.path.getsize(self.log) if os.path.exists(self.log) \
+            else 0
+        self.p = spawn(argv, self.log, env, prepare, cwd=d.path)
         self.pid = self.p.pid
         d.processes.append(self)
 
@@ -181,7 +176,7 @@ class Process:
             % (self.name, code, self.text())
 
     def hang(self):
-        self.p.send_signal(signal.SIGSTOP)
+        freeze(self.pid)
 
     def resume(self):
         self.p.send_signal(signal.SIGCONT)
@@ -326,12 +321,6 @@ class Server(Process):
         return 0
 
 
-def cli(*args, **kw):
-    return subprocess.run(["backfill", *args], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=LONG,
-                          **kw)
-
-
 def wait_job(server, *states, device=""):
     """Until the job is in one of the states; the job object."""
     def look():
@@ -467,12 +456,16 @@ def need_root():
         raise Skip("needs root")
 
 
-def as_nobody():
+def as_user(uid):
     """What to put before a command so that another user runs it."""
     need_root()
     if shutil.which("setpriv") is None:
         raise Skip("no setpriv")
-    return ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    return proc.as_user(uid)
+
+
+def as_nobody():
+    return as_user(65534)
 
 
 def built(path):
@@ -512,10 +505,7 @@ def main(names, mounts=False):
     if mounts:
         enter_namespace()
 
-    def end(signum, frame):
-        raise SystemExit(1)
-    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(sig, end)
+    end_on_signals()
     tests = [(n, f) for n, f in names.items() if n.startswith("test_")]
     wanted = sys.argv[1:]
     failed, passed = [], 0

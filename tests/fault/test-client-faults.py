@@ -18,7 +18,10 @@ import time
 import xml.dom.minidom
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-LONG = 120
+sys.path.insert(0, os.path.join(HERE, "../lib"))
+from proc import cli as run
+from wait import LONG
+
 failures = []
 
 
@@ -39,12 +42,6 @@ class Fake:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-
-
-def run(*args, env=None, **kw):
-    return subprocess.run(["backfill", *args], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=LONG,
-                          env={**os.environ, **(env or {})}, **kw)
 
 
 def check(what, condition, result=None):

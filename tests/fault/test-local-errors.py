@@ -9,7 +9,6 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import os
 import random
-import subprocess
 
 from locallib import *
 

@@ -8,7 +8,6 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import os
 import random
-import shutil
 
 from locallib import *
 

@@ -67,7 +67,7 @@ class Volume:
 
     def save(self, where):
         """As the files are now, while the server stands still."""
-        os.kill(self.s.pid, signal.SIGSTOP)
+        freeze(self.s.pid)
         os.makedirs(where, exist_ok=True)
         for f in self.files:
             subprocess.check_call(["cp", "-a", "--sparse=always", f, where])

@@ -8,20 +8,11 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import glob
 import importlib.util
 import os
-import shutil
 
 from locallib import *
 
 SIZE = 2 << 20
 USER, OTHER = 65534, 65533
-
-
-def as_user(uid):
-    need_root()
-    if shutil.which("setpriv") is None:
-        raise Skip("no setpriv")
-    return ("setpriv", "--reuid=%d" % uid, "--regid=%d" % uid,
-            "--clear-groups")
 
 
 def place(d, uid):

@@ -13,6 +13,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
 import wait
+from proc import freeze
 
 TOP = os.environ["TOP_SRCDIR"]
 BUILD = os.environ["TOP_BUILDDIR"]

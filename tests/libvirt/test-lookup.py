@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 import common
-from common import Disks, Nbdkit, calls, check, run
+from common import Disks, Nbdkit, calls, check, freeze, run
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -386,8 +386,10 @@ class Backing:
             "error-pread-file=" + self.trigger)
 
     def hang(self, on):
-        self.server.process.send_signal(signal.SIGSTOP if on
-                                        else signal.SIGCONT)
+        if on:
+            freeze(self.server.process.pid)
+        else:
+            self.server.process.send_signal(signal.SIGCONT)
 
     def fail(self, on):
         if on:
