@@ -26,6 +26,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "array.h"
 #include "cleanup.h"
 #include "keys.h"
 #include "plugin.h"
@@ -38,17 +39,12 @@ static struct plugin_config config;
 static struct section *
 section_add (void)
 {
-  struct section *p
-      = realloc (sections, (nr_sections + 1) * sizeof (struct section));
-
-  if (p == NULL) {
+  if (ARRAY_ROOM (sections, nr_sections) == -1) {
     nbdkit_error ("realloc: %m");
     return NULL;
   }
-  sections = p;
-  p += nr_sections++;
-  memset (p, 0, sizeof *p);
-  return p;
+  memset (&sections[nr_sections], 0, sizeof sections[0]);
+  return &sections[nr_sections++];
 }
 
 /* "the process", or the disk, for messages. */

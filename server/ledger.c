@@ -13,6 +13,7 @@
 
 #include <jansson.h>
 
+#include "array.h"
 #include "cleanup.h"
 #include "ledger.h"
 #include "message.h"
@@ -34,19 +35,16 @@ entry_free (struct ledger_entry *e)
 static struct ledger_entry *
 append (struct ledger *l, const char *path)
 {
-  struct ledger_entry **ptr
-      = reallocarray (l->entry, l->nr + 1, sizeof (struct ledger_entry *));
   struct ledger_entry *e;
 
-  if (!ptr)
+  if (ARRAY_ROOM (l->entry, l->nr) == -1)
     return NULL;
-  l->entry = ptr;
   e = calloc (1, sizeof *e);
   if (!e || !(e->path = strdup (path))) {
     entry_free (e);
     return NULL;
   }
-  ptr[l->nr++] = e;
+  l->entry[l->nr++] = e;
   return e;
 }
 
