@@ -52,7 +52,7 @@ pool_has_room (unsigned c)
   for (unsigned i = 0; i < POOL_CLASSES; i++)
     while (i != c && pool.nr[i] > 0 && pool.bytes + pool_size[c] > limit)
       munmap (pool_take (i), pool_size[i]);
-  /* There were more jobs. */
+  /* More jobs ran when these were kept. */
   while (pool.nr[c] > 0 && pool.bytes > limit)
     munmap (pool_take (c), pool_size[c]);
   return pool.nr[c] < POOL_KEEP && pool.bytes + pool_size[c] <= limit;

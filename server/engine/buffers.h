@@ -1,6 +1,6 @@
 /* buffers.h - memory for what is fetched, kept for reuse by the process.
  *
- * Locking: any thread; one lock of its own, a leaf.
+ * Locking: any thread may call.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -1,4 +1,4 @@
-/* commit.c - making writes durable: one commit runs, one forms.
+/* commit.c - making writes durable: group commit; one runs, one forms.
  *
  * The order is the whole point (I1): take what is pending, sync the store,
  * write S or snapshot, sync the sidecar, and only then call the bits stable.
@@ -6,7 +6,7 @@
  * joins the commit that forms, never the one that runs, as that one's
  * snapshot may have been taken before the flush arrived.
  *
- * Whoever finds none running leads the one that forms; the others wait.
+ * A thread that finds none running leads the one that forms; the others wait.
  *
  * A failed sync is final (G24): the kernel has forgotten which pages were not
  * written.  W stays marked "syncing", so that the next open writes what the
@@ -50,10 +50,11 @@ commit_destroy (struct committer *c)
 }
 
 /* Syncs of one store may run side by side: a commit's, and writes that sync
- * themselves.  A failure is told to one of them only, and what the others were
- * told then means nothing: the disk has lost its cache, or the description has
- * been told already.  So whoever ends looks for a failure again when all that
- * began before have ended, and have noted theirs. */
+ * themselves.  The kernel reports a failure to one of them only.  The success
+ * of the others means nothing then: the drive has lost its cache, or the file's
+ * description has had its report already.  So a thread that has synced looks
+ * for a failure again when all syncs that began earlier have ended, and have
+ * noted theirs. */
 void
 sync_begin (struct disk *d, struct syncing *s)
 {
@@ -117,8 +118,8 @@ commit_set_failed (struct disk *d, int err)
 {
   int none = 0;
 
-  /* So that the next open does not take the pending for written: before anyone
-   * is told. */
+  /* W says so before any thread is told: the next open must not take pending
+   * bytes for written. */
   if (d->work && work_fail (d->work) == -1)
     log_error ("cannot write the working map %s: %m", d->work->path);
   if (atomic_compare_exchange_strong_explicit (&d->commit.sticky, &none, err,
@@ -131,7 +132,8 @@ commit_set_failed (struct disk *d, int err)
   }
 }
 
-/* All is live, and the store synced: the header alone says so from now on. */
+/* All granules are live and the store is synced: say so in the header, which
+ * alone counts from now on. */
 static int
 set_complete (struct disk *d)
 {
@@ -142,8 +144,7 @@ set_complete (struct disk *d)
   d->sc->h.state |= SIDECAR_COMPLETE;
   sync_begin (d, &s);
   err = sidecar_write_header (d->sc) == -1 ? errno : 0;
-  /* If it failed, which of the two states is on the disk is not known: both
-   * are true. */
+  /* After a failure either header may be on the drive: both are true. */
   err = sync_end (d, &s, err);
   if (err) {
     errno = err;
@@ -199,15 +200,14 @@ commit_pending (struct disk *d, unsigned flags)
   bool all_live = false, durable = false, named;
   int err;
 
-  /* What is only copied is kept back for a checkpoint: then a flush need not
-   * look at it. */
+  /* Copied bits alone wait for a checkpoint: a flush need not look at them. */
   if (!map_is_complete (d->map) && (flags != 0 || map_has_guest (d->map))) {
     snap = map_snapshot (d->map, flags & COMMIT_HOLES);
     if (!snap)
       return ENOMEM;
-    /* Asked before the sync, so that the sync covers every granule.  With
-     * nothing pending nothing has changed, and asking may read the map: only
-     * at a job's end or the disk's. */
+    /* map_all_live comes before the sync, so that the sync covers every
+     * granule. It may have to read S: with nothing pending, when nothing has
+     * changed, it is asked only at a job's end or the disk's. */
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
                && map_all_live (d->map);
   }
@@ -234,8 +234,8 @@ commit_once (struct disk *d, unsigned flags)
     return commit_failed (d);
   PROBE (commit_begin, d, flags);
   count (&d->commits, 1);
-  /* Before it is asked what is pending: what is marked after that says itself
-   * that a sync runs. */
+  /* This comes before the snapshot: bits that are marked later say in W that a
+   * sync runs. */
   if (d->work)
     work_sync_begin (d->work);
   err = commit_pending (d, flags);

@@ -1,4 +1,4 @@
-/* commit.h - making writes durable: one commit runs, one forms.  See commit.c.
+/* commit.h - making writes durable: group commit.  See commit.c.
  *
  * Errors: errno, 0 is success.
  *
@@ -24,13 +24,13 @@ struct syncing {
 
 /* One commit runs, one forms. */
 struct committer {
-  struct lock lock;
+  struct lock lock; /* guards running, flags and forming */
   pthread_cond_t done;
   bool running;
   unsigned flags; /* of the one that forms */
   struct commit_waiter *forming;
   _Atomic int sticky; /* errno of a failed sync: final until reopened (G24) */
-  struct lock sync_lock;
+  struct lock sync_lock; /* guards under_way and syncs */
   pthread_cond_t sync_ended;
   TAILQ_HEAD (, syncing) under_way; /* in the order of their numbers */
   uint64_t syncs;
@@ -44,10 +44,11 @@ void commit_destroy (struct committer *c);
 /* Durable when it returns: every bit and byte that was pending when it was
  * called.  0 or errno. */
 int commit_run (struct disk *d, unsigned flags);
-/* Around whatever syncs the store, or another file of its disk, and waits for
- * no lock.  err: errno of the sync, or 0.  What it has synced is durable when
- * sync_settle has been called with what sync_leave gave: 0, or errno of any
- * that has failed.  sync_end is both. */
+/* Whoever syncs the store, or another file that may be on the same drive, does
+ * so between sync_begin and sync_leave, and waits for no lock there.  err:
+ * errno of the sync, or 0.  What was synced is durable when sync_settle, given
+ * what sync_leave gave, returns 0; else it returns errno of a sync that has
+ * failed. sync_end is sync_leave and sync_settle. */
 void sync_begin (struct disk *d, struct syncing *s);
 uint64_t sync_leave (struct disk *d, struct syncing *s, int err);
 int sync_settle (struct disk *d, uint64_t nr);

@@ -18,10 +18,10 @@
 #include "probe.h"
 #include "proof.h"
 
-/* Known zeros become local in steps, so that a guest's write never waits long
- * for the claim. */
+/* Known zeros become local in steps of so many bytes, each under a claim of its
+ * own, so that a guest's write never waits long for it. */
 #define ZERO_STEP (UINT64_C (1) << 30)
-/* The same where zeros have to be written. */
+/* The same in a store that has to write them. */
 #define SLOW_ZERO_STEP (UINT64_C (16) << 20)
 
 void
@@ -49,9 +49,9 @@ copier_queue (struct fetch *f)
     LOCK_SCOPE (&c->lock);
     STAILQ_INSERT_TAIL (&c->queue, f, queued);
   }
-  /* Without copiers.lock, which the copier needs at once.  f may be gone by
-   * now; the disk is not, as its source is stopped and its guests have left
-   * first. */
+  /* copiers.lock is not held here, as the copier that wakes needs it at once.
+   * Another copier may have freed f by now.  The disk is still there: it is
+   * freed after its source has stopped and its guests have left. */
   pthread_cond_signal (&c->wake);
 }
 
@@ -198,8 +198,8 @@ commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
   while (!*dropped && g < last && err == 0) {
     enum map_state state = map_run (d->map, g, last, &stop);
 
-    /* The map is looked at again under the claim: what a guest has written
-     * since the fetch was made stays. */
+    /* The copier looks at the map again, under its claim: what a guest has
+     * written since the fetch was made stays. */
     if (state == MAP_ABSENT)
       err = f->zero ? zero_claimed (d, granule_offset (d, g),
                                     granule_offset (d, stop),
@@ -207,8 +207,8 @@ commit_fetch (struct disk *d, struct fetch *f, bool *dropped)
                     : commit_run_of (d, f, g, stop, &wrote);
     else if (state == MAP_DAMAGED)
       err = EIO;
-    /* Parts of writes may wait for this very fetch.  After an error the
-     * granule is absent, and they go on waiting. */
+    /* Parked parts may wait for this very fetch.  After an error the granule is
+     * absent, and their owners go on waiting. */
     if (err == 0)
       parked_apply (d, g, stop);
     g = stop;

@@ -3,8 +3,8 @@
  * Each disk has its own: a store that hangs takes its own copiers only.  They
  * commit a fetch under a claim, and write only what is still absent then (I3).
  *
- * Locking: the queue has a leaf lock of its own, copiers.lock.  A copier holds
- * a claim across its I/O to the store.
+ * Locking: any thread may call, but for start and stop.  A copier holds a claim
+ * across its I/O to the store.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

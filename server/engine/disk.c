@@ -2,18 +2,18 @@
  *
  * Reads: local runs come from the store, absent ones from the fetch table.
  *
- * Changes (write, zero, trim) hold a claim on their granules from the moment
- * they come in: what they look at first, the map above all, may have to be read
- * from the sidecar, and a change that waits for that must not be overtaken by
- * a later one, as its client may have gone, and somebody else been told that
- * the later one is done (G9).
+ * A change (write, zero, trim) has a claim on its granules from the moment it
+ * comes in.  What it looks at first, the map above all, may have to be read
+ * from the sidecar.  A later change must not overtake it meanwhile: its client
+ * may have gone, and another client may have been told that the later one is
+ * done (G9).
  *
  * A granule that is local is marked as the guest's before its bytes are
- * changed, one that is absent after.  Local bytes are seen as soon as they are
- * in the store: so they are seen by nobody whose flush does not make the bit
- * durable, whether the store's call succeeds, fails half way, or never
- * returns.  An absent granule's bytes are seen when it is marked: if that does
- * not come, nothing has changed.
+ * changed, one that is absent after.  Readers see local bytes as soon as they
+ * are in the store.  So nobody sees them whose flush does not make the bit
+ * durable, whether the store's call succeeds, fails half way, or never returns.
+ * Readers see an absent granule's bytes when it is marked: if that does not
+ * come, nothing has changed.
  *
  * Whole granules, and edges that are local, are done at once.  An edge on an
  * absent granule is a read-modify-write: it is parked (parked.h), the claim is
@@ -21,7 +21,7 @@
  * whose client has gone is never applied after a later acknowledged one (G9),
  * and nobody who does not need the source waits for it (I4).
  *
- * Locking: claims, and what is called; no lock of its own.
+ * Locking: the claims; no lock of its own.
  *
  * Left out: what makes bits durable (commit.c), copying (fetch.c), block status
  * (look.c).
@@ -220,7 +220,8 @@ disk_cache (struct disk *d, uint64_t count_, uint64_t offset)
     return -1;
   if (!in_range (d, count_, offset))
     return disk_leave (d, EINVAL);
-  /* In steps, so that little is in flight for a huge range. */
+  /* Back-pressure: a huge range is made local in steps, so that little is in
+   * flight. */
   while (offset < end && err == 0 && !map_is_complete (d->map)
          && !d->read_only) {
     uint64_t stop = min_u64 (end, offset + (8u << 20));

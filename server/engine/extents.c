@@ -9,10 +9,11 @@
  * Calling a run data when it is zero costs a read, never truth: so a slot
  * that cannot be asked, or has too many runs, is data.
  *
- * Memory: all slots together keep MAX_RUNS runs; the least recently used
+ * Memory: all slots together keep MAX_RUNS runs; then the least recently used
  * slot is forgotten.
  *
- * Locking: one leaf lock; not held when the source is called.
+ * Locking: extents.lock guards the slots.  No thread holds it when it calls the
+ * source.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -138,8 +139,8 @@ add_run (struct slot *s, uint64_t start, uint64_t end, unsigned flags)
   struct disk *d = s->e->d;
 
   ASSERT_HELD (&s->e->lock);
-  /* Zeros that two answers share a granule of are still zeros: join first,
-   * round when the run is used. */
+  /* The zeros of one granule may come in two answers: runs are joined here, and
+   * rounded to granules when they are used. */
   if (s->nr > 0 && s->run[s->nr - 1].end == start
       && s->run[s->nr - 1].flags == flags) {
     s->run[s->nr - 1].end = end;
@@ -191,7 +192,7 @@ answered (struct source_req *req, int error)
     }
     else if (error == ESHUTDOWN || error == ETIMEDOUT || error == ECANCELED)
       forget (e, s);
-    /* A server that cannot tell: the rest is data. */
+    /* After any other error the server cannot tell: the rest is data. */
     if (more)
       prepare (s);
     else {
@@ -225,7 +226,8 @@ slot_of (struct extents *e, uint64_t offset)
   return s;
 }
 
-/* Is there anything to ask?  False: all is data, or nothing is known yet. */
+/* Is there a source that can tell?  False: all is data, or it is not known yet
+ * what the source can do. */
 static bool
 can_ask (struct disk *d)
 {
@@ -334,7 +336,7 @@ extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
         return ESHUTDOWN;
       if (now_ms () >= deadline)
         return ETIMEDOUT;
-      /* Not asked when the source is away: look again now and then. */
+      /* Nothing is asked while the source is away: look again every 20 ms. */
       lock_wait_ms (&e->changed, &e->lock,
                     !s || s->state == SLOT_NONE
                         ? min_u64 (deadline, now_ms () + 20)

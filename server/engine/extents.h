@@ -1,6 +1,6 @@
 /* extents.h - what the source says is zero.  See extents.c.
  *
- * Locking: extents.c's own; any thread may call.
+ * Locking: any thread may call.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -44,7 +44,7 @@ submit (struct fetch *f)
 
   {
     LOCK_SCOPE (&d->fetch.lock);
-    /* A guest may have joined since it was made. */
+    /* A guest may have joined since the fetch was made. */
     if (f->demand)
       f->req.prio = SOURCE_DEMAND;
     prio = f->req.prio;
@@ -52,7 +52,7 @@ submit (struct fetch *f)
 
   f->req.offset = f->offset;
   f->req.length = (uint32_t)(f->end - f->offset);
-  /* A job's fetch waits as long as its source is away; a guest's not. */
+  /* A job's fetch waits for a source that is away; a guest's has a time. */
   f->req.deadline = f->job ? 0 : now_ms () + d->timeout;
   f->req.buf = f->buf;
   f->req.done = arrived;
@@ -64,7 +64,7 @@ submit (struct fetch *f)
   source_submit (d->src, &f->req);
 }
 
-/* On an I/O thread. */
+/* The source's answer, on an I/O thread. */
 static void
 arrived (struct source_req *req, int error)
 {
@@ -77,7 +77,7 @@ arrived (struct source_req *req, int error)
   PROBE (fetch_arrived, d, offset, end, error);
   if (error == 0) {
     count (&d->bytes_fetched, end - offset);
-    /* The last granule's tail, past the disk's end. */
+    /* The last granule's tail, past the disk's end, is zeros. */
     if (f->buf_size > end - offset)
       memset (f->buf + (end - offset), 0,
               min_u64 (f->buf_size - (end - offset),
@@ -115,8 +115,8 @@ arrived (struct source_req *req, int error)
   fetch_unref (f);
 }
 
-/* Read the map of [offset, end) into memory, before the table's lock is taken:
- * I/O threads, which serve all disks, want that lock, and must not wait for
+/* Read the map of [offset, end) into memory, before fetch_table.lock is taken:
+ * I/O threads, which serve all disks, take that lock, and must not wait for
  * this disk's sidecar. */
 static void
 load_map (struct disk *d, uint64_t offset, uint64_t end)
@@ -172,7 +172,7 @@ join (struct fetch *f, uint64_t offset, uint64_t limit, enum source_prio prio,
       = (struct fetch_piece){ f, offset, min_u64 (limit, f->end), false, NULL };
   if (prio == SOURCE_DEMAND && f->state == FETCH_ASKED && !f->promote
       && f->req.prio != SOURCE_DEMAND) {
-    /* It may still wait behind other background work. */
+    /* The request may still wait behind others in the source's queues. */
     f->promote = true;
     f->refs++;
     *cancel = f;
@@ -214,7 +214,8 @@ make (struct disk *d, uint64_t offset, uint64_t limit, enum source_prio prio,
     uint64_t wide_start, wide_end;
     bool zero;
 
-    /* The whole run, or what of it is near, becomes local at once. */
+    /* Zeros cost nothing to ask: the whole run becomes local, as far as its map
+     * is in memory. */
     if (next_gap (d, start, loaded, d->size, &wide_start, &wide_end, &zero)
         && wide_start == start && zero)
       end = wide_end;
@@ -352,7 +353,8 @@ fetch_settle (struct disk *d, struct fetch_piece *piece, uint64_t deadline)
   }
   if (err == 0 && f->error)
     err = piece->own ? f->error : EAGAIN;
-  /* Read, but not kept: too much waited for the store, or its job ended. */
+  /* It was read, but not kept: too much waited for the store, or its job has
+   * ended. */
   else if (err == 0 && f->state != FETCH_KEPT)
     err = EAGAIN;
   piece_drop (piece);
@@ -397,7 +399,7 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
   if (d->read_only || d->no_source || is_gated (d)
       || !__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE))
     return;
-  /* Local data all around is the common case: it takes no lock. */
+  /* Local data all around is the common case: no lock is taken for it. */
   if (is_local_around (d, offset, offset + length) && !miss)
     return;
   if (miss)

@@ -5,7 +5,8 @@
  * bytes as soon as they arrive; the disk's copiers (copier.h) put them into the
  * store afterwards.
  *
- * Locking: any thread, with no lock held.  Only where it is said a call waits.
+ * Locking: any thread may call, with no lock held.  A call waits only where
+ * that is said.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -30,12 +31,12 @@ struct fetch_piece {
 int fetch_get (struct disk *d, uint64_t offset, uint64_t limit,
                enum source_prio prio, struct fetch_piece *piece);
 /* Wait for the piece's bytes, at most until deadline (ms), copy them to dst
- * (not NULL) and let the piece go.  0; EAGAIN: the fetch failed for other
+ * (not NULL) and give the piece back.  0; EAGAIN: the fetch failed for other
  * bytes than these, or before others' time was over: get again, if there is
  * time; ECANCELED: abandoned; else errno. */
 int fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
                 uint64_t deadline);
-/* Let a piece go without waiting. */
+/* Give a piece back without waiting. */
 void fetch_drop (struct disk *d, struct fetch_piece *piece);
 /* For a caller that only wants the piece local: as fetch_take, but wait until
  * a copier has put it into the store, and copy nothing. */

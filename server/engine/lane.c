@@ -70,7 +70,8 @@ grant (uint64_t now)
   }
 }
 
-/* Somebody waits: whose time is over has to go. */
+/* End leases whose time is over, as many as jobs wait for, and grant those
+ * lanes. */
 static void
 expire (uint64_t now)
 {

@@ -9,7 +9,7 @@
  * for longer.  What it has in flight by then stays in flight.  Where nobody
  * waits a lease goes on.
  *
- * Locking: its own, innermost but for nothing.
+ * Locking: any thread may call.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -33,13 +33,13 @@ struct lane {
 
 void lane_init (struct lane *l);
 void lane_destroy (struct lane *l);
-/* True: it may send a request now (ns).  False: it is queued. */
+/* True: the job may send a request now (ns).  False: it is queued. */
 bool lane_take (struct lane *l, uint64_t now);
-/* It has had an answer. */
+/* The job has had an answer: its lease is extended. */
 void lane_progress (struct lane *l);
-/* Wait for it, a short while. */
+/* Wait for the lane, a tenth of a second at most. */
 void lane_wait (struct lane *l);
-/* Neither holds nor waits any more. */
+/* Give the lane back, or leave the queue. */
 void lane_leave (struct lane *l);
 
 #endif

@@ -3,8 +3,8 @@
  * Local runs are asked of the store's own holes, absent ones of what the source
  * says is zero.  What cannot be known, or not in time, counts as data (G7).
  *
- * Locking: none; claims are not needed, as what was data when it was looked at
- * may only be called data.
+ * Locking: none.  No claim is needed: each run is described as it was at a
+ * moment of the call, and changes that run beside it are not ordered with it.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -25,7 +25,7 @@ struct extent_run {
   uint64_t data_start, data_stop; /* of the store, as last seen */
 };
 
-/* Hand on the run before, if this one is of another kind. */
+/* Join the run to the one before, or hand that on, if it is of another kind. */
 static void
 extent_add (struct extent_run *x, uint64_t offset, uint64_t end, unsigned flags)
 {
@@ -112,7 +112,7 @@ disk_extents (struct disk *d, uint64_t count_, uint64_t offset,
   return disk_leave (d, x.any ? 0 : err);
 }
 
-/* store_next_data, which is asked once for an extent of data, not once for
+/* As store_next_data, which is asked once for an extent of data, not once for
  * each region in it.  A hole is not remembered: what was fetched into it since
  * was never zero. */
 static int

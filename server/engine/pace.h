@@ -4,7 +4,7 @@
  * speed limits allow; while a guest is active a job has few requests in flight,
  * with time between.
  *
- * Locking: the pump's thread only.
+ * Locking: only the pump's thread calls these.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,7 +23,7 @@ enum halt {
   HALT_FAILURE = 8, /* a request has failed: see handle_failure */
 };
 
-/* With job.lock held: */
+/* The caller holds job.lock: */
 
 /* Why the pump is not to go on: a set of enum halt.  Only the pump sets errnum,
  * and it leaves then. */
@@ -31,10 +31,10 @@ unsigned pace_why_halt (struct disk *d);
 /* Wait until no request is in flight, or one of these halts holds. */
 void pace_wait_answers (struct disk *d, unsigned halts);
 
-/* Without: */
+/* The caller does not: */
 
-/* Wait until the pump may go on, not before `not_before` (ms).  The source may
- * be lost all the same, if nothing is needed of it any more. */
+/* Wait until the pump may go on, not before `not_before` (ms).  It may go on
+ * without a source, if nothing of it is needed any more. */
 enum turn pace_wait_turn (struct disk *d, uint64_t not_before);
 /* Wait for room, a lane, and what the speed limits allow.  False: something
  * keeps the pump from going on. */

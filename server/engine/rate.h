@@ -1,9 +1,9 @@
 /* rate.h - a speed limit: a leaky bucket without a burst.
  *
- * Each request books the time after the one before; so that over any second
- * no more than the limit passes, but for one request.
+ * Each request books the time that follows the one before it, so that over any
+ * second no more than the limit passes, but for one request.
  *
- * Locking: its own.
+ * Locking: any thread may call.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

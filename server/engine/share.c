@@ -1,9 +1,9 @@
 /* share.c - see share.h.
  *
- * A slot has a condition variable of its own, as whoever grants one holds the
- * lock of another job and cannot take this job's.  The price is that a job that
- * queues does not see its own condition variable: who changes a job kicks its
- * slot too.
+ * Each slot has a condition variable of its own: the thread that grants a slot
+ * may hold its own job's lock, and then cannot take that of the job that gets
+ * the slot.  The price: a pump that waits for a slot does not see job.changed,
+ * so whoever changes a job kicks its slot too.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -10,8 +10,7 @@
  * others do (see the pump): a source or store that hangs takes nothing from
  * the jobs of other disks.
  *
- * Locking: the slots have one lock, a leaf: nothing is locked while it is held.
- * The numbers are atomic.
+ * Locking: any thread may call.  slots.lock (share.c) guards all slots.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -25,8 +24,7 @@
 
 #include "rate.h"
 
-/* A job's place among the others; owned by the job.  The members are guarded
- * by the slots' lock. */
+/* A job's place among the others; owned by the job. */
 struct slot {
   TAILQ_ENTRY (slot) link; /* while queued */
   pthread_cond_t changed;
