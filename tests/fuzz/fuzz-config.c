@@ -151,7 +151,7 @@ check_config (const struct plugin_config *c)
   }
   CHECK (!c->control || c->control[0] == '/');
   CHECK (!c->runtime_dir || c->runtime_dir[0] == '/');
-  CHECK (c->control_mode <= 0777 && c->total_speed <= INT64_MAX);
+  CHECK (c->access.mode <= 0777 && c->total_speed <= INT64_MAX);
 }
 
 int
