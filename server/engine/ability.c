@@ -23,7 +23,7 @@
 /* Not in the kernel's headers. */
 #define ZFS_MAGIC 0x2fc12fc1ul
 
-/* No cluster of a file system is larger. */
+/* No file system's cluster is larger. */
 #define PIECE 65536u
 #define USUAL_BLOCK 4096u
 #define NR_PIECES 3u
@@ -71,14 +71,14 @@ ability_look (struct abilities *a, int fd)
 static enum ability_state
 get (const struct abilities *a, enum ability what)
 {
-  return (enum ability_state)__atomic_load_n (&a->state[what],
-                                              __ATOMIC_RELAXED);
+  return (enum ability_state)atomic_load_explicit (&a->state[what],
+                                                   memory_order_relaxed);
 }
 
 static void
 set (struct abilities *a, enum ability what, enum ability_state state)
 {
-  __atomic_store_n (&a->state[what], (uint8_t)state, __ATOMIC_RELAXED);
+  atomic_store_explicit (&a->state[what], (uint8_t)state, memory_order_relaxed);
 }
 
 bool
@@ -158,14 +158,14 @@ try_mode (struct abilities *a, enum ability what, int fd, int mode)
     r = fallocate (fd, mode | FALLOC_FL_KEEP_SIZE, PIECE, PIECE);
   while (r == -1 && errno == EINTR);
   if (r == 0)
-    /* One that says that it did, and did not, is not used either. */
+    /* A file system that reports success without the effect lacks it, too. */
     set (a, what,
          holds (fd, 0, 'x') && holds (fd, 1, 0) && holds (fd, 2, 'x')
              ? ABILITY_TRIED
              : ABILITY_MISSING);
   else if (ability_is_lack (errno))
     set (a, what, ABILITY_MISSING);
-  /* No room, or worse: it is not known. */
+  /* After any other error, such as no room, it stays unknown. */
 }
 
 void

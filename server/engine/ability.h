@@ -1,13 +1,13 @@
 /* ability.h - what the file system under a file can do.
  *
- * It is found out, not assumed, for each store when it is opened: by trying on
- * a scratch file beside it, and by the file system's type where trying cannot
- * tell.  What the scratch file could not tell is learnt from the first use.
+ * It is found out, not assumed, for each store when it is opened: by trials on
+ * a scratch file beside it, and by the file system's type where a trial cannot
+ * tell.  The rest is learnt from the first use on the store itself.
  *
- * Holes are believed of few: a file system whose dirty pages look like holes
- * (FUSE with a write-back cache; OpenZFS 2.1.4 to 2.2.1), or that stands for
- * another one, would have us take data for zeros.  FILE SYSTEMS in
- * docs/nbdkit-backfill-plugin.pod says what is done where.
+ * SEEK_DATA and SEEK_HOLE are believed of few file systems: one whose dirty
+ * pages look like holes (FUSE with a write-back cache; OpenZFS 2.1.4 to 2.2.1),
+ * or that stands for another one, would have us take data for zeros.  FILE
+ * SYSTEMS in docs/nbdkit-backfill-plugin.pod says what is done where.
  *
  * Locking: none needed.  States are read and written relaxed-atomically; a
  * lost update costs one more attempt.
@@ -17,6 +17,7 @@
 #ifndef BACKFILL_ABILITY_H
 #define BACKFILL_ABILITY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -38,9 +39,9 @@ enum ability_state {
 };
 
 struct abilities {
-  uint8_t state[NR_ABILITIES]; /* enum ability_state, atomic */
-  bool tells_holes;            /* SEEK_DATA and SEEK_HOLE may be believed */
-  bool is_remote;              /* another machine's, or a program's */
+  _Atomic uint8_t state[NR_ABILITIES]; /* enum ability_state */
+  bool tells_holes; /* SEEK_DATA and SEEK_HOLE may be believed */
+  bool is_remote;   /* another machine's, or a program's */
   /* Bytes, a power of two.  fallocate is to be asked for whole ones of these
    * only: e2fsprogs' fuse2fs leaves the rest of a block as it is, which the
    * kernel's page cache shows as zeros until the file is opened anew. */
@@ -55,7 +56,7 @@ void ability_try (struct abilities *a, int fd) __attribute__ ((nonnull (1)));
 
 bool ability_is_missing (const struct abilities *a, enum ability what)
     __attribute__ ((nonnull (1)));
-/* It is known to work. */
+/* The ability is known to work. */
 bool ability_is_there (const struct abilities *a, enum ability what)
     __attribute__ ((nonnull (1)));
 /* An attempt on the file itself ended with err, 0 or errno.  True: this file

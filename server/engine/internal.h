@@ -33,6 +33,7 @@
 #include "log.h"
 #include "map.h"
 #include "message.h"
+#include "proof.h"
 #include "replay.h"
 #include "sidecar.h"
 #include "source/source.h"
@@ -128,9 +129,7 @@ struct disk {
   uid_t owner;    /* atomic: the store's, by the housekeeper's last look */
   bool was_plain; /* it had no sidecar and no mark: detaching leaves none */
 
-  /* atomic: a change has failed, and what W's sums of it are is not known */
-  bool sums_unsure;
-  bool count_behind; /* atomic: it could not be raised */
+  struct proof proof;
 
   /* Since the last checkpoint. */
   uint64_t copied; /* atomic, bytes */

@@ -49,6 +49,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -78,16 +79,16 @@ static uint32_t
 sum_of_zeros (uint64_t length)
 {
   static const uint8_t zeros[WORK_UNIT_MAX];
-  static uint32_t whole;
+  static _Atomic uint32_t whole;
   uint32_t sum;
 
   if (length < WORK_UNIT_MAX)
     return crc32c_pieces (zeros, length);
   /* 0 is "not known yet". */
-  sum = __atomic_load_n (&whole, __ATOMIC_RELAXED);
+  sum = atomic_load_explicit (&whole, memory_order_relaxed);
   if (sum == 0) {
     sum = crc32c_pieces (zeros, length);
-    __atomic_store_n (&whole, sum, __ATOMIC_RELAXED);
+    atomic_store_explicit (&whole, sum, memory_order_relaxed);
   }
   return sum;
 }
@@ -98,24 +99,25 @@ count_in_sidecar (void *opaque, uint64_t n)
   return sidecar_write_count (opaque, n);
 }
 
-/* Where the sidecar cannot be written the guest need not wait for that, before
- * he flushes: it is tried again with the next change. */
+/* A failure does not fail the guest's change, which is not flushed yet: the
+ * next change tries again. */
 static void
 raise_count (struct disk *d)
 {
   bool behind = work_count (d->work, count_in_sidecar, d->sc) == -1;
 
-  __atomic_store_n (&d->count_behind, behind, __ATOMIC_RELAXED);
+  atomic_store_explicit (&d->proof.count_behind, behind, memory_order_relaxed);
 }
 
 static void
 raise_count_again (struct disk *d)
 {
-  if (__atomic_load_n (&d->count_behind, __ATOMIC_RELAXED))
+  if (atomic_load_explicit (&d->proof.count_behind, memory_order_relaxed))
     raise_count (d);
 }
 
-/* What nr units from `at` on hold now.  A hole is not read. */
+/* Sums of what nr units from `at` on hold in the store now.  A hole is not
+ * read. */
 static int
 sums_of_store (struct disk *d, uint64_t at, unsigned nr, uint32_t *sums)
 {
@@ -139,7 +141,7 @@ sums_of_store (struct disk *d, uint64_t at, unsigned nr, uint32_t *sums)
   return 0;
 }
 
-/* What the unit at `at` will hold. */
+/* The sum of what the unit at `at` holds after the change. */
 static int
 sum_after (struct disk *d, uint64_t at, const struct range *r, uint32_t *sum)
 {
@@ -161,7 +163,8 @@ sum_after (struct disk *d, uint64_t at, const struct range *r, uint32_t *sum)
   return 0;
 }
 
-/* Live granules: nr units from `at` on, of which W has sums, or not yet. */
+/* Write the sums of nr units of live granules from `at` on, before the store is
+ * changed.  named: W has sums of them. */
 static int
 batch_before (struct disk *d, uint64_t at, unsigned nr, bool named,
               const struct range *r)
@@ -169,7 +172,9 @@ batch_before (struct disk *d, uint64_t at, unsigned nr, bool named,
   struct work_sums sums[BATCH];
   uint32_t now[BATCH];
   uint64_t first = at / d->work->unit;
-  bool known = named && !__atomic_load_n (&d->sums_unsure, __ATOMIC_ACQUIRE);
+  bool known
+      = named
+        && !atomic_load_explicit (&d->proof.sums_unsure, memory_order_acquire);
   bool zeros = false;
 
   if (known ? work_read_sums (d->work, first, nr, sums) == -1
@@ -191,7 +196,8 @@ batch_before (struct disk *d, uint64_t at, unsigned nr, bool named,
   return work_write_sums (d->work, first, nr, sums);
 }
 
-/* Absent ones, which have been written. */
+/* Write the sums of nr units of absent granules, after the store was changed.
+ */
 static int
 batch_after (struct disk *d, uint64_t at, unsigned nr, bool guest,
              const struct range *r)
@@ -211,8 +217,7 @@ batch_after (struct disk *d, uint64_t at, unsigned nr, bool guest,
   return work_write_sums (d->work, first, nr, sums);
 }
 
-/* How many units granules [g, end) are, and not more than a batch: whole
- * granules. */
+/* Where the granules from g on end whose units fit in a batch. */
 static uint64_t
 batch_end (const struct disk *d, uint64_t g, uint64_t end)
 {
@@ -223,11 +228,13 @@ static unsigned
 units_of (const struct disk *d, uint64_t g, uint64_t end)
 {
   uint64_t bytes = granule_offset (d, end) - (g << d->shift);
+  unsigned nr = (unsigned)((bytes + d->work->unit - 1) / d->work->unit);
 
-  return (unsigned)((bytes + d->work->unit - 1) / d->work->unit);
+  assert (nr > 0 && nr <= BATCH);
+  return nr;
 }
 
-/* A live run. */
+/* proof_before, for a run of live granules. */
 static int
 live_before (struct disk *d, uint64_t g, uint64_t end, const struct range *r)
 {
@@ -265,8 +272,9 @@ live_before (struct disk *d, uint64_t g, uint64_t end, const struct range *r)
   return behind;
 }
 
-/* The store is not changed after all.  Some of the range may have sums of what
- * it was to become, and the next change would begin with those. */
+/* The change is refused before the store was written.  Some units of the range
+ * may have sums of what they were to become, and the next change would take
+ * those for what the store holds. */
 static int
 not_changed (struct disk *d, uint64_t g, uint64_t end)
 {
@@ -374,15 +382,16 @@ proof_failed (struct disk *d, uint64_t g, uint64_t end)
           == 0)
         continue;
     }
-    /* From now on the store is asked before each change. */
-    __atomic_store_n (&d->sums_unsure, true, __ATOMIC_RELEASE);
+    /* From now on each change takes its first sums from the store, not from W.
+     */
+    atomic_store_explicit (&d->proof.sums_unsure, true, memory_order_release);
   }
 }
 
 /* Checking. */
 
-/* Units [at, end) of old W against bytes that were read.  Where the first that
- * does not match begins, or end. */
+/* Compare units [at, end) of old W with the bytes that were read.  1: all
+ * match; 0: *offset is where the first that does not begins. */
 static int
 check_read (const struct disk *d, struct work *old, const char *buf,
             uint64_t at, uint64_t end, uint64_t *offset)
@@ -409,8 +418,8 @@ check_read (const struct disk *d, struct work *old, const char *buf,
   return 1;
 }
 
-/* What was not in the page cache must not be there afterwards: recovery writes
- * again what is. */
+/* Read, and drop from the page cache what was not there before: recovery writes
+ * again what is in the page cache. */
 static int
 read_uncached (struct disk *d, int fd, char *buf, uint64_t at, uint64_t end)
 {
@@ -454,7 +463,7 @@ check_range (struct disk *d, struct work *old, int fd, char *buf, uint64_t at,
 
     n = min_u64 (end - at, READ_SIZE);
     if (read_uncached (d, fd, buf, at, at + n) == -1) {
-      /* What cannot be read proves nothing, and is shown to nobody. */
+      /* A unit that cannot be read proves nothing, and nobody is shown it. */
       for (uint64_t m, u = at; n > old->unit && u < at + n; u += m) {
         m = min_u64 (old->unit, at + n - u);
         r = check_range (d, old, fd, buf, u, u + m, offset);
@@ -493,7 +502,7 @@ proof_check (struct disk *d, struct work *old, bool copies, uint64_t *offset)
   *offset = UINT64_MAX;
   r = check_count (d, old);
   buf = malloc (READ_SIZE);
-  /* One of its own, that reads no more than it is asked for. */
+  /* A description of its own, with read-ahead off. */
   fd = file_reopen_read (d->store->fd);
   if (fd == -1)
     fd = fcntl (d->store->fd, F_DUPFD_CLOEXEC, 0);

@@ -2,9 +2,10 @@
  * runtime.h.
  *
  * A directory is in use while its file "lock" is locked (flock, which a fork
- * keeps).  The lock is the owner's alone to open: else anybody could sit on
- * it.  One may be taken for a leftover between its mkdir and its lock: then
- * it is gone, or somebody else has locked it, and another is made.
+ * keeps).  Only the owner may open the lock: else anybody could hold it.
+ * Another process may take a directory for a leftover between its mkdir and its
+ * lock: then the directory is gone, or that process has locked it, and this
+ * process makes another.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -13,12 +14,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/queue.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -29,6 +30,7 @@
 #include "array.h"
 #include "cleanup.h"
 #include "entry.h"
+#include "lock.h"
 #include "message.h"
 #include "runtime.h"
 
@@ -38,18 +40,18 @@
 #define TRIES 16
 #define MAX_CLEANED 20000u /* directories and files, at each start */
 
-/* One that this process has made. */
+/* A directory that this process has made. */
 struct own {
-  struct own *next;
+  SLIST_ENTRY (own) link;
   char *base, *path; /* resolved */
   uid_t uid;         /* its owner */
   int lock;          /* the file "lock", locked */
 };
 
 static struct {
-  pthread_mutex_t lock;
-  struct own *first;
-} all = { .lock = PTHREAD_MUTEX_INITIALIZER };
+  struct lock lock;
+  SLIST_HEAD (, own) owns;
+} all = { .lock = LOCK_INITIALIZER (LOCK_RUNTIME) };
 
 static void
 cleanup_closedir (DIR **dir)
@@ -211,8 +213,8 @@ clean_one (int base, const char *name, unsigned *left)
   }
 }
 
-/* Others may leave any number of them, and more while we clean: what is too
- * much is the next one's to do. */
+/* Other users may leave any number of directories, and more while this process
+ * cleans: what exceeds MAX_CLEANED is left to the next process. */
 static void
 clean (int base)
 {
@@ -245,7 +247,7 @@ make_one (int base, char name[32], int *lock)
   fd = trust_open_dir (base, name, &owner);
   if (fd == -1)
     return errno == ENOENT ? 1 : -1;
-  /* In a folder that is somebody else's he may have put one of his there. */
+  /* The folder's owner may have put a directory of his own in its place. */
   if (owner != geteuid ())
     return 1;
   *lock = try_lock (fd, true, owner);
@@ -266,7 +268,7 @@ make_one (int base, char name[32], int *lock)
   return 1;
 }
 
-/* The lock is held.  NULL with errno. */
+/* NULL with errno. */
 static struct own *
 make_own (const char *base)
 {
@@ -275,6 +277,7 @@ make_own (const char *base)
   char name[32];
   int r = 1;
 
+  ASSERT_HELD (&all.lock);
   if (fd == -1)
     return NULL;
   own = calloc (1, sizeof *own);
@@ -297,12 +300,11 @@ make_own (const char *base)
     errno = ENOMEM;
     return NULL;
   }
-  own->next = all.first;
-  all.first = own;
+  SLIST_INSERT_HEAD (&all.owns, own, link);
   return own;
 }
 
-/* It is there: nobody has taken the runtime directory away. */
+/* The directory is still there: nobody has removed the runtime directory. */
 static bool
 is_there (const struct own *own)
 {
@@ -330,7 +332,7 @@ runtime_own_dir (const char *base, char **error)
     return NULL;
   }
   LOCK_SCOPE (&all.lock);
-  for (own = all.first; own; own = own->next)
+  SLIST_FOREACH (own, &all.owns, link)
     if (own->uid == geteuid () && strcmp (own->base, real) == 0
         && is_there (own))
       break;
@@ -355,13 +357,13 @@ runtime_leave (void)
 {
   LOCK_SCOPE (&all.lock);
 
-  while (all.first) {
-    struct own *own = all.first;
+  while (!SLIST_EMPTY (&all.owns)) {
+    struct own *own = SLIST_FIRST (&all.owns);
     CLEANUP_FREE char *lock = NULL;
 
-    all.first = own->next;
-    /* First the lock, as an empty directory has none; if there is more, it is
-     * a leftover, which must have one. */
+    SLIST_REMOVE_HEAD (&all.owns, link);
+    /* The lock goes first, as rmdir needs an empty directory.  A directory that
+     * holds more is left, and a directory that is left needs a lock. */
     if (is_there (own) && asprintf (&lock, "%s/" LOCK_NAME, own->path) != -1
         && unlink (lock) == 0 && rmdir (own->path) == -1) {
       int fd = open (lock, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,

@@ -1,12 +1,13 @@
 /* work.c - the working map W.  See work.h.
  *
- * Writes go to the page cache of a tmpfs and need no sync: only the process
- * may die under it, never the kernel.
+ * Writes go to the page cache of a tmpfs and need no sync: W outlives the
+ * process, not the kernel.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -57,8 +58,8 @@ work_alloc (const char *path, const struct work_identity *id)
     free (w);
     return NULL;
   }
-  pthread_mutex_init (&w->lock, NULL);
-  pthread_mutex_init (&w->count_lock, NULL);
+  lock_init (&w->lock, LOCK_WORK);
+  lock_init (&w->count_lock, LOCK_WORK_COUNT);
   return w;
 }
 
@@ -125,8 +126,8 @@ state_at (const struct work *w)
   return w->first_format ? STATE_AT_1 : STATE_AT;
 }
 
-/* The folder may be anywhere: what is a hole only for a file system that cannot
- * be believed has bits of acknowledged writes in it. */
+/* The runtime directory may be on any file system.  Where SEEK_DATA cannot be
+ * believed, what it calls a hole may hold bits of acknowledged writes. */
 static void
 look_for_holes (struct work *w)
 {
@@ -177,8 +178,8 @@ is_one_of (uid_t uid, const uid_t *owners, unsigned nr)
   return false;
 }
 
-/* Opened for nothing first, as what lies there may be anything: a device that
- * acts when it is opened, or a file of somebody else's. */
+/* O_PATH first, as anything may lie there: a device that acts when it is
+ * opened, or another user's file. */
 static int
 open_checked (const char *path, const uid_t *owners, unsigned nr,
               bool read_only)
@@ -205,7 +206,8 @@ open_checked (const char *path, const uid_t *owners, unsigned nr,
   return open (self, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 }
 
-/* What is there is what id names. */
+/* W is the one that w->id names.  The file of the store in w->id is then the
+ * one that W was made for. */
 static bool
 is_named (struct work *w, enum work_state *state)
 {
@@ -253,7 +255,7 @@ work_open (const char *path, struct work_identity *id, const uid_t *owners,
   }
   *id = w->id;
   look_for_holes (w);
-  /* State and count are its owner's as long as there is one. */
+  /* Read again under the lock: an owner may have changed state and count. */
   if (file_lock (w->fd, read_only) == 0 && is_named (w, state))
     return w;
 
@@ -264,13 +266,15 @@ fail:
   return NULL;
 }
 
-/* The lock is held. */
 static int
-say (struct work *w, enum work_state state)
+write_state (struct work *w, enum work_state state)
 {
+  ASSERT_HELD (&w->lock);
+  /* What a failed sync may have lost is never called safe again. */
+  assert (state == WORK_SYNCING || !w->failed);
   if (work_set_state (w, state) == -1)
     return -1;
-  w->said = state == WORK_SYNCING;
+  w->announced = state == WORK_SYNCING;
   return 0;
 }
 
@@ -279,7 +283,7 @@ work_sync_begin (struct work *w)
 {
   LOCK_SCOPE (&w->lock);
 
-  __atomic_store_n (&w->quiet, !w->said, __ATOMIC_SEQ_CST);
+  atomic_store (&w->unannounced, !w->announced);
 }
 
 int
@@ -287,11 +291,11 @@ work_sync_announce (struct work *w)
 {
   LOCK_SCOPE (&w->lock);
 
-  if (!w->quiet)
+  if (!atomic_load (&w->unannounced))
     return 0;
-  if (say (w, WORK_SYNCING) == -1)
+  if (write_state (w, WORK_SYNCING) == -1)
     return -1;
-  __atomic_store_n (&w->quiet, false, __ATOMIC_SEQ_CST);
+  atomic_store (&w->unannounced, false);
   return 0;
 }
 
@@ -300,8 +304,8 @@ work_sync_end (struct work *w)
 {
   LOCK_SCOPE (&w->lock);
 
-  __atomic_store_n (&w->quiet, w->failed && !w->said, __ATOMIC_SEQ_CST);
-  return w->said && !w->failed ? say (w, WORK_OK) : 0;
+  atomic_store (&w->unannounced, w->failed && !w->announced);
+  return w->announced && !w->failed ? write_state (w, WORK_OK) : 0;
 }
 
 int
@@ -311,9 +315,9 @@ work_fail (struct work *w)
   int r;
 
   w->failed = true;
-  r = say (w, WORK_SYNCING);
-  /* Whoever writes bits tries again. */
-  __atomic_store_n (&w->quiet, !w->said, __ATOMIC_SEQ_CST);
+  r = write_state (w, WORK_SYNCING);
+  /* Where that failed, the thread that writes a bit tries again. */
+  atomic_store (&w->unannounced, !w->announced);
   return r;
 }
 
@@ -321,8 +325,7 @@ int
 work_write (struct work *w, enum work_plane plane, uint32_t index,
             unsigned first, unsigned count, const uint64_t *words)
 {
-  if (__atomic_load_n (&w->quiet, __ATOMIC_SEQ_CST)
-      && work_sync_announce (w) == -1)
+  if (atomic_load (&w->unannounced) && work_sync_announce (w) == -1)
     return -1;
   return file_write (w->fd, words, count * sizeof *words,
                      sector_at (w, plane, index) + first * sizeof *words, 0);
@@ -373,7 +376,7 @@ work_punch (struct work *w, uint32_t page)
   const uint64_t units
       = (uint64_t)GROUP * SIDECAR_BITS * (w->id.granule / w->unit);
 
-  /* The bits first: one without its sums would be a lie. */
+  /* The bits first: a bit without its sums would prove nothing. */
   for (unsigned plane = 0; plane < WORK_PLANES; plane++)
     if (punch (w, sector_at (w, plane, page * GROUP), GROUP * SECTOR) == -1)
       return -1;
@@ -464,8 +467,8 @@ work_unlink (struct work *w)
 {
   struct stat a, b;
 
-  /* (Not file_is_at: a confined process has its runtime directory
-   * elsewhere.) */
+  /* (Not file_is_at: the runtime directory of a confined process is not below
+   * its folders.) */
   if (fstat (w->fd, &a) == 0 && lstat (w->path, &b) == 0 && a.st_dev == b.st_dev
       && a.st_ino == b.st_ino && unlink (w->path) == 0)
     return;
@@ -480,8 +483,8 @@ work_free (struct work *w)
     return;
   if (w->fd >= 0)
     close (w->fd);
-  pthread_mutex_destroy (&w->lock);
-  pthread_mutex_destroy (&w->count_lock);
+  lock_destroy (&w->lock);
+  lock_destroy (&w->count_lock);
   free (w->path);
   free (w);
 }

@@ -2,16 +2,17 @@
  * proves them.
  *
  * A file in the runtime directory (a tmpfs), so that it outlives the process
- * but not the boot.  After SIGKILL it is what makes acknowledged, unflushed
- * writes read back (I5); after a power cut it is gone, as it must be.
+ * but not the boot.  After SIGKILL, acknowledged writes that were not flushed
+ * read back because W names them (I5); after a power cut W is gone, as it must
+ * be.
  *
  *   0      header (4 KiB): magic, whose it is, CRC-32C, state, count
  *   4096   per sector of S 512 bytes: 62 words of bits, host order: granules
  *          that the guest has written.  Then the same of copies
  *   then   per unit of the disk 8 bytes: sums of what it was and will be
  *
- * It has its full length from the start, holes that cost nothing, so that one
- * that was cut short is told from one that holds little.
+ * W has its full length from the start, in holes that cost nothing: a W that
+ * was cut short is told from a W that names little.
  *
  * A unit is what one write changes at once or not at all, whenever the process
  * is killed: a part of a page.  Each unit of a granule that W names has one of
@@ -19,23 +20,26 @@
  * than the one that is there is told from its own.  How they are kept so is in
  * proof.c, as is what the count is for.
  *
- * The state says "syncing" while the store is synced and something is in W that
- * this may lose.  Where nothing is, it need not be written, twice, for each
- * flush: then the first bit that is written meanwhile says so before.
+ * The state says "syncing" while the store is synced and W names something that
+ * a failed sync may lose.  A sync that begins while W names nothing leaves the
+ * state alone, which saves two writes a flush; the thread that writes the first
+ * bit during such a sync writes the state before the bit.
  *
- * Locking: map.c writes the bits of a page of 4 KiB under that page's lock.
- * The sums of a granule belong to who has its claim.  State and count have
- * locks of their own, leaves that are held across their write.
+ * Locking: map.c writes the bits of a page of 4 KiB under that page's stripe.
+ * The sums of a granule belong to the holder of its claim.  WORK protects the
+ * state, WORK_COUNT the count; each is held across its write to W.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #ifndef BACKFILL_WORK_H
 #define BACKFILL_WORK_H
 
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "lock.h"
 
 #define WORK_UUID_SIZE 16
 #define WORK_NONCE_SIZE 16
@@ -75,13 +79,13 @@ struct work {
   uint32_t unit;     /* bytes */
   bool first_format; /* no copies told apart, no sums */
   bool tells_holes;  /* SEEK_DATA may be believed */
-  pthread_mutex_t count_lock;
+  struct lock count_lock;
   uint64_t count;
-  pthread_mutex_t lock; /* the state, and the members below */
-  bool quiet;           /* atomic: a sync runs or has failed, and the state does
-                           not say so */
-  bool said;            /* the state says "syncing" */
-  bool failed;          /* and must say so for good */
+  struct lock lock;        /* the state, and the members below */
+  atomic_bool unannounced; /* a sync runs or has failed, and the state does not
+                              say so */
+  bool announced;          /* the state says "syncing" */
+  bool failed;             /* and must say so for good */
 };
 
 /* Make a new one, locked.  NULL with errno. */
@@ -109,17 +113,17 @@ int work_write_sums (struct work *w, uint64_t first, unsigned nr,
     __attribute__ ((nonnull (1, 4)));
 int work_read_sums (struct work *w, uint64_t first, unsigned nr,
                     struct work_sums *sums) __attribute__ ((nonnull (1, 4)));
-/* Forget the eight sectors of 4 KiB page `page` (= index / 8). */
+/* Forget the eight sectors of the 4 KiB page `page` (= index / 8). */
 int work_punch (struct work *w, uint32_t page) __attribute__ ((nonnull (1)));
 /* The first sector at or after index that may have bits; false: none. */
 bool work_next (struct work *w, uint32_t index, uint32_t *next)
     __attribute__ ((nonnull (1, 3)));
 
-/* Of a W that was found. */
+/* For a W left by an earlier process. */
 int work_set_state (struct work *w, enum work_state state)
     __attribute__ ((nonnull (1)));
 
-/* Before the first change: begin to count at that. */
+/* Begin to count at that number: before the first change. */
 int work_begin_count (struct work *w, uint64_t count)
     __attribute__ ((nonnull (1)));
 /* Count one up, first in `elsewhere` (which gets the new count), then here.
@@ -127,18 +131,18 @@ int work_begin_count (struct work *w, uint64_t count)
 int work_count (struct work *w, int (*elsewhere) (void *opaque, uint64_t count),
                 void *opaque) __attribute__ ((nonnull (1, 2)));
 
-/* A sync of the store is about to begin: from now on whoever writes bits says
- * so. */
+/* A sync of the store is about to begin: from now on the thread that writes a
+ * bit announces it first. */
 void work_sync_begin (struct work *w) __attribute__ ((nonnull (1)));
-/* Say so now, as there are bits already. */
+/* Write "syncing" to the state now, as W names bits already. */
 int work_sync_announce (struct work *w) __attribute__ ((nonnull (1)));
-/* It has ended, and nothing in W depends on it any more; or work_fail was
- * called.  -1: the state still says "syncing", until the next one ends. */
+/* The sync has ended, and nothing in W depends on it any more; or work_fail was
+ * called.  -1: the state still says "syncing", until the next sync ends. */
 int work_sync_end (struct work *w) __attribute__ ((nonnull (1)));
 /* A sync has failed: the state says "syncing" from now on; -1: not yet. */
 int work_fail (struct work *w) __attribute__ ((nonnull (1)));
 
-/* Remove it, or all that is in it where its folder is another user's. */
+/* Remove the file; where its folder is another user's, empty it. */
 void work_unlink (struct work *w) __attribute__ ((nonnull (1)));
 void work_free (struct work *w);
 
