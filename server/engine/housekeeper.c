@@ -25,14 +25,14 @@
 void
 housekeeper_init (struct housekeeper *k)
 {
-  pthread_mutex_init (&k->lock, NULL);
+  lock_init (&k->lock, LOCK_HOUSEKEEPER);
   cond_init (&k->wake);
 }
 
 void
 housekeeper_destroy (struct housekeeper *k)
 {
-  pthread_mutex_destroy (&k->lock);
+  lock_destroy (&k->lock);
   pthread_cond_destroy (&k->wake);
 }
 
@@ -88,14 +88,13 @@ keep (void *arg)
 
   while (k->running) {
     uint64_t now = now_ms ();
-    struct timespec until = ms_to_timespec (now + TICK_MS);
 
-    pthread_mutex_unlock (&k->lock);
-    serve (d, now);
-    pthread_mutex_lock (&k->lock);
-    while (k->running)
-      if (pthread_cond_timedwait (&k->wake, &k->lock, &until) != 0)
-        break;
+    {
+      UNLOCK_SCOPE (&k->lock);
+      serve (d, now);
+    }
+    while (k->running && lock_wait_ms (&k->wake, &k->lock, now + TICK_MS))
+      ;
   }
   k->ended = true;
   pthread_cond_broadcast (&k->wake);
@@ -121,7 +120,6 @@ bool
 housekeeper_stop (struct disk *d, uint64_t until)
 {
   struct housekeeper *k = &d->keeper;
-  struct timespec ts = ms_to_timespec (until);
 
   {
     LOCK_SCOPE (&k->lock);
@@ -129,9 +127,8 @@ housekeeper_stop (struct disk *d, uint64_t until)
       return true;
     k->running = false;
     pthread_cond_broadcast (&k->wake);
-    while (!k->ended)
-      if (pthread_cond_timedwait (&k->wake, &k->lock, &ts) != 0)
-        break;
+    while (!k->ended && lock_wait_ms (&k->wake, &k->lock, until))
+      ;
     if (!k->ended)
       return false;
     k->started = false;

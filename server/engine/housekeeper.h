@@ -10,11 +10,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lock.h"
+
 struct disk;
 
 /* A thread for what must happen now and then. */
 struct housekeeper {
-  pthread_mutex_t lock;
+  struct lock lock;
   pthread_cond_t wake;
   pthread_t thread;
   bool running, started, ended;

@@ -30,6 +30,7 @@
 #include "fetch-table.h"
 #include "housekeeper.h"
 #include "job.h"
+#include "lock.h"
 #include "log.h"
 #include "map.h"
 #include "message.h"
@@ -91,17 +92,17 @@ struct disk {
   struct housekeeper keeper;
   struct job *job;
 
-  pthread_mutex_t header_lock; /* the sidecar's header; outermost */
+  struct lock header_lock; /* the sidecar's header */
 
   /* Partial writes to absent granules that wait for a fetch, oldest first. */
-  pthread_mutex_t park_lock;
+  struct lock park_lock;
   struct parked *parked, **parked_tail;
   unsigned nr_parked; /* atomic */
 
   /* Operations inside, and the gate that keeps new ones out. */
-  unsigned inside;           /* atomic */
-  bool gated;                /* atomic */
-  pthread_mutex_t gate_lock; /* guards from here to stuck */
+  unsigned inside;       /* atomic */
+  bool gated;            /* atomic */
+  struct lock gate_lock; /* guards from here to stuck */
   pthread_cond_t gate_ended;
   pthread_t gate_thread;
   bool closing, has_gate_thread;
@@ -251,7 +252,7 @@ disk_emit (struct disk *d, struct disk_event *ev)
 int jobs_open (struct disk *d, char **error); /* reads the record */
 void jobs_free (struct disk *d);
 /* While this lock is held no job of the disk is changed or recorded. */
-pthread_mutex_t *job_verbs (struct disk *d);
+struct lock *job_verbs (struct disk *d);
 /* The source was lost, or is back. */
 void job_source_changed (struct disk *d);
 /* Called now and then: takes a sample, and writes the record if it is old. */

@@ -29,8 +29,8 @@
 #define JOB_ENDED_KEPT 16u
 
 struct job {
-  pthread_mutex_t verb_lock;
-  pthread_mutex_t lock;
+  struct lock verb_lock;
+  struct lock lock;
   pthread_cond_t changed;
   pthread_t pump;
   bool has_pump; /* to be joined */

@@ -66,12 +66,13 @@ check_writable (struct disk *d, char **error)
                       : 0;
 }
 
-/* job.lock is held.  Is the present job the one that is meant? */
+/* Is the present job the one that is meant? */
 static int
 check_number (struct disk *d, uint64_t number, char **error)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (number == 0 || number == j->number)
     return 0;
   if (number > j->number)
@@ -86,12 +87,13 @@ check_number (struct disk *d, uint64_t number, char **error)
   return -1;
 }
 
-/* job.lock is held.  May the verb be done, to the job of that number? */
+/* May the verb be done, to the job of that number? */
 static int
 check_verb (struct disk *d, enum verb verb, uint64_t number, char **error)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (check_number (d, number, error) == -1)
     return -1;
   switch (verb_table[verb][j->status]) {
@@ -116,10 +118,11 @@ check_verb (struct disk *d, enum verb verb, uint64_t number, char **error)
   return 0;
 }
 
-/* verb_lock is held.  The end of a verb: 0 or -1. */
+/* The end of a verb: 0 or -1. */
 static int
 record (struct disk *d, char **error)
 {
+  ASSERT_HELD (&d->job->verb_lock);
   errno = job_write_record (d);
   if (errno == 0)
     return 0;
@@ -149,12 +152,13 @@ check_range (struct disk *d, const struct job_options *options, char **error)
   return 0;
 }
 
-/* job.lock is held.  The disk's job is a new one. */
+/* The disk's job is a new one. */
 static void
 replace (struct disk *d, const struct job_options *options)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   job_remember_end (d);
   j->options = *options;
   if (j->options.length == 0)

@@ -50,12 +50,14 @@ job_result_name (enum job_result result)
 uint64_t
 job_elapsed (const struct job *j)
 {
+  ASSERT_HELD (&j->lock);
   return j->elapsed + (j->ticking ? now_ms () - j->since : 0);
 }
 
 void
 job_clock_start (struct job *j)
 {
+  ASSERT_HELD (&j->lock);
   j->since = now_ms ();
   j->ticking = true;
 }
@@ -63,6 +65,7 @@ job_clock_start (struct job *j)
 void
 job_clock_stop (struct job *j)
 {
+  ASSERT_HELD (&j->lock);
   j->elapsed = job_elapsed (j);
   j->ticking = false;
 }
@@ -86,21 +89,21 @@ sample_interval (struct disk *d)
   return ms;
 }
 
-/* job.lock is held.  Bytes that became local each second of late; 0: not known,
- * or none. */
+/* Bytes that became local each second of late; 0: not known, or none. */
 static double
 current_speed (const struct job *j)
 {
   unsigned last = j->nr_samples - 1;
 
+  ASSERT_HELD (&j->lock);
   if (j->nr_samples < 2 || j->sample[last].bytes <= j->sample[0].bytes)
     return 0;
   return (double)(j->sample[last].bytes - j->sample[0].bytes) * 1000
          / (double)(j->sample[last].ms - j->sample[0].ms);
 }
 
-/* job.lock is held.  ms; 0: not known, which is so right after a start or a
- * pause, while nothing comes, and where it would be in another age. */
+/* ms; 0: not known, which is so right after a start or a pause, while nothing
+ * comes, and where it would be in another age. */
 static uint64_t
 time_remaining (struct disk *d, uint64_t remaining)
 {
@@ -119,6 +122,7 @@ job_fill_info (struct disk *d, struct job_info *info, bool wait)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   memset (info, 0, sizeof *info);
   info->failed_offset = UINT64_MAX;
   info->number = j->number;
@@ -180,6 +184,7 @@ job_remember_end (struct disk *d)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (j->status == JOB_CONCLUDED)
     job_fill_info (d, &j->ended[j->nr_ended++ % JOB_ENDED_KEPT], true);
 }
@@ -218,10 +223,10 @@ job_try_get_info (struct disk *d, struct job_info *info)
   struct job *j = d->job;
   bool r;
 
-  if (pthread_mutex_trylock (&j->lock) != 0)
+  if (!lock_try (&j->lock))
     return false;
   r = job_fill_info (d, info, false);
-  pthread_mutex_unlock (&j->lock);
+  lock_drop (&j->lock);
   return r;
 }
 
@@ -241,6 +246,7 @@ job_emit (struct disk *d, enum disk_event_type type, const char *operation,
                            .operation = operation,
                            .action = action };
 
+  ASSERT_HELD (&d->job->lock);
   job_fill_info (d, &ev.job, true);
   disk_emit (d, &ev);
 }
@@ -248,6 +254,7 @@ job_emit (struct disk *d, enum disk_event_type type, const char *operation,
 void
 job_wake (struct job *j)
 {
+  ASSERT_HELD (&j->lock);
   pthread_cond_broadcast (&j->changed);
   slot_kick (&j->slot);
 }
@@ -255,6 +262,7 @@ job_wake (struct job *j)
 void
 job_set_status (struct disk *d, enum job_status status)
 {
+  ASSERT_HELD (&d->job->lock);
   if (d->job->status == status)
     return;
   /* What it did before a pause says nothing of what comes after it. */
@@ -269,6 +277,7 @@ job_tell_full (struct disk *d)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (job_in_progress (j) && j->options.full)
     fetch_set_full (d, j->offset, j->end);
   else
@@ -281,6 +290,7 @@ job_write_record (struct disk *d)
   struct job *j = d->job;
   struct sidecar_job *r = &j->record;
 
+  ASSERT_HELD (&j->verb_lock);
   if (d->read_only || j->closed)
     return d->read_only ? EROFS : ESHUTDOWN;
   {
@@ -365,6 +375,7 @@ job_set_range (struct disk *d)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   j->end = granule_offset (
       d, granule_ceil (d, j->options.offset + j->options.length));
   j->offset = j->options.length > 0 ? round_down (j->options.offset, d->granule)
@@ -374,9 +385,7 @@ job_set_range (struct disk *d)
 void
 job_sleep_until (struct job *j, uint64_t ns)
 {
-  struct timespec until = ns_to_timespec (ns);
-
-  pthread_cond_timedwait (&j->changed, &j->lock, &until);
+  lock_wait_ns (&j->changed, &j->lock, ns);
 }
 
 static bool
@@ -433,8 +442,8 @@ jobs_open (struct disk *d, char **error)
   }
   d->job = j;
   fetch_on_end (d, fetch_ended);
-  pthread_mutex_init (&j->verb_lock, NULL);
-  pthread_mutex_init (&j->lock, NULL);
+  lock_init (&j->verb_lock, LOCK_JOB_VERBS);
+  lock_init (&j->lock, LOCK_JOB);
   cond_init (&j->changed);
   rate_init (&j->rate);
   lane_init (&j->lane);
@@ -473,14 +482,14 @@ jobs_free (struct disk *d)
   rate_destroy (&j->rate);
   lane_destroy (&j->lane);
   slot_destroy (&j->slot);
-  pthread_mutex_destroy (&j->verb_lock);
-  pthread_mutex_destroy (&j->lock);
+  lock_destroy (&j->verb_lock);
+  lock_destroy (&j->lock);
   pthread_cond_destroy (&j->changed);
   free (j);
   d->job = NULL;
 }
 
-pthread_mutex_t *
+struct lock *
 job_verbs (struct disk *d)
 {
   return &d->job->verb_lock;
@@ -497,10 +506,11 @@ job_source_changed (struct disk *d)
   job_wake (j);
 }
 
-/* job.lock is held.  Add a sample: so many bytes were local then. */
+/* Add a sample: so many bytes were local then. */
 static void
 add_sample (struct job *j, uint64_t ms, uint64_t bytes)
 {
+  ASSERT_HELD (&j->lock);
   if (j->nr_samples == JOB_SAMPLES) {
     memmove (j->sample, j->sample + 1, (JOB_SAMPLES - 1) * sizeof *j->sample);
     j->nr_samples--;
@@ -538,8 +548,8 @@ job_tick (struct disk *d, uint64_t now)
   }
   /* For the clock and the bytes read, so that a crash does not take them back
    * further than a checkpoint. */
-  if (record && pthread_mutex_trylock (&j->verb_lock) == 0) {
+  if (record && lock_try (&j->verb_lock)) {
     job_write_record (d);
-    pthread_mutex_unlock (&j->verb_lock);
+    lock_drop (&j->verb_lock);
   }
 }

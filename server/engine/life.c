@@ -126,7 +126,7 @@ disk_open (const struct disk_config *cfg, char **error)
   writeback_init (&d->writeback);
   parked_init (d);
   boot_init (d);
-  pthread_mutex_init (&d->gate_lock, NULL);
+  lock_init (&d->gate_lock, LOCK_GATE);
   cond_init (&d->gate_ended);
   d->gate_ms = GATE_MS;
   claims_init (&d->claims);
@@ -348,7 +348,7 @@ disk_is_idle (struct disk *d)
 int
 disk_gate (struct disk *d)
 {
-  struct timespec until = ms_to_timespec (now_ms () + d->gate_ms);
+  uint64_t until = now_ms () + d->gate_ms;
   bool begin;
 
   {
@@ -366,9 +366,8 @@ disk_gate (struct disk *d)
     close_thread (d);
 
   LOCK_SCOPE (&d->gate_lock);
-  while (!d->closed)
-    if (pthread_cond_timedwait (&d->gate_ended, &d->gate_lock, &until) != 0)
-      break;
+  while (!d->closed && lock_wait_ms (&d->gate_ended, &d->gate_lock, until))
+    ;
   if (!d->closed) {
     log_error (
         "%s: the local files do not answer in time; left to be recovered",
@@ -406,7 +405,7 @@ disk_free (struct disk *d)
   writeback_destroy (&d->writeback);
   parked_destroy (d);
   boot_destroy (d);
-  pthread_mutex_destroy (&d->gate_lock);
+  lock_destroy (&d->gate_lock);
   pthread_cond_destroy (&d->gate_ended);
   free (d);
 }

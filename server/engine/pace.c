@@ -58,21 +58,18 @@ pace_is_local (struct disk *d)
 static bool
 all_is_local (struct disk *d)
 {
-  bool local;
+  UNLOCK_SCOPE (&d->job->lock);
 
-  pthread_mutex_unlock (&d->job->lock);
-  local = pace_is_local (d);
-  pthread_mutex_lock (&d->job->lock);
-  return local;
+  return pace_is_local (d);
 }
 
 /* job.lock is held, but not while this waits for a slot, or until job_wake. */
 static void
 wait_slot (struct job *j)
 {
-  pthread_mutex_unlock (&j->lock);
+  UNLOCK_SCOPE (&j->lock);
+
   slot_wait (&j->slot);
-  pthread_mutex_lock (&j->lock);
 }
 
 /* job.lock is held.  The source is lost, and needed: wait a while for it.
@@ -113,7 +110,7 @@ pace_wait_turn (struct disk *d, uint64_t not_before)
     if (why & HALT_PAUSE) {
       slot_give (&j->slot);
       job_set_status (d, JOB_PAUSED);
-      pthread_cond_wait (&j->changed, &j->lock);
+      lock_wait (&j->changed, &j->lock);
       continue;
     }
     if ((why & HALT_SOURCE) && !all_is_local (d)) {
@@ -189,9 +186,8 @@ pace_wait_room (struct disk *d, uint64_t bytes)
       }
     }
     if (!lane_take (&j->lane, now)) {
-      pthread_mutex_unlock (&j->lock);
+      UNLOCK_SCOPE (&j->lock);
       lane_wait (&j->lane);
-      pthread_mutex_lock (&j->lock);
       continue;
     }
     if (!booked) {

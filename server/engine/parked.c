@@ -15,14 +15,14 @@
 void
 parked_init (struct disk *d)
 {
-  pthread_mutex_init (&d->park_lock, NULL);
+  lock_init (&d->park_lock, LOCK_PARKED);
   d->parked_tail = &d->parked;
 }
 
 void
 parked_destroy (struct disk *d)
 {
-  pthread_mutex_destroy (&d->park_lock);
+  lock_destroy (&d->park_lock);
 }
 
 void
@@ -36,12 +36,12 @@ park (struct disk *d, struct parked *p)
   __atomic_add_fetch (&d->nr_parked, 1, __ATOMIC_RELEASE);
 }
 
-/* The lock is held. */
 static void
 unpark (struct disk *d, struct parked *p)
 {
   struct parked **at = &d->parked;
 
+  ASSERT_HELD (&d->park_lock);
   if (!p->listed)
     return;
   while (*at != p)

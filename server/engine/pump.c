@@ -48,23 +48,25 @@
 /* Of block status: a huge sparse disk is thousands of round trips. */
 #define EXTENTS_AHEAD 8u
 
-/* The job has failed; job.lock is held. */
+/* The job has failed. */
 static void
 fail (struct job *j, int err, uint64_t offset, const char *what)
 {
+  ASSERT_HELD (&j->lock);
   j->errnum = err;
   j->failed_offset = offset;
   snprintf (j->error, sizeof j->error, "%s at offset %" PRIu64 ": %s", what,
             offset, strerror (err));
 }
 
-/* job.lock is held.  The store gave err.  True: it is full, and the job is
- * paused; false: the job has failed. */
+/* The store gave err.  True: it is full, and the job is paused; false: the job
+ * has failed. */
 static bool
 store_failed (struct disk *d, int err, uint64_t offset)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (err == ENOSPC || err == EDQUOT) {
     if (j->pause == JOB_PAUSE_NONE) {
       j->pause = JOB_PAUSE_NOSPACE;
@@ -166,13 +168,13 @@ count_attempt (struct walk *w, uint64_t offset, uint64_t end)
   }
 }
 
-/* job.lock is held.  The granule at offset was tried often enough: skip it, or
- * LEAVE. */
+/* The granule at offset was tried often enough: skip it, or LEAVE. */
 static enum turn
 give_up (struct disk *d, struct walk *w, uint64_t offset)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   if (j->options.on_error == JOB_ON_ERROR_SKIP
       && skip (w, granule_floor (d, offset))) {
     if (j->nr_failed++ == 0)
@@ -416,13 +418,14 @@ is_failing (struct job *j)
   return j->failing;
 }
 
-/* job.lock is held.  Wait for the answers to the last requests.  False: not all
- * have come, or there is a failure to handle. */
+/* Wait for the answers to the last requests.  False: not all have come, or
+ * there is a failure to handle. */
 static bool
 all_answered (struct disk *d)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   pace_wait_answers (d, HALT_END | HALT_SOURCE | HALT_FAILURE);
   return !j->failing && j->in_flight == 0;
 }
@@ -490,13 +493,13 @@ walk_range (struct disk *d)
   free (w.skipped.ptr);
 }
 
-/* job.lock is held. */
 static void
 log_end (struct disk *d)
 {
   struct job *j = d->job;
   struct job_info info;
 
+  ASSERT_HELD (&j->lock);
   job_fill_info (d, &info, true);
   if (j->result == JOB_RESULT_FAILED)
     log_error ("%s: job %" PRIu64 " has failed after %.1f seconds: %s; "
@@ -514,10 +517,11 @@ log_end (struct disk *d)
               info.bytes_read);
 }
 
-/* job.lock is held.  err: of the job's last commit. */
+/* err: of the job's last commit. */
 static void
 set_result (struct job *j, int err)
 {
+  ASSERT_HELD (&j->lock);
   if (j->abort) {
     j->result = JOB_RESULT_CANCELLED;
     j->errnum = ECANCELED;
@@ -616,6 +620,7 @@ pump_start (struct disk *d)
 {
   struct job *j = d->job;
 
+  ASSERT_HELD (&j->lock);
   j->stop = j->abort = j->failing = false;
   j->run++;
   j->in_flight = 0;

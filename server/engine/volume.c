@@ -508,7 +508,7 @@ volume_close (struct disk *d, bool clean)
 void
 volume_init (struct disk *d)
 {
-  pthread_mutex_init (&d->header_lock, NULL);
+  lock_init (&d->header_lock, LOCK_HEADER);
 }
 
 void
@@ -520,7 +520,7 @@ volume_destroy (struct disk *d)
   work_free (d->old_work);
   sidecar_free (d->sc);
   store_free (d->store);
-  pthread_mutex_destroy (&d->header_lock);
+  lock_destroy (&d->header_lock);
   if (d->argv)
     for (char **p = d->argv; *p; p++)
       free (*p);

@@ -49,15 +49,15 @@
 void
 writeback_init (struct writeback *wb)
 {
-  pthread_mutex_init (&wb->lock, NULL);
-  pthread_mutex_init (&wb->drop_lock, NULL);
+  lock_init (&wb->lock, LOCK_WRITEBACK);
+  lock_init (&wb->drop_lock, LOCK_DROP);
 }
 
 void
 writeback_destroy (struct writeback *wb)
 {
-  pthread_mutex_destroy (&wb->lock);
-  pthread_mutex_destroy (&wb->drop_lock);
+  lock_destroy (&wb->lock);
+  lock_destroy (&wb->drop_lock);
 }
 
 /* False: this file system cannot do it.  Only the first call of a file may say
@@ -130,10 +130,10 @@ writeback_changed (struct disk *d, uint64_t offset, uint64_t end)
   changed (wb->dropping, wb->nr_dropping, offset, end);
 }
 
-/* writeback.lock is held. */
 static void
 set_listed (struct writeback *wb)
 {
+  ASSERT_HELD (&wb->lock);
   __atomic_store_n (&wb->listed, wb->nr_written + wb->nr_dropping,
                     __ATOMIC_SEQ_CST);
 }

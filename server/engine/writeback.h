@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lock.h"
+
 struct disk;
 
 #define WRITEBACK_PIECES 64u
@@ -22,7 +24,7 @@ struct writeback_piece {
 };
 #define WRITTEN_PIECES 512u
 struct writeback {
-  pthread_mutex_t lock;
+  struct lock lock;
   struct writeback_piece piece[WRITEBACK_PIECES]; /* a ring, oldest first */
   unsigned head, nr;
   uint64_t bytes;
@@ -34,7 +36,7 @@ struct writeback {
   struct writeback_piece dropping[WRITTEN_PIECES];
   unsigned nr_dropping;
   unsigned listed; /* atomic: nr_written + nr_dropping */
-  pthread_mutex_t drop_lock;
+  struct lock drop_lock;
 };
 
 void writeback_init (struct writeback *wb);

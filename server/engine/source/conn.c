@@ -125,13 +125,14 @@ drop_handle (struct source_conn *c)
   c->muted = false;
 }
 
-/* Back to the queues with what was sent; c->src->lock is held. */
+/* Put what was sent back into the queues. */
 static void
 requeue (struct source_conn *c, uint64_t now)
 {
   struct source *src = c->src;
   struct source_req *req;
 
+  ASSERT_HELD (&c->src->lock);
   while ((req = c->sent.tail)) {
     req_remove (&c->sent, req);
     if (req->internal) {

@@ -31,6 +31,7 @@
 #include <pthread.h>
 
 #include "clock.h"
+#include "lock.h"
 #include "source/pool.h"
 #include "source/source.h"
 #include "trust.h"
@@ -118,7 +119,7 @@ struct source {
   /* That handle; or one from before the start, for the first connection. */
   struct nbd_handle *kept;
 
-  pthread_mutex_t lock;
+  struct lock lock;
   pthread_cond_t changed;
   bool started, stopping;
   unsigned nr_stopped, nr_ended; /* connections */

@@ -239,7 +239,7 @@ io_thread_start (struct io_thread *t)
     errno = ENOMEM;
     return -1;
   }
-  pthread_mutex_init (&t->lock, NULL);
+  lock_init (&t->lock, LOCK_SOURCE_THREAD);
   ev_async_init (&t->wake, woken);
   t->wake.data = t;
   ev_async_start (t->loop, &t->wake);
@@ -250,7 +250,7 @@ io_thread_start (struct io_thread *t)
   if (thread_start (&t->tid, serve, t) == 0)
     return 0;
   err = errno;
-  pthread_mutex_destroy (&t->lock);
+  lock_destroy (&t->lock);
   ev_loop_destroy (t->loop);
   errno = err;
   return -1;
@@ -266,7 +266,7 @@ io_thread_stop (struct io_thread *t)
   ev_async_send (t->loop, &t->wake);
   pthread_join (t->tid, NULL);
   ev_loop_destroy (t->loop);
-  pthread_mutex_destroy (&t->lock);
+  lock_destroy (&t->lock);
 }
 
 struct io_pool *

@@ -16,6 +16,8 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "lock.h"
+
 struct io_thread;
 
 struct io_task {
@@ -33,7 +35,7 @@ struct io_thread {
   struct ev_loop *loop;
   ev_async wake;
   ev_prepare before_sleep;
-  pthread_mutex_t lock;
+  struct lock lock;
   /* under lock: tasks that have something to look at */
   struct io_task *kicked, **kicked_end;
   bool quit;

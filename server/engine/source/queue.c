@@ -123,6 +123,7 @@ req_clear (struct source_req *req)
 static bool
 background_is_up (struct source *src)
 {
+  ASSERT_HELD (&src->lock);
   for (unsigned i = 1; i < src->nr_conns; i++)
     if (src->conn[i].state == CONN_UP)
       return true;
@@ -137,6 +138,7 @@ has_room (struct source *src, struct source_conn *c, uint32_t length,
   unsigned nr = c->nr_sent[SOURCE_BACKGROUND];
   uint64_t bytes = c->bytes_sent[SOURCE_BACKGROUND];
 
+  ASSERT_HELD (&src->lock);
   if (c->state != CONN_UP || src->stopping || src->state == SOURCE_REFUSED)
     return false;
   if (c->index > 0)
@@ -157,6 +159,7 @@ source_next (struct source *src, struct source_conn *c, uint64_t now)
 {
   struct source_req *req = NULL, *head;
 
+  ASSERT_HELD (&src->lock);
   if (src->stopping)
     return NULL;
   if (c->index == 0 && src->state != SOURCE_REFUSED
@@ -189,6 +192,7 @@ source_spread (struct source *src, uint64_t now)
   struct source_conn *best = NULL, *closed = NULL;
   bool opening = false;
 
+  ASSERT_HELD (&src->lock);
   if (!head || !src->started || src->stopping)
     return;
   for (unsigned i = 0; i < src->nr_conns; i++) {
@@ -220,6 +224,7 @@ source_expire (struct source *src, struct req_list *expired, uint64_t now)
 {
   uint64_t first = 0;
 
+  ASSERT_HELD (&src->lock);
   if (!src->next_deadline || now < src->next_deadline)
     return;
   for (unsigned i = 0; i < NR_PRIOS; i++) {
@@ -251,6 +256,7 @@ source_depth (struct source *src)
       max_u64 (BACKGROUND_BYTES / size, BACKGROUND_ALWAYS), BACKGROUND_CAP);
   unsigned up = 0, depth;
 
+  ASSERT_HELD (&src->lock);
   for (unsigned i = 1; i < src->nr_conns; i++)
     if (src->conn[i].state == CONN_UP)
       up++;

@@ -29,11 +29,12 @@
 #include <sys/socket.h>
 
 #include "cleanup.h"
+#include "lock.h"
 #include "log.h"
 #include "source/resolve.h"
 
 struct resolve {
-  pthread_mutex_t lock;
+  struct lock lock;
   char *host;
   unsigned refs;
   bool ended;
@@ -51,7 +52,7 @@ resolve_unref (struct resolve *r)
     last = --r->refs == 0;
   }
   if (last) {
-    pthread_mutex_destroy (&r->lock);
+    lock_destroy (&r->lock);
     free (r->host);
     free (r);
   }
@@ -127,7 +128,7 @@ resolve_begin (const char *uri)
   }
   r->host = host;
   r->refs = 2;
-  pthread_mutex_init (&r->lock, NULL);
+  lock_init (&r->lock, LOCK_SOURCE_RESOLVE);
   pthread_attr_init (&attr);
   pthread_attr_setdetachstate (&attr, PTHREAD_CREATE_DETACHED);
   sigfillset (&all);

@@ -29,11 +29,11 @@
 #define REFUSED_RETRY 1000
 
 static struct {
-  pthread_mutex_t lock;
+  struct lock lock;
   struct io_pool *pool;
   unsigned users;
   unsigned serial; /* spreads the sources' connections over the threads */
-} process = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} process = { .lock = LOCK_INITIALIZER (LOCK_SOURCE_PROCESS) };
 
 /* tls-certificates=FOLDER of an NBD URI: FOLDER/ca-cert.pem, malloc'd.  NULL:
  * there is none, or a pre-shared key goes before it; or memory is short. */
@@ -143,7 +143,7 @@ source_new (const struct source_config *config)
     errno = err;
     return NULL;
   }
-  pthread_mutex_init (&src->lock, NULL);
+  lock_init (&src->lock, LOCK_SOURCE);
   cond_init (&src->changed);
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_init (&src->conn[i], src, i);
@@ -347,7 +347,7 @@ source_stop (struct source *src)
     LOCK_SCOPE (&src->lock);
     while ((src->started && src->nr_ended < src->nr_conns)
            || src->in_cancel > 0)
-      pthread_cond_wait (&src->changed, &src->lock);
+      lock_wait (&src->changed, &src->lock);
   }
   if (first && src->command)
     command_stop (src->command);
@@ -363,7 +363,7 @@ source_free (struct source *src)
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_free (&src->conn[i]);
   pthread_cond_destroy (&src->changed);
-  pthread_mutex_destroy (&src->lock);
+  lock_destroy (&src->lock);
   trust_rights_free (src->rights);
   command_free (src->command);
   free (src->ca_file);
@@ -402,7 +402,7 @@ probe (const struct source_config *config, struct source_identity *identity,
   struct source_config copy = *config;
   struct source *src = NULL;
   struct io_pool *pool;
-  struct timespec until;
+  uint64_t until;
   enum source_state state;
   int r = -1;
 
@@ -420,18 +420,12 @@ probe (const struct source_config *config, struct source_identity *identity,
   src->keeping = kept && !src->command;
   src->conn[0].attempt_time = src->timeout;
   src->conn[0].patience = src->timeout;
-  clock_gettime (CLOCK_MONOTONIC, &until);
-  until.tv_sec += src->timeout / 1000;
-  until.tv_nsec += src->timeout % 1000 * 1000000L;
-  if (until.tv_nsec >= 1000000000) {
-    until.tv_sec++;
-    until.tv_nsec -= 1000000000;
-  }
+  until = now_ms () + src->timeout;
   start_on (src, pool, 0, NULL);
   {
     LOCK_SCOPE (&src->lock);
     while (src->state == SOURCE_CONNECTING
-           && pthread_cond_timedwait (&src->changed, &src->lock, &until) == 0)
+           && lock_wait_ms (&src->changed, &src->lock, until))
       ;
     state = src->state;
     if (state == SOURCE_CONNECTED) {
