@@ -466,6 +466,8 @@ jobs_open (struct disk *d, char **error)
                     ? j->record.number
                     : min_u64 (j->record.sequence, INT64_MAX - 1);
   if (r == 1 && record_is_sane (d, &j->record)) {
+    LOCK_SCOPE (&j->lock);
+
     restore (d);
     job_tell_full (d);
   }

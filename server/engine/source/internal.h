@@ -3,7 +3,9 @@
  * From the top down; each includes only headers of those below it:
  *
  *   source.c           the API: start, submit, cancel, stop
- *   conn.c             one connection's life
+ *   conn.c             one connection's events
+ *   handshake.c        how it is made, until it carries requests
+ *   lost.c             how it ends
  *   read.c             the requests on its handle
  *   queue.c            the requests that wait, and who may have them
  *   identity.c         the samples that make the identity, and their check
@@ -46,9 +48,7 @@ struct source_piece {
   uint64_t start, end;
 };
 
-struct req_list {
-  struct source_req *head, *tail;
-};
+TAILQ_HEAD (req_list, source_req);
 
 #define BACKOFF_MIN 50 /* ms, of the attempts to connect */
 

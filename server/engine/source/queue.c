@@ -12,6 +12,7 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,70 +42,25 @@
 /* Lists. */
 
 void
-req_append (struct req_list *list, struct source_req *req)
-{
-  req->next = NULL;
-  req->prev = list->tail;
-  if (list->tail)
-    list->tail->next = req;
-  else
-    list->head = req;
-  list->tail = req;
-}
-
-void
 req_append_early (struct req_list *list, struct source_req *req)
 {
-  struct source_req *next = list->head;
+  struct source_req *next = TAILQ_FIRST (list);
 
   while (next && next->early)
-    next = next->next;
-  if (!next) {
-    req_append (list, req);
-    return;
-  }
-  req->next = next;
-  req->prev = next->prev;
-  next->prev = req;
-  if (req->prev)
-    req->prev->next = req;
+    next = TAILQ_NEXT (next, link);
+  if (next)
+    TAILQ_INSERT_BEFORE (next, req, link);
   else
-    list->head = req;
-}
-
-void
-req_prepend (struct req_list *list, struct source_req *req)
-{
-  req->prev = NULL;
-  req->next = list->head;
-  if (list->head)
-    list->head->prev = req;
-  else
-    list->tail = req;
-  list->head = req;
-}
-
-void
-req_remove (struct req_list *list, struct source_req *req)
-{
-  if (req->prev)
-    req->prev->next = req->next;
-  else
-    list->head = req->next;
-  if (req->next)
-    req->next->prev = req->prev;
-  else
-    list->tail = req->prev;
-  req->next = req->prev = NULL;
+    TAILQ_INSERT_TAIL (list, req, link);
 }
 
 struct source_req *
 req_pop (struct req_list *list)
 {
-  struct source_req *req = list->head;
+  struct source_req *req = TAILQ_FIRST (list);
 
   if (req)
-    req_remove (list, req);
+    TAILQ_REMOVE (list, req, link);
   return req;
 }
 
@@ -166,19 +122,19 @@ source_next (struct source *src, struct source_conn *c, uint64_t now)
       && c->nr_sent[SOURCE_DEMAND] + c->nr_sent[SOURCE_AHEAD]
                  + c->nr_sent[SOURCE_BACKGROUND]
              < DEMAND_CAP) {
-    req = src->waiting[SOURCE_DEMAND].head;
-    head = src->waiting[SOURCE_AHEAD].head;
+    req = TAILQ_FIRST (&src->waiting[SOURCE_DEMAND]);
+    head = TAILQ_FIRST (&src->waiting[SOURCE_AHEAD]);
     if (!req && head && c->nr_sent[SOURCE_AHEAD] < AHEAD_CAP
         && (!head->buf || c->nr_sent[SOURCE_AHEAD] == 0
             || c->bytes_sent[SOURCE_AHEAD] + head->length <= AHEAD_BYTES))
       req = head;
   }
-  head = src->waiting[SOURCE_BACKGROUND].head;
+  head = TAILQ_FIRST (&src->waiting[SOURCE_BACKGROUND]);
   if (!req && head && has_room (src, c, head->length, now))
     req = head;
   if (!req)
     return NULL;
-  req_remove (&src->waiting[req->queue], req);
+  TAILQ_REMOVE (&src->waiting[req->queue], req, link);
   req->state = REQ_SENT;
   c->nr_sent[req->queue]++;
   c->bytes_sent[req->queue] += req->length;
@@ -186,9 +142,19 @@ source_next (struct source *src, struct source_conn *c, uint64_t now)
 }
 
 void
+source_is_back (struct source_conn *c, const struct source_req *req)
+{
+  ASSERT_HELD (&c->src->lock);
+  assert (c->nr_sent[req->queue] > 0);
+  assert (c->bytes_sent[req->queue] >= req->length);
+  c->nr_sent[req->queue]--;
+  c->bytes_sent[req->queue] -= req->length;
+}
+
+void
 source_spread (struct source *src, uint64_t now)
 {
-  struct source_req *head = src->waiting[SOURCE_BACKGROUND].head;
+  struct source_req *head = TAILQ_FIRST (&src->waiting[SOURCE_BACKGROUND]);
   struct source_conn *best = NULL, *closed = NULL;
   bool opening = false;
 
@@ -230,15 +196,15 @@ source_expire (struct source *src, struct req_list *expired, uint64_t now)
   for (unsigned i = 0; i < NR_PRIOS; i++) {
     struct source_req *req, *next;
 
-    for (req = src->waiting[i].head; req; req = next) {
-      next = req->next;
+    for (req = TAILQ_FIRST (&src->waiting[i]); req; req = next) {
+      next = TAILQ_NEXT (req, link);
       if (!req->deadline)
         continue;
       if (req->deadline <= now) {
-        req_remove (&src->waiting[i], req);
+        TAILQ_REMOVE (&src->waiting[i], req, link);
         req->state = REQ_IDLE;
         req->error = ETIMEDOUT;
-        req_append (expired, req);
+        TAILQ_INSERT_TAIL (expired, req, link);
       }
       else if (!first || req->deadline < first)
         first = req->deadline;

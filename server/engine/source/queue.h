@@ -1,6 +1,6 @@
 /* source/queue.h - the requests that wait, and which connection may have them.
  *
- * A request is in one list at a time, linked by its own members.  Times are ms
+ * A request is in one list at a time, by its member link.  Times are ms
  * of CLOCK_MONOTONIC.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -11,11 +11,9 @@
 #include "source/internal.h"
 
 /* No lock: the list belongs to the caller. */
-void req_append (struct req_list *list, struct source_req *req);
 /* After those that are early, before the others. */
 void req_append_early (struct req_list *list, struct source_req *req);
-void req_prepend (struct req_list *list, struct source_req *req);
-void req_remove (struct req_list *list, struct source_req *req);
+/* The first, taken off; or NULL. */
 struct source_req *req_pop (struct req_list *list);
 /* Free what it holds for the answer to a read. */
 void req_clear (struct source_req *req);
@@ -25,6 +23,8 @@ void req_clear (struct source_req *req);
 /* The next request that c should send, unlinked; or NULL. */
 struct source_req *source_next (struct source *src, struct source_conn *c,
                                 uint64_t now);
+/* A request that source_next gave c is no longer in flight on it. */
+void source_is_back (struct source_conn *c, const struct source_req *req);
 /* Wake or open what can work on the background requests that wait. */
 void source_spread (struct source *src, uint64_t now);
 /* Take the requests off the queues whose deadline passed. */

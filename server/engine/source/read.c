@@ -146,8 +146,8 @@ on_completion (void *user_data, int *error)
     return 1;
   }
   req->error = *error == EPROTO ? EPROTO : *error ? EIO : 0;
-  req_remove (&c->sent, req);
-  req_append (&c->answered, req);
+  TAILQ_REMOVE (&c->sent, req, link);
+  TAILQ_INSERT_TAIL (&c->answered, req, link);
   return 1;
 }
 
@@ -177,8 +177,8 @@ static void
 answer_now (struct source_conn *c, struct source_req *req, int error)
 {
   req->error = error;
-  req_remove (&c->sent, req);
-  req_append (&c->answered, req);
+  TAILQ_REMOVE (&c->sent, req, link);
+  TAILQ_INSERT_TAIL (&c->answered, req, link);
 }
 
 /* Send it, or the next part of it.  It is in c->sent until it is answered;
@@ -189,11 +189,11 @@ read_send (struct source_conn *c, struct source_req *req, uint64_t now)
   uint64_t min = max_u64 (c->block_min, 1), end = req->offset + req->length;
   uint64_t size = c->src->identity.size;
 
-  if (!c->sent.head)
+  if (TAILQ_EMPTY (&c->sent))
     c->progress_at = now;
   req->conn = c;
   req->sent_at = now;
-  req_append (&c->sent, req);
+  TAILQ_INSERT_TAIL (&c->sent, req, link);
   if (!c->h || c->dead)
     return;
   if (!req->buf && !c->can_status) {
@@ -290,15 +290,14 @@ ask_again (struct source_req *req)
 void
 read_take_answers (struct source_conn *c, uint64_t now)
 {
-  struct req_list answered = c->answered, again = { NULL, NULL };
+  struct req_list answered = TAILQ_HEAD_INITIALIZER (answered);
+  struct req_list again = TAILQ_HEAD_INITIALIZER (again);
   struct source *src = c->src;
   struct source_req *req, *next;
 
-  if (!answered.head)
-    return;
-  c->answered = (struct req_list){ NULL, NULL };
-  for (req = answered.head; req; req = next) {
-    next = req->next;
+  TAILQ_CONCAT (&answered, &c->answered, link);
+  for (req = TAILQ_FIRST (&answered); req; req = next) {
+    next = TAILQ_NEXT (req, link);
     if (!req->internal) {
       c->patience = max_u64 (src->silence,
                              min_u64 (c->patience, 2 * (now - req->sent_at)));
@@ -307,8 +306,8 @@ read_take_answers (struct source_conn *c, uint64_t now)
     }
     if ((req->error == 0 && req->buf && check_part (req))
         || (req->error == EPROTO && ask_again (req))) {
-      req_remove (&answered, req);
-      req_append (&again, req);
+      TAILQ_REMOVE (&answered, req, link);
+      TAILQ_INSERT_TAIL (&again, req, link);
     }
     else if (req->error == 0 && !req->buf) {
       if (req->answer_size == 0) {
@@ -322,18 +321,17 @@ read_take_answers (struct source_conn *c, uint64_t now)
       }
     }
   }
-  {
+  if (!TAILQ_EMPTY (&answered)) {
     LOCK_SCOPE (&src->lock);
 
     while ((req = req_pop (&answered))) {
       if (!req->internal) {
-        c->nr_sent[req->queue]--;
-        c->bytes_sent[req->queue] -= req->length;
+        source_is_back (c, req);
         if (req->error == 0 && req->buf)
           __atomic_add_fetch (&src->bytes_read, req->length, __ATOMIC_RELAXED);
       }
       req->state = REQ_IDLE;
-      req_append (&c->finished, req);
+      TAILQ_INSERT_TAIL (&c->finished, req, link);
     }
   }
   while ((req = req_pop (&again)))

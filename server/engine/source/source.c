@@ -145,6 +145,8 @@ source_new (const struct source_config *config)
   }
   lock_init (&src->lock, LOCK_SOURCE);
   cond_init (&src->changed);
+  for (unsigned i = 0; i < NR_PRIOS; i++)
+    TAILQ_INIT (&src->waiting[i]);
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_init (&src->conn[i], src, i);
   return src;
@@ -223,7 +225,7 @@ source_submit (struct source *src, struct source_req *req)
       if (req->early)
         req_append_early (&src->waiting[req->queue], req);
       else
-        req_append (&src->waiting[req->queue], req);
+        TAILQ_INSERT_TAIL (&src->waiting[req->queue], req, link);
       if (req->deadline
           && (!src->next_deadline || req->deadline < src->next_deadline))
         src->next_deadline = req->deadline;
@@ -256,7 +258,7 @@ source_submit (struct source *src, struct source_req *req)
 bool
 source_cancel (struct source *src, struct source_req *req)
 {
-  struct req_list list = { NULL, NULL };
+  struct req_list list = TAILQ_HEAD_INITIALIZER (list);
 
   {
     LOCK_SCOPE (&src->lock);
@@ -265,10 +267,10 @@ source_cancel (struct source *src, struct source_req *req)
       req->state = REQ_CANCELLED;
     if (req->state != REQ_WAITING)
       return false;
-    req_remove (&src->waiting[req->queue], req);
+    TAILQ_REMOVE (&src->waiting[req->queue], req, link);
     req->state = REQ_IDLE;
     req->error = ECANCELED;
-    req_append (&list, req);
+    TAILQ_INSERT_TAIL (&list, req, link);
     src->in_cancel++;
   }
   source_finish (src, &list);
@@ -321,7 +323,7 @@ source_bytes_read (struct source *src)
 void
 source_stop (struct source *src)
 {
-  struct req_list list = { NULL, NULL };
+  struct req_list list = TAILQ_HEAD_INITIALIZER (list);
   struct source_req *req;
   bool first;
 
@@ -339,7 +341,7 @@ source_stop (struct source *src)
       while ((req = req_pop (&src->waiting[i]))) {
         req->state = REQ_IDLE;
         req->error = ESHUTDOWN;
-        req_append (&list, req);
+        TAILQ_INSERT_TAIL (&list, req, link);
       }
   }
   source_finish (src, &list);

@@ -28,6 +28,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 struct source;
@@ -110,7 +111,7 @@ struct source_req {
   size_t nr_extents;
 
   /* private to source*.c */
-  struct source_req *next, *prev;
+  TAILQ_ENTRY (source_req) link;
   struct source_conn *conn; /* where it was sent */
   int state, error;
   bool internal;          /* not asked for by anybody outside */
