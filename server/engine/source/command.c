@@ -38,6 +38,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "address.h"
 #include "cleanup.h"
 #include "clock.h"
 #include "bytes.h"
@@ -260,46 +261,14 @@ command_is_single (const struct command *cmd)
   return !cmd->socket_path;
 }
 
-/* A socket's path may be longer than an address holds; through a descriptor
- * of its directory it never is.  Returns that descriptor. */
-static int
-make_address (const char *path, struct sockaddr_un *addr)
-{
-  CLEANUP_FREE char *dir = strdup (path);
-  char *slash;
-  int fd;
-
-  if (!dir)
-    return -1;
-  slash = strrchr (dir, '/');
-  if (!slash) {
-    errno = EINVAL;
-    return -1;
-  }
-  *slash = '\0';
-  fd = open (*dir ? dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (fd == -1)
-    return -1;
-  memset (addr, 0, sizeof *addr);
-  addr->sun_family = AF_UNIX;
-  if ((size_t)snprintf (addr->sun_path, sizeof addr->sun_path,
-                        "/proc/self/fd/%d/%s", fd, slash + 1)
-      >= sizeof addr->sun_path) {
-    close (fd);
-    errno = ENAMETOOLONG;
-    return -1;
-  }
-  return fd;
-}
-
 static int
 make_listener (const char *path)
 {
   struct sockaddr_un addr;
-  CLEANUP_CLOSE int dir = make_address (path, &addr);
+  CLEANUP_CLOSE int dir = -1;
   int fd;
 
-  if (dir == -1)
+  if (address_of (&addr, path, &dir) == -1)
     return -1;
   fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd == -1)
@@ -435,6 +404,23 @@ reap_ended (struct command *cmd, bool now)
   return left;
 }
 
+/* What the child speaks NBD on, into *child_end.  Returns the parent's end for
+ * -s, 0 for socket activation, or -1 with errno. */
+static int
+make_ends (struct command *cmd, int *child_end)
+{
+  int sv[2];
+
+  if (cmd->socket_path) {
+    *child_end = make_listener (cmd->socket_path);
+    return *child_end == -1 ? -1 : 0;
+  }
+  if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) == -1)
+    return -1;
+  *child_end = sv[1];
+  return sv[0];
+}
+
 /* Returns the parent's end for -s, 0 for socket activation, or -1 with errno,
  * or with why. */
 static int
@@ -450,7 +436,7 @@ start (struct command *cmd, struct ev_loop *loop, char *why, size_t len)
   struct rlimit files;
   bool limited = runtime_files_limit (&files);
   pid_t parent = getpid (), pid;
-  int ours = 0, sv[2], p[2];
+  int ours, p[2];
 
   if (dir == -1) {
     snprintf (why, len, "the folder that the command runs in, %s: %s",
@@ -471,17 +457,9 @@ start (struct command *cmd, struct ev_loop *loop, char *why, size_t len)
   cmd->says.fd = p[0];
   says = p[1];
   fcntl (p[0], F_SETFL, O_NONBLOCK);
-  if (cmd->socket_path) {
-    child_end = make_listener (cmd->socket_path);
-    if (child_end == -1)
-      return -1;
-  }
-  else {
-    if (socketpair (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) == -1)
-      return -1;
-    ours = sv[0];
-    child_end = sv[1];
-  }
+  ours = make_ends (cmd, &child_end);
+  if (ours == -1)
+    return -1;
   pid = fork ();
   if (pid == -1) {
     int err = errno;
@@ -578,9 +556,9 @@ command_connect (struct command *cmd, struct ev_loop *loop, bool may_start,
     snprintf (why, len, "the command serves one connection only");
     return -1;
   }
-  CLEANUP_CLOSE int dir = make_address (cmd->socket_path, &addr);
+  CLEANUP_CLOSE int dir = -1;
 
-  if (dir == -1) {
+  if (address_of (&addr, cmd->socket_path, &dir) == -1) {
     snprintf (why, len, "%s: %s", cmd->socket_path, strerror (errno));
     return -1;
   }
