@@ -397,6 +397,50 @@ source_keep (struct source *src, struct source_kept *kept)
   free (kept);
 }
 
+/* Wait for the first answer, or until then (ms). */
+static int
+await_identity (struct source *src, uint64_t until,
+                struct source_identity *identity, char **error)
+{
+  LOCK_SCOPE (&src->lock);
+
+  while (src->state == SOURCE_CONNECTING
+         && lock_wait_ms (&src->changed, &src->lock, until))
+    ;
+  if (src->state == SOURCE_CONNECTED) {
+    *identity = src->identity;
+    return 0;
+  }
+  if (src->state == SOURCE_CONNECTING)
+    message_set (error,
+                 "backing store %s: no answer within %u.%u seconds; check "
+                 "backing= and that the server runs",
+                 src->name, src->timeout / 1000, src->timeout % 1000 / 100);
+  else
+    message_set (error,
+                 "cannot use backing store %s; check backing= and that the "
+                 "server runs",
+                 src->reason[0] ? src->reason : src->name);
+  return -1;
+}
+
+/* The connection's thread gives the handle away when it is told to stop. */
+static struct source_kept *
+stop_and_keep (struct source *src)
+{
+  struct source_kept *kept = calloc (1, sizeof *kept);
+
+  if (!kept)
+    return NULL;
+  source_stop (src);
+  kept->h = src->kept;
+  src->kept = NULL;
+  if (kept->h)
+    return kept;
+  free (kept);
+  return NULL;
+}
+
 static int
 probe (const struct source_config *config, struct source_identity *identity,
        struct source_kept **kept, char **error)
@@ -405,7 +449,6 @@ probe (const struct source_config *config, struct source_identity *identity,
   struct source *src = NULL;
   struct io_pool *pool;
   uint64_t until;
-  enum source_state state;
   int r = -1;
 
   memset (identity, 0, sizeof *identity);
@@ -424,38 +467,10 @@ probe (const struct source_config *config, struct source_identity *identity,
   src->conn[0].patience = src->timeout;
   until = now_ms () + src->timeout;
   start_on (src, pool, 0, NULL);
-  {
-    LOCK_SCOPE (&src->lock);
-    while (src->state == SOURCE_CONNECTING
-           && lock_wait_ms (&src->changed, &src->lock, until))
-      ;
-    state = src->state;
-    if (state == SOURCE_CONNECTED) {
-      *identity = src->identity;
-      r = 0;
-    }
-    else
-      message_set (error,
-                   "cannot use backing store %s; check backing= and that the "
-                   "server runs",
-                   src->reason[0] ? src->reason : src->name);
-    if (state == SOURCE_CONNECTING)
-      message_set (error,
-                   "backing store %s: no answer within %u.%u seconds; check "
-                   "backing= and that the server runs",
-                   src->name, src->timeout / 1000, src->timeout % 1000 / 100);
-  }
+  r = await_identity (src, until, identity, error);
 out:
-  /* Its thread gives the handle away when it is told to stop. */
-  if (r == 0 && src->keeping && (*kept = calloc (1, sizeof **kept))) {
-    source_stop (src);
-    (*kept)->h = src->kept;
-    src->kept = NULL;
-    if (!(*kept)->h) {
-      free (*kept);
-      *kept = NULL;
-    }
-  }
+  if (r == 0 && src->keeping)
+    *kept = stop_and_keep (src);
   source_free (src);
   io_pool_free (pool);
   return r;
