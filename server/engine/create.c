@@ -60,7 +60,7 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
 }
 
 static int
-settle_size (struct disk *d, const struct disk_config *cfg, char **error)
+choose_size (struct disk *d, const struct disk_config *cfg, char **error)
 {
   if (d->backing)
     return backing_probe_new (d, cfg, error);
@@ -94,7 +94,7 @@ check_size (struct disk *d, char **error)
 int
 create_volume (struct disk *d, const struct disk_config *cfg, char **error)
 {
-  if (settle_size (d, cfg, error) == -1 || check_size (d, error) == -1)
+  if (choose_size (d, cfg, error) == -1 || check_size (d, error) == -1)
     return -1;
   d->store = store_create (d->store_path, d->size, error);
   if (!d->store)
@@ -160,7 +160,85 @@ is_plain (struct disk *d, char **error)
   return false;
 }
 
-/* The store is there, a sidecar is not. */
+/* All that the store holds is the truth already. */
+static int
+adopt_local (struct disk *d, const struct disk_config *cfg, uint32_t state,
+             char **error)
+{
+  d->size = cfg->has_size ? cfg->size : d->store->size;
+  if (d->store->size < d->size
+      || (!d->store->is_block && d->store->size != d->size)) {
+    message_set (error, "size=%llu but the store %s has %llu bytes",
+                 (unsigned long long)d->size, d->store_path,
+                 (unsigned long long)d->store->size);
+    errno = EINVAL;
+    return -1;
+  }
+  if (check_size (d, error) == -1)
+    return -1;
+  if (store_sync (d->store) == -1) {
+    message_set (error, "cannot sync the store %s: %m", d->store_path);
+    return -1;
+  }
+  return make_sidecar (d, d->store, state, error);
+}
+
+/* Nothing that the store holds counts. */
+static int
+adopt_absent (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (!d->backing && !cfg->has_size)
+    d->size = d->store->size;
+  else if (choose_size (d, cfg, error) == -1)
+    return -1;
+  if (check_size (d, error) == -1)
+    return -1;
+  if (d->store->is_block ? d->store->size < d->size
+                         : d->store->size > d->size) {
+    message_set (error,
+                 "the store %s has %llu bytes and the disk %llu: it is not "
+                 "%s",
+                 d->store_path, (unsigned long long)d->store->size,
+                 (unsigned long long)d->size,
+                 d->store->is_block ? "large enough"
+                                    : "cut; remove it or name another");
+    errno = EINVAL;
+    return -1;
+  }
+  if (d->store->size < d->size && store_grow (d->store, d->size) == -1) {
+    message_set (error, "cannot make the store %s larger: %m", d->store_path);
+    return -1;
+  }
+  return make_sidecar (d, d->store, 0, error);
+}
+
+/* The caller has not said what the store's bytes are.  To say adopt= would make
+ * a disk of another format's bytes, or overwrite them. */
+static int
+refuse_unadopted (struct disk *d, char **error)
+{
+  char head[IMAGE_HEAD];
+  size_t len = min_u64 (d->store->size, sizeof head);
+  const char *format = len > 0 && store_pread (d->store, head, len, 0) == 0
+                           ? image_format (head, len)
+                           : NULL;
+
+  if (format)
+    message_set (error,
+                 "%s is a %s image: only raw images can be volumes; name "
+                 "another store, and serve this one as its backing store, as "
+                 "in backing='[ qemu-nbd -r -t -f %s %s ]'",
+                 d->store_path, format, format, d->store_path);
+  else
+    message_set (error,
+                 "the store %s exists but has no sidecar %s: say adopt=local "
+                 "if everything in it is the truth already, adopt=absent to "
+                 "start over it, or name another store",
+                 d->store_path, d->metadata);
+  errno = EEXIST;
+  return -1;
+}
+
 int
 create_adopt (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -177,78 +255,14 @@ create_adopt (struct disk *d, const struct disk_config *cfg, char **error)
     if (!is_plain (d, error))
       return -1;
     d->was_plain = !store_is_detached (d->store);
-    /* fall through */
+    return adopt_local (d, cfg, state, error);
   case DISK_ADOPT_LOCAL:
-    d->size = cfg->has_size ? cfg->size : d->store->size;
-    if (d->store->size < d->size
-        || (!d->store->is_block && d->store->size != d->size)) {
-      message_set (error, "size=%llu but the store %s has %llu bytes",
-                   (unsigned long long)d->size, d->store_path,
-                   (unsigned long long)d->store->size);
-      errno = EINVAL;
-      return -1;
-    }
-    if (check_size (d, error) == -1)
-      return -1;
-    if (store_sync (d->store) == -1) {
-      message_set (error, "cannot sync the store %s: %m", d->store_path);
-      return -1;
-    }
-    return make_sidecar (d, d->store, state, error);
-
+    return adopt_local (d, cfg, state, error);
   case DISK_ADOPT_ABSENT:
-    if (!d->backing && !cfg->has_size)
-      d->size = d->store->size;
-    else if (settle_size (d, cfg, error) == -1)
-      return -1;
-    if (check_size (d, error) == -1)
-      return -1;
-    if (d->store->is_block ? d->store->size < d->size
-                           : d->store->size > d->size) {
-      message_set (error,
-                   "the store %s has %llu bytes and the disk %llu: it is not "
-                   "%s",
-                   d->store_path, (unsigned long long)d->store->size,
-                   (unsigned long long)d->size,
-                   d->store->is_block ? "large enough"
-                                      : "cut; remove it or name another");
-      errno = EINVAL;
-      return -1;
-    }
-    if (d->store->size < d->size && store_grow (d->store, d->size) == -1) {
-      message_set (error, "cannot make the store %s larger: %m", d->store_path);
-      return -1;
-    }
-    return make_sidecar (d, d->store, 0, error);
-
+    return adopt_absent (d, cfg, error);
   case DISK_ADOPT_NONE:
   case DISK_ADOPT_MOVED:
     break;
   }
-  /* To say adopt= would make a disk of another format's bytes, or overwrite
-   * them. */
-  {
-    char head[IMAGE_HEAD];
-    size_t len = min_u64 (d->store->size, sizeof head);
-    const char *format = len > 0 && store_pread (d->store, head, len, 0) == 0
-                             ? image_format (head, len)
-                             : NULL;
-
-    if (format) {
-      message_set (error,
-                   "%s is a %s image: only raw images can be volumes; name "
-                   "another store, and serve this one as its backing store, as "
-                   "in backing='[ qemu-nbd -r -t -f %s %s ]'",
-                   d->store_path, format, format, d->store_path);
-      errno = EEXIST;
-      return -1;
-    }
-  }
-  message_set (error,
-               "the store %s exists but has no sidecar %s: say adopt=local if "
-               "everything in it is the truth already, adopt=absent to start "
-               "over it, or name another store",
-               d->store_path, d->metadata);
-  errno = EEXIST;
-  return -1;
+  return refuse_unadopted (d, error);
 }
