@@ -108,16 +108,14 @@ source_changed (void *opaque, enum source_state state, const char *why)
   }
 }
 
-struct disk *
-disk_open (const struct disk_config *cfg, char **error)
+/* A disk that has nothing open; NULL: there is no memory. */
+static struct disk *
+disk_new (const struct disk_config *cfg)
 {
   struct disk *d = calloc (1, sizeof *d);
 
-  *error = NULL;
-  if (!d) {
-    message_set (error, "out of memory");
+  if (!d)
     return NULL;
-  }
   volume_init (d);
   commit_init (&d->commit);
   fetch_table_init (&d->fetch);
@@ -134,7 +132,19 @@ disk_open (const struct disk_config *cfg, char **error)
   d->event_opaque = cfg->event_opaque;
   d->has_allocate = cfg->has_allocate;
   d->allocate = cfg->allocate;
+  return d;
+}
 
+struct disk *
+disk_open (const struct disk_config *cfg, char **error)
+{
+  struct disk *d = disk_new (cfg);
+
+  *error = NULL;
+  if (!d) {
+    message_set (error, "out of memory");
+    return NULL;
+  }
   if (volume_open (d, cfg, error) == -1)
     goto fail;
   d->owner = d->store->uid;

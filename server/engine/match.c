@@ -133,9 +133,9 @@ is_name (const char *name)
   return strchr (name, '/') == NULL && strlen (name) <= 255;
 }
 
-/* The command line against what is recorded; recorded values fill gaps. */
-int
-match_config (struct disk *d, const struct disk_config *cfg, char **error)
+/* What of the command line cannot be true of this volume is refused. */
+static int
+check_config (struct disk *d, const struct disk_config *cfg, char **error)
 {
   struct sidecar_header *h = &d->sc->h;
 
@@ -158,6 +158,35 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
                  d->store_path);
     goto bad;
   }
+  return 0;
+
+bad:
+  errno = EINVAL;
+  return -1;
+}
+
+/* As the keys may be; what somebody else wrote there may be anything. */
+static void
+take_limits (struct disk *d, const struct disk_config *cfg)
+{
+  const struct sidecar_header *h = &d->sc->h;
+
+  if (!cfg->timeout && h->timeout)
+    d->timeout = min_u64 (h->timeout, MAX_TIMEOUT_MS);
+  if (!cfg->fetch_unit && is_power_of_2 (h->fetch_unit) && h->fetch_unit >= 4096
+      && h->fetch_unit <= SOURCE_MAX_REQUEST)
+    d->fetch_unit = h->fetch_unit;
+  if (!cfg->connections && h->connections && h->connections <= MAX_CONNECTIONS)
+    d->connections = h->connections;
+}
+
+int
+match_config (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  struct sidecar_header *h = &d->sc->h;
+
+  if (check_config (d, cfg, error) == -1)
+    return -1;
   d->size = h->size;
   d->granule = h->granule;
   if (!cfg->name && h->name && !is_name (h->name))
@@ -177,14 +206,7 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
       return -1;
     }
   }
-  /* As the keys may be; what somebody else wrote there may be anything. */
-  if (!cfg->timeout && h->timeout)
-    d->timeout = min_u64 (h->timeout, MAX_TIMEOUT_MS);
-  if (!cfg->fetch_unit && is_power_of_2 (h->fetch_unit) && h->fetch_unit >= 4096
-      && h->fetch_unit <= SOURCE_MAX_REQUEST)
-    d->fetch_unit = h->fetch_unit;
-  if (!cfg->connections && h->connections && h->connections <= MAX_CONNECTIONS)
-    d->connections = h->connections;
+  take_limits (d, cfg);
   if (!cfg->has_identity)
     d->identity_mode = h->identity_mode == SIDECAR_IDENTITY_SIZE
                            ? SOURCE_IDENTITY_SIZE
@@ -196,9 +218,5 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
     return 0;
   message_set (error, "out of memory");
   errno = ENOMEM;
-  return -1;
-
-bad:
-  errno = EINVAL;
   return -1;
 }

@@ -426,6 +426,53 @@ is_broken (const struct rewriting *rw, int err)
   return rw->store && err != ENOMEM && err != ENOSPC && err != EDQUOT;
 }
 
+/* Write again what a sync may have lost of what *old has.  Copies, which can be
+ * fetched again, are believed where no sync can have lost them; else those that
+ * prove themselves are written again.  *old is NULL afterwards if it is given
+ * up. */
+static int
+rewrite_work (struct disk *d, const struct disk_config *cfg, struct work **old,
+              enum work_state state, struct rewriting *rw, char **error)
+{
+  bool broken;
+
+  /* A sync that fails here is told of once; whoever opens the volume after
+   * that must know. */
+  if (work_set_state (*old, WORK_SYNCING) == -1) {
+    message_set (error, "cannot write the working map %s: %m", (*old)->path);
+    return -1;
+  }
+  if (state == WORK_SYNCING) {
+    /* S, too, may show what was never written: have it read from the disk.
+     * What W holds is written again anyway. */
+    sidecar_sync (d->sc);
+    posix_fadvise (d->sc->fd, 0, 0, POSIX_FADV_DONTNEED);
+  }
+  /* Also where no sync is known to have failed: a copier may have died just
+   * when the kernel told it.  Then it tells nobody else. */
+  if (rewrite_pending (d, *old, state == WORK_OK, rw) == 0)
+    return 0;
+  broken = is_broken (rw, errno);
+  if (!cfg->discard_unflushed || !broken) {
+    message_set (error,
+                 "%s: cannot write again, at offset %llu or after, what a "
+                 "failed sync may have lost: %m.  %s",
+                 d->store_path, (unsigned long long)rw->offset,
+                 broken ? "Mend the disk, or say discard-unflushed=yes to go "
+                          "on with what was flushed"
+                        : "Open it again when that can be had");
+    return -1;
+  }
+  log_error ("%s: cannot write again, at offset %llu or after, what a "
+             "failed sync may have lost (%m); writes that were not "
+             "flushed are given up, as asked",
+             d->store_path, (unsigned long long)rw->offset);
+  /* What was written again is given up too: that it fails is known. */
+  store_sync (d->store);
+  *old = NULL;
+  return 0;
+}
+
 int
 recover_volume (struct disk *d, const struct disk_config *cfg, struct work *old,
                 enum work_state state, char **error)
@@ -433,46 +480,9 @@ recover_volume (struct disk *d, const struct disk_config *cfg, struct work *old,
   struct rewriting rw = { .failed = state == WORK_SYNCING };
   int err;
 
-  /* Copies, which can be fetched again, are believed where no sync can have
-   * lost them; else those that prove themselves are written again. */
-  if (old && !d->read_only) {
-    /* A sync that fails here is told of once; whoever opens the volume after
-     * that must know. */
-    if (work_set_state (old, WORK_SYNCING) == -1) {
-      message_set (error, "cannot write the working map %s: %m", old->path);
-      return -1;
-    }
-    if (state == WORK_SYNCING) {
-      /* S, too, may show what was never written: have it read from the disk.
-       * What W holds is written again anyway. */
-      sidecar_sync (d->sc);
-      posix_fadvise (d->sc->fd, 0, 0, POSIX_FADV_DONTNEED);
-    }
-    /* Also where no sync is known to have failed: a copier may have died just
-     * when the kernel told it.  Then it tells nobody else. */
-    if (rewrite_pending (d, old, state == WORK_OK, &rw) == -1) {
-      bool broken = is_broken (&rw, errno);
-
-      if (!cfg->discard_unflushed || !broken) {
-        message_set (error,
-                     "%s: cannot write again, at offset %llu or after, what a "
-                     "failed sync may have lost: %m.  %s",
-                     d->store_path, (unsigned long long)rw.offset,
-                     broken
-                         ? "Mend the disk, or say discard-unflushed=yes to go "
-                           "on with what was flushed"
-                         : "Open it again when that can be had");
-        return -1;
-      }
-      log_error ("%s: cannot write again, at offset %llu or after, what a "
-                 "failed sync may have lost (%m); writes that were not "
-                 "flushed are given up, as asked",
-                 d->store_path, (unsigned long long)rw.offset);
-      /* What was written again is given up too: that it fails is known. */
-      store_sync (d->store);
-      old = NULL;
-    }
-  }
+  if (old && !d->read_only
+      && rewrite_work (d, cfg, &old, state, &rw, error) == -1)
+    return -1;
   if (old
       && map_recover (d->map, old, state == WORK_OK || !d->read_only) == -1) {
     message_set (error, "cannot read the working map %s: %m", old->path);

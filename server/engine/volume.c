@@ -291,16 +291,13 @@ is_cut_short (const struct disk *d)
          && !d->store->is_block && d->store->size == 0 && d->sc->h.size > 0;
 }
 
+/* The store into d->store, which stays NULL where there is none yet. */
 static int
-open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
-            char **error)
+open_store (struct disk *d, const struct disk_config *cfg, char **error)
 {
   const uid_t *owner = cfg->has_owner ? &cfg->owner : NULL;
   const struct file_id *file = cfg->has_file ? &cfg->file : NULL;
-  uid_t sidecar_owner;
-  int err;
 
-  *fresh = false;
   d->store = store_open_of (d->store_path, d->read_only, owner, file, error);
   if (!d->store && !d->read_only && cannot_write (errno)) {
     log_error ("%s; going on read-only", *error);
@@ -313,24 +310,34 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
   }
   if (!d->store && (errno != ENOENT || owner || file))
     return -1;
-  if (d->store && d->store->is_block && !cfg->metadata) {
-    message_set (error,
-                 "the store %s is a block device: say where its sidecar shall "
-                 "be with metadata=PATH",
-                 d->store_path);
-    errno = EINVAL;
-    return -1;
-  }
+  if (!d->store || !d->store->is_block || cfg->metadata)
+    return 0;
+  message_set (error,
+               "the store %s is a block device: say where its sidecar shall "
+               "be with metadata=PATH",
+               d->store_path);
+  errno = EINVAL;
+  return -1;
+}
+
+/* The sidecar into d->sc, which stays NULL where there is none yet.  One that
+ * may not be written makes the store read-only, too. */
+static int
+open_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
+{
   /* Where volumes are opened for others, whose sidecar it is counts. */
-  sidecar_owner = d->store ? d->store->uid : 0;
-  owner = path_is_confined () ? &sidecar_owner : NULL;
+  uid_t sidecar_owner = d->store ? d->store->uid : 0;
+  const uid_t *owner = path_is_confined () ? &sidecar_owner : NULL;
+  int err;
+
   d->sc = sidecar_open_of (d->metadata, d->read_only, owner, error);
   if (!d->sc && !d->read_only && d->store && cannot_write (errno)) {
     log_error ("%s; going on read-only", *error);
     d->read_only = true;
     store_free (d->store);
     d->store = store_open_of (d->store_path, true,
-                              cfg->has_owner ? &cfg->owner : NULL, file, error);
+                              cfg->has_owner ? &cfg->owner : NULL,
+                              cfg->has_file ? &cfg->file : NULL, error);
     if (!d->store)
       return -1;
     sidecar_owner = d->store->uid;
@@ -345,7 +352,37 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     match_name_owner (d, error);
     return -1;
   }
-  if (!d->sc && err != ENOENT)
+  return d->sc || err == ENOENT ? 0 : -1;
+}
+
+/* There is a sidecar: finish what was begun, and see that all belongs
+ * together. */
+static int
+use_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
+{
+  if (d->store && !cfg->has_owner && is_cut_short (d)) {
+    store_free (d->store);
+    d->store = NULL;
+    if (file_remove_empty (d->store_path) == -1) {
+      message_set (error, "cannot make the store %s anew: %m", d->store_path);
+      return -1;
+    }
+  }
+  if (!d->store && create_finish (d, error) == -1)
+    return -1;
+  if (match_store (d, cfg, error) == -1)
+    return -1;
+  return match_config (d, cfg, error);
+}
+
+/* Lock store and sidecar, and make what is missing.  *fresh: the sidecar was
+ * made. */
+static int
+open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
+            char **error)
+{
+  *fresh = false;
+  if (open_store (d, cfg, error) == -1 || open_sidecar (d, cfg, error) == -1)
     return -1;
   if (d->read_only && (!d->sc || !d->store)) {
     message_set (error,
@@ -354,21 +391,8 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
     errno = ENOENT;
     return -1;
   }
-  if (d->sc) {
-    if (d->store && !cfg->has_owner && is_cut_short (d)) {
-      store_free (d->store);
-      d->store = NULL;
-      if (file_remove_empty (d->store_path) == -1) {
-        message_set (error, "cannot make the store %s anew: %m", d->store_path);
-        return -1;
-      }
-    }
-    if (!d->store && create_finish (d, error) == -1)
-      return -1;
-    if (match_store (d, cfg, error) == -1)
-      return -1;
-    return match_config (d, cfg, error);
-  }
+  if (d->sc)
+    return use_sidecar (d, cfg, error);
   *fresh = true;
   if (backing_take_command (d, cfg, error) == -1)
     return -1;
