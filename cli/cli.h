@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 #include <jansson.h>
 
@@ -26,6 +27,7 @@ enum {
   STATUS_USAGE = 2,
   STATUS_JOB = 3,        /* the job failed or was aborted */
   STATUS_UNANSWERED = 4, /* of several servers some did not answer */
+  STATUS_TIMEOUT = 5,    /* the job that was waited for goes on */
   STATUS_INTERRUPTED = 130,
 };
 
@@ -52,6 +54,7 @@ int cmd_pause (int argc, char **argv);
 int cmd_quit (int argc, char **argv);
 int cmd_resume (int argc, char **argv);
 int cmd_speed (int argc, char **argv);
+int cmd_wait (int argc, char **argv);
 int cmd_watch (int argc, char **argv);
 
 /* message.c */
@@ -130,6 +133,9 @@ uint64_t text_size (const char *what, const char *s);
 uint64_t text_speed (const char *what, const char *s);
 uint64_t text_duration (const char *what, const char *s);
 
+/* A whole number of at most max, without a suffix: no size. */
+uint64_t text_number (const char *what, const char *s, uint64_t max);
+
 #define TEXT_MAX 64
 /* "1.5 GiB"; in buf, which is returned. */
 const char *text_bytes (char buf[TEXT_MAX], uint64_t n);
@@ -170,6 +176,40 @@ int disks_unanswered (struct backfill_disk_info **disks, unsigned n);
 /* For the completion script: the names that disks have, each ended by a NUL,
  * as they are. */
 int disks_names (void);
+
+/* jobs.c */
+
+/* The job of that number, or with 0 the present job, as query-disks has it;
+ * NULL after a message. */
+json_t *job_object (struct backfill *h, const char *disk, uint64_t number);
+/* Print the same; an exit status. */
+int job_print_json (struct backfill *h, const char *disk, uint64_t number);
+
+/* progress.c */
+
+/* How far a job is, as a command shows it that waits for the job. */
+struct progress {
+  const char *label; /* the disk's name, where there are several; or NULL */
+  bool show;         /* on standard output */
+  bool terminal;     /* as one line that is printed over */
+  int fd;            /* for lines N/100; -1: none */
+  int percent, status;
+  int fd_percent;
+  time_t when; /* of the last plain line */
+  bool line;   /* the terminal's line is not ended */
+  struct backfill_job_info last;
+};
+/* fd: for lines N/100; -1: none. */
+void progress_init (struct progress *p, bool quiet, int fd);
+/* Let Ctrl-C end the waiting.  known: the job is known to have started. */
+void progress_interrupt (bool known);
+/* A backfill_progress_fn; opaque is the struct progress. */
+int progress_show (void *opaque, const struct backfill_job_info *job);
+/* End the terminal's line, before anything else is printed. */
+void progress_end (struct progress *p);
+/* The message of a job that failed or was aborted, as `last` says; an exit
+ * status. */
+int progress_failed (const struct progress *p);
 
 /* picture.c */
 

@@ -75,7 +75,7 @@ _backfill ()
             _backfill_add $'\n' < <(virsh -q list --name 2>/dev/null)
             return
             ;;
-        --offset|--length|--speed|--retry|--job|--pool|--volume|--connect)
+        --offset|--length|--speed|--retry|--timeout|--job|--pool|--volume|--connect)
             return
             ;;
     esac

@@ -74,6 +74,7 @@ static const struct command commands[] = {
     "                    seconds or as in 500ms, 5m, 2h, forever (the "
     "default);\n"
     "                    0: not at all\n"
+    "  --all             all of every disk that 'list' shows\n"
     "  --wait            wait until the job ends, showing how far it is;\n"
     "                    Ctrl-C then leaves it running\n"
     "  --progress[=FD]   the same; with FD write lines N/100 to that file\n"
@@ -83,6 +84,21 @@ static const struct command commands[] = {
     "With --wait the exit status is 0 if the range is local, 3 if the job\n"
     "failed or was aborted.\n" SIZES,
     cmd_allocate },
+  { "wait", "[DISK...]", "wait for jobs that are in progress",
+    "Shows how far each is, as 'allocate --wait' does, and ends as that does;\n"
+    "of a job that has ended already, too.  Ctrl-C leaves the jobs running.\n"
+    "\n"
+    "  --all             every job that is in progress now\n"
+    "  --timeout TIME    for how long at most: seconds, or as in 500ms, 5m, "
+    "2h\n"
+    "  --progress=FD     write lines N/100 to that file descriptor, for "
+    "programs\n"
+    "  --quiet           show nothing but errors\n"
+    "\n"
+    "The exit status is 0 if all jobs completed, 3 if one failed or was "
+    "aborted,\n"
+    "5 if one still goes on.\n",
+    cmd_wait },
   { "abort", "[DISK]", "end the job; what is local stays local",
     "Returns when the job has ended and nothing more is written for it.\n" JOB,
     cmd_abort },
@@ -159,7 +175,7 @@ print_help (FILE *fp)
       "\n"
       "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the job failed or was\n"
       "aborted, 4 a server does not answer, whose disks are shown as such,\n"
-      "130 interrupted.\n",
+      "5 the job goes on, 130 interrupted.\n",
       fp);
 }
 
@@ -317,7 +333,7 @@ main (int argc, char **argv)
   }
   command = need_command (argv[0]);
   cli.command = command->name;
-  cli.takes_disk = strstr (command->arguments, "[DISK]") != NULL;
+  cli.takes_disk = strstr (command->arguments, "[DISK") != NULL;
   if (answer_about (command, argc, argv))
     return finish (STATUS_OK);
   options_check_disk ();

@@ -51,6 +51,20 @@ text_duration (const char *what, const char *s)
   return n;
 }
 
+uint64_t
+text_number (const char *what, const char *s, uint64_t max)
+{
+  const char *why;
+  uint64_t n;
+
+  /* No suffixes: such numbers are not sizes. */
+  if (s[0] == '\0' || s[strspn (s, "0123456789")] != '\0')
+    cli_usage ("%s: '%s' is not a whole number", what, s);
+  if (units_size (s, &n, &why) == -1 || n > max)
+    cli_usage ("%s: '%s' is too large", what, s);
+  return n;
+}
+
 const char *
 text_bytes (char buf[TEXT_MAX], uint64_t n)
 {
