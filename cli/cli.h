@@ -2,7 +2,7 @@
  *
  * Each command is a function that takes its own arguments (argv[0] is not one
  * of these), uses cli_getopt for options and returns the exit status.  All
- * commands but check work through libbackfill only.
+ * commands but check and trace work through libbackfill only.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -54,6 +54,7 @@ int cmd_pause (int argc, char **argv);
 int cmd_quit (int argc, char **argv);
 int cmd_resume (int argc, char **argv);
 int cmd_speed (int argc, char **argv);
+int cmd_trace (int argc, char **argv);
 int cmd_wait (int argc, char **argv);
 int cmd_watch (int argc, char **argv);
 

@@ -132,6 +132,18 @@ static const struct command commands[] = {
     "all of it and says what is damaged; nothing is changed.  The exit status\n"
     "is 0 if it is good.\n",
     cmd_check },
+  { "trace", "VERB FILE...", "look at boot traces, and hand them on",
+    "  trace show FILE             what guests read first\n"
+    "  trace export DISK FILE      the trace that DISK's server uses\n"
+    "  trace import FILE           into the directory of traces, merged with\n"
+    "                              what is there\n"
+    "  trace merge FILE FILE...    write the first from the others\n"
+    "\n"
+    "  --svg FILE        'show' as a picture, - for standard output\n"
+    "  --dir DIRECTORY   the directory of traces for 'import'\n"
+    "\n"
+    "A trace tells what a guest has read.\n",
+    cmd_trace },
   { "create", "STORE", "make a volume that no guest has open yet",
     "Has backfilld make STORE and its sidecar, with nothing local; 'allocate'\n"
     "with its path then fills it in.\n"

@@ -28,6 +28,7 @@
 
 #define MAGIC "backfill-trace"
 #define FORMAT_VERSION 1
+#define DEFAULT_DIR "/var/lib/backfill/traces"
 #define RECORD 24u
 #define HEADER_MAX 1024u
 /* A unit that follows one of the last few ranges is joined to it: guests read
@@ -544,6 +545,8 @@ open_trusted (const char *path, uid_t owner, struct stat *sb, char **error)
     errno = EINVAL;
     goto bad;
   }
+  if (owner == TRACE_ANYBODY)
+    return fd;
   if ((sb->st_uid != 0 && sb->st_uid != geteuid () && sb->st_uid != owner)
       || (sb->st_mode & (S_IWGRP | S_IWOTH))) {
     message_set (error,
@@ -646,6 +649,32 @@ trace_save (const struct trace *t, const char *path, char **error)
     return -1;
   }
   return 0;
+}
+
+char *
+trace_default_dir (void)
+{
+  const char *state = getenv ("XDG_STATE_HOME"), *home = getenv ("HOME");
+  CLEANUP_FREE char *dir = NULL;
+  char *traces;
+  int r;
+
+  if (geteuid () == 0) {
+    mkdir ("/var/lib/backfill", 0755);
+    mkdir (DEFAULT_DIR, 0700);
+    return strdup (DEFAULT_DIR);
+  }
+  if (state && *state == '/')
+    r = asprintf (&dir, "%s/backfill", state);
+  else if (home && *home == '/')
+    r = asprintf (&dir, "%s/.local/state/backfill", home);
+  else
+    return NULL;
+  if (r == -1 || asprintf (&traces, "%s/traces", dir) == -1)
+    return NULL;
+  mkdir (dir, 0700);
+  mkdir (traces, 0700);
+  return traces;
 }
 
 char *

@@ -98,6 +98,9 @@ bool trace_is_of (const struct trace *t, uint64_t size,
                   const uint8_t digest[TRACE_DIGEST_SIZE])
     __attribute__ ((nonnull (1, 3)));
 
+/* For trace_load: whoever has named the file may name anybody's. */
+#define TRACE_ANYBODY ((uid_t)-1)
+
 /* Files.  A trace is believed if it is root's, ours or `owner`'s, and nobody
  * else may write to it.  NULL with errno and *error; ENOENT: there is none. */
 struct trace *trace_load (const char *path, uid_t owner, char **error)
@@ -105,6 +108,9 @@ struct trace *trace_load (const char *path, uid_t owner, char **error)
 /* Write it beside and rename it, durably.  0, or -1. */
 int trace_save (const struct trace *t, const char *path, char **error)
     __attribute__ ((nonnull (1, 2, 3)));
+/* The directory of traces that is used if none is named, made if it can be;
+ * malloc'd.  NULL: there is none. */
+char *trace_default_dir (void);
 /* The name of an image's trace in a folder of traces, malloc'd. */
 char *trace_name (const char *dir, uint64_t size,
                   const uint8_t digest[TRACE_DIGEST_SIZE])

@@ -23,8 +23,6 @@
 #include "internal.h"
 #include "log.h"
 
-#define DEFAULT_DIR "/var/lib/backfill/traces"
-
 void
 boot_init (struct disk *d)
 {
@@ -61,33 +59,6 @@ is_own_dir (struct disk *d, const char *dir)
   return false;
 }
 
-/* The directory that is used if none is named, made if it can be. */
-static char *
-default_dir (void)
-{
-  const char *state = getenv ("XDG_STATE_HOME"), *home = getenv ("HOME");
-  CLEANUP_FREE char *dir = NULL;
-  char *traces;
-  int r;
-
-  if (geteuid () == 0) {
-    mkdir ("/var/lib/backfill", 0755);
-    mkdir (DEFAULT_DIR, 0700);
-    return strdup (DEFAULT_DIR);
-  }
-  if (state && *state == '/')
-    r = asprintf (&dir, "%s/backfill", state);
-  else if (home && *home == '/')
-    r = asprintf (&dir, "%s/.local/state/backfill", home);
-  else
-    return NULL;
-  if (r == -1 || asprintf (&traces, "%s/traces", dir) == -1)
-    return NULL;
-  mkdir (dir, 0700);
-  mkdir (traces, 0700);
-  return traces;
-}
-
 int
 boot_configure (struct disk *d, const struct disk_config *cfg)
 {
@@ -121,7 +92,7 @@ find_path (struct disk *d)
   if (b->path)
     return true;
   if (!b->dir)
-    b->dir = default_dir ();
+    b->dir = trace_default_dir ();
   if (!b->dir)
     log_error ("%s: no boot traces: there is no directory for them; name one "
                "with trace-dir=",
