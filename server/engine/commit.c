@@ -154,6 +154,14 @@ set_complete (struct disk *d)
   return 0;
 }
 
+/* What is being sent stays as it is until it is known who has it. */
+static bool
+may_complete (struct disk *d)
+{
+  LOCK_SCOPE (&d->header_lock);
+  return role_completes (&d->sc->h.role);
+}
+
 /* The middle of a commit, between snapshot and publish.  Returns errno;
  * *durable tells whether the snapshot is in the sidecar, or needs not be. */
 static int
@@ -209,7 +217,7 @@ commit_pending (struct disk *d, unsigned flags)
      * granule. It may have to read S: with nothing pending, when nothing has
      * changed, it is asked only at a job's end or the disk's. */
     all_live = (!map_snapshot_is_empty (snap) || (flags & COMMIT_HOLES))
-               && map_all_live (d->map);
+               && map_all_live (d->map) && may_complete (d);
   }
   named = snap ? !map_snapshot_is_empty (snap) : map_is_in_work (d->map);
   if (named && d->work && work_sync_announce (d->work) == -1)

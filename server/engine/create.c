@@ -5,6 +5,8 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -160,6 +162,37 @@ is_plain (struct disk *d, char **error)
   return false;
 }
 
+/* A sidecar that metadata= passes by may say whose the disk is: one that was
+ * given away is not made again here, and its store not taken for another. */
+int
+create_is_free (struct disk *d, char **error)
+{
+  CLEANUP_FREE char *beside = NULL;
+  CLEANUP_FREE char *ignored = NULL;
+  CLEANUP_FREE char *says = NULL;
+  struct sidecar *sc;
+
+  if (asprintf (&beside, "%s.backfill", d->store_path) == -1) {
+    beside = NULL;
+    message_set (error, "out of memory");
+    errno = ENOMEM;
+    return -1;
+  }
+  if (strcmp (beside, d->metadata) == 0)
+    return 0;
+  sc = sidecar_peek (beside, &ignored);
+  if (sc && sc->h.role.kind != ROLE_NONE) {
+    role_explain (&sc->h.role, d->store_path, &says);
+    message_set (error, "%s (by its sidecar %s, whatever metadata= says)", says,
+                 beside);
+    sidecar_free (sc);
+    errno = EINVAL;
+    return -1;
+  }
+  sidecar_free (sc);
+  return 0;
+}
+
 /* All that the store holds is the truth already. */
 static int
 adopt_local (struct disk *d, const struct disk_config *cfg, uint32_t state,
@@ -238,7 +271,6 @@ refuse_unadopted (struct disk *d, char **error)
   errno = EEXIST;
   return -1;
 }
-
 int
 create_adopt (struct disk *d, const struct disk_config *cfg, char **error)
 {

@@ -17,6 +17,9 @@
 struct disk;
 struct disk_config;
 
+/* No sidecar that metadata= passes by has a role in a migration: else EINVAL.
+ * Before anything is made. */
+int create_is_free (struct disk *d, char **error);
 /* Neither is there. */
 int create_volume (struct disk *d, const struct disk_config *cfg, char **error);
 /* The sidecar is there, its store is not. */

@@ -420,6 +420,20 @@ disk_free (struct disk *d)
   free (d);
 }
 
+/* Its sidecar must stay to tell the other side of a migration. */
+static bool
+may_not_detach (struct disk *d, char **error)
+{
+  CLEANUP_FREE char *says = NULL;
+
+  LOCK_SCOPE (&d->header_lock);
+  if (role_detaches (&d->sc->h.role))
+    return false;
+  role_explain (&d->sc->h.role, d->store_path, &says);
+  message_set (error, "%s; it cannot be detached before that has ended", says);
+  return true;
+}
+
 int
 disk_detach (struct disk *d, char **error)
 {
@@ -429,6 +443,10 @@ disk_detach (struct disk *d, char **error)
   if (d->read_only) {
     message_set (error, "%s is open read-only", d->store_path);
     errno = EROFS;
+    return -1;
+  }
+  if (may_not_detach (d, error)) {
+    errno = EBUSY;
     return -1;
   }
   if (!map_is_complete (d->map) && !map_all_live (d->map)) {

@@ -67,6 +67,16 @@ match_name_owner (struct disk *d, char **error)
   errno = EBUSY;
 }
 
+int
+match_role (struct disk *d, char **error)
+{
+  if (sidecar_serves (d->sc))
+    return 0;
+  role_explain (&d->sc->h.role, d->store_path, error);
+  errno = EINVAL;
+  return -1;
+}
+
 /* Both are there: do they belong together? */
 int
 match_store (struct disk *d, const struct disk_config *cfg, char **error)

@@ -27,6 +27,8 @@ struct sidecar;
 bool match_is_trusted (const struct sidecar *sc, uid_t *author);
 /* The volume is another process's: say whose, in *error.  errno: EBUSY. */
 void match_name_owner (struct disk *d, char **error);
+/* May the disk be served here, in its role in a migration?  EINVAL. */
+int match_role (struct disk *d, char **error);
 /* Is this sidecar of this store?  The header in memory names the store's file
  * then. */
 int match_store (struct disk *d, const struct disk_config *cfg, char **error);

@@ -28,6 +28,10 @@
 #define RECORD_SIZE 8u /* of its id and length */
 #define CRC_SIZE 4u
 
+/* Incompat features: older programs refuse a volume that has one. */
+#define FEATURE_ROLE 1u
+#define KNOWN_FEATURES FEATURE_ROLE
+
 /* Places of fixed fields that more than one function uses. */
 #define AT_VERSION 8u
 #define AT_LENGTH 12u
@@ -59,7 +63,7 @@ static const struct area areas[] = {
 };
 
 /* Kinds of records.  Numbers are 8 bytes in the file. */
-enum kind { STRING, NONCE, NUMBER32, NUMBER64 };
+enum kind { STRING, NONCE, NUMBER32, NUMBER64, ROLE };
 
 struct record {
   uint32_t id;
@@ -81,6 +85,10 @@ static const struct record records[] = {
   { 7, NUMBER32, MEMBER (fetch_unit) },
   { 8, NUMBER32, MEMBER (connections) },
   { 11, NUMBER32, MEMBER (session_user) },
+  { 17, ROLE, MEMBER (role) },
+  { 18, STRING, MEMBER (role.host) },
+  { 19, STRING, MEMBER (role.peer) },
+  { 20, STRING, MEMBER (role.planes) },
 };
 
 /* Members of a header by their offset. */
@@ -194,6 +202,7 @@ pack_member (struct packer *pk, const struct sidecar_header *h,
              const struct record *r)
 {
   const void *m = const_member (h, r->member);
+  uint8_t packed[ROLE_RECORD];
   const char *s;
 
   switch (r->kind) {
@@ -211,6 +220,12 @@ pack_member (struct packer *pk, const struct sidecar_header *h,
     return pack_number (pk, r->id, *(const uint32_t *)m);
   case NUMBER64:
     return pack_number (pk, r->id, *(const uint64_t *)m);
+  case ROLE:
+    if (h->role.kind == ROLE_NONE)
+      return false;
+    role_pack (&h->role, packed);
+    pack_record (pk, r->id, packed, sizeof packed);
+    return true;
   }
   return false;
 }
@@ -221,7 +236,8 @@ pack_fixed (const struct sidecar_header *h, uint8_t *buf)
   memset (buf, 0, SIDECAR_HEADER_SIZE);
   memcpy (buf, SIDECAR_MAGIC, 8);
   put_le32 (buf + AT_VERSION, SIDECAR_VERSION);
-  /* 16..39: compat, ro-compat and incompat features: none yet. */
+  /* 16..31: compat and ro-compat features: none yet. */
+  put_le64 (buf + AT_INCOMPAT, h->role.kind == ROLE_NONE ? 0 : FEATURE_ROLE);
   memcpy (buf + 40, h->uuid, SIDECAR_UUID_SIZE);
   put_le64 (buf + AT_SEQUENCE, h->sequence);
   put_le64 (buf + 64, h->size);
@@ -341,7 +357,8 @@ check_version (const uint8_t *buf, const char *path, char **error)
                  path, get_le32 (buf + AT_VERSION), SIDECAR_VERSION);
     return -1;
   }
-  if (get_le64 (buf + AT_RO_COMPAT) != 0 || get_le64 (buf + AT_INCOMPAT) != 0) {
+  if (get_le64 (buf + AT_RO_COMPAT) != 0
+      || (get_le64 (buf + AT_INCOMPAT) & ~(uint64_t)KNOWN_FEATURES)) {
     message_set (error,
                  "the sidecar %s needs features that this program does not "
                  "have (ro-compat 0x%llx, incompat 0x%llx): use a newer one",
@@ -472,6 +489,11 @@ unpack_member (const struct record *r, const uint8_t *p, uint32_t len,
     else
       *(uint64_t *)m = get_le64 (p);
     return 0;
+  case ROLE:
+    /* check_role refuses what this leaves as no known role. */
+    if (len != ROLE_RECORD || role_unpack (m, p) == -1)
+      h->role.kind = NR_ROLES;
+    return 0;
   }
   return -1;
 }
@@ -500,6 +522,31 @@ unpack_records (const uint8_t *buf, size_t pos, size_t end, uint32_t nr,
   return 0;
 }
 
+/* A role that was not understood is nothing to guess at. */
+static int
+check_role (const uint8_t *buf, const char *path, struct sidecar_header *h,
+            char **error)
+{
+  bool named = get_le64 (buf + AT_INCOMPAT) & FEATURE_ROLE;
+
+  if (h->role.kind == NR_ROLES) {
+    message_set (error,
+                 "the sidecar %s has a role in a migration that this program "
+                 "does not know: use a newer one",
+                 path);
+    return -1;
+  }
+  if (named == (h->role.kind != ROLE_NONE) && role_is_whole (&h->role)
+      && (!named || !(h->state & SIDECAR_DETACHED)))
+    return 0;
+  message_set (error,
+               "the sidecar %s has a role in a migration that makes no sense: "
+               "restore it from a backup, and serve the disk nowhere until it "
+               "is known who owns it",
+               path);
+  return -1;
+}
+
 static int
 unpack_all (const uint8_t *buf, uint64_t file_size, const char *path,
             struct sidecar_header *h, char **error)
@@ -521,7 +568,7 @@ unpack_all (const uint8_t *buf, uint64_t file_size, const char *path,
       || unpack_records (buf, pos, end, get_le32 (buf + AT_NR_RECORDS), h)
              == -1)
     return makes_no_sense (path, error);
-  return 0;
+  return check_role (buf, path, h, error);
 }
 
 int

@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "role.h"
+
 #define SIDECAR_MAGIC "BKFILL\r\n"
 #define SIDECAR_VERSION 1u
 #define SIDECAR_HEADER_SIZE 16384u
@@ -79,6 +81,7 @@ struct sidecar_header {
   char *name, *backing, *work, *control;
   char *store;       /* its path when it was last opened */
   char *command_dir; /* where backing's command runs */
+  struct role role;  /* in a migration; ROLE_NONE: in none */
 };
 
 /* Pack *h into SIDECAR_HEADER_SIZE bytes.  ENAMETOOLONG if its strings do not

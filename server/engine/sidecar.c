@@ -46,6 +46,7 @@ sidecar_free (struct sidecar *sc)
   if (sc->fd >= 0)
     close (sc->fd);
   sidecar_header_clear (&sc->h);
+  role_clear (&sc->was);
   free (sc->path);
   free (sc);
 }
@@ -111,24 +112,34 @@ no_copy_is_whole (struct sidecar *sc, const uint8_t *buf, char **error)
   return -1;
 }
 
-/* Bring the other copy, which is torn, damaged or behind, up to the best. */
 static int
-write_other_copy (struct sidecar *sc, const uint8_t *buf, int best,
-                  const bool whole[2], char **error)
+write_copy (struct sidecar *sc, const uint8_t *copy, int i)
 {
+  return file_write (sc->fd, copy, SIDECAR_HEADER_SIZE,
+                     (uint64_t)i * SIDECAR_HEADER_SIZE, 0)
+                     == -1
+                 || sidecar_sync (sc) == -1
+             ? -1
+             : 0;
+}
+
+/* Bring the other copy, which may be torn, damaged or behind, up to the best;
+ * but the best first: what is read of it may not be on the disk, as its process
+ * was killed or its sync failed, and then the other one is all that is. */
+static int
+make_alike (struct sidecar *sc, const uint8_t *buf, int best,
+            const bool whole[2], char **error)
+{
+  const uint8_t *copy = buf + (size_t)best * SIDECAR_HEADER_SIZE;
   int other = !best;
 
   if (!whole[other])
     log_error ("%s: header copy %c is damaged; made again from copy %c",
                sc->path, other ? 'B' : 'A', other ? 'A' : 'B');
-  if (file_write (sc->fd, buf + (size_t)best * SIDECAR_HEADER_SIZE,
-                  SIDECAR_HEADER_SIZE, (uint64_t)other * SIDECAR_HEADER_SIZE, 0)
-          == -1
-      || sidecar_sync (sc) == -1) {
-    message_set (error, "cannot write the sidecar %s: %m", sc->path);
-    return -1;
-  }
-  return 0;
+  if (write_copy (sc, copy, best) == 0 && write_copy (sc, copy, other) == 0)
+    return 0;
+  message_set (error, "cannot write the sidecar %s: %m", sc->path);
+  return -1;
 }
 
 static int
@@ -153,10 +164,12 @@ load_header (struct sidecar *sc, bool repair, char **error)
                              sc->path, &sc->h, error)
       == -1)
     return -1;
+  /* Who reads that a disk was given acts on it only when that stays so. */
   if (!repair
-      || memcmp (buf, buf + SIDECAR_HEADER_SIZE, SIDECAR_HEADER_SIZE) == 0)
+      || (sc->h.role.kind == ROLE_NONE
+          && memcmp (buf, buf + SIDECAR_HEADER_SIZE, SIDECAR_HEADER_SIZE) == 0))
     return 0;
-  return write_other_copy (sc, buf, best, whole, error);
+  return make_alike (sc, buf, best, whole, error);
 }
 
 void
@@ -286,23 +299,86 @@ sidecar_peek (const char *path, char **error)
   return open_file (path, true, false, NULL, error);
 }
 
-int
-sidecar_write_header (struct sidecar *sc)
+static int
+write_copies (struct sidecar *sc)
 {
   CLEANUP_FREE uint8_t *buf = malloc (SIDECAR_HEADER_SIZE);
+  const int first = sc->first, second = !first;
 
   if (!buf)
     return -1;
   sc->h.sequence++;
-  if (sidecar_header_pack (&sc->h, buf) == -1)
+  if (sidecar_header_pack (&sc->h, buf) == -1
+      || write_copy (sc, buf, first) == -1)
     return -1;
-  for (unsigned i = 0; i < 2; i++)
-    if (file_write (sc->fd, buf, SIDECAR_HEADER_SIZE, i * SIDECAR_HEADER_SIZE,
-                    0)
-            == -1
-        || sidecar_sync (sc) == -1)
-      return -1;
+  /* It counts from here on.  Unless the second becomes durable, too, it is not
+   * to be written over. */
+  sc->first = second;
+  if (write_copy (sc, buf, second) == -1)
+    return -1;
+  sc->first = 0;
   return 0;
+}
+
+int
+sidecar_write_header (struct sidecar *sc)
+{
+  if (!sc->unsure)
+    return write_copies (sc);
+  errno = EBUSY;
+  return -1;
+}
+
+int
+sidecar_set_role (struct sidecar *sc, const struct role *next, char **error)
+{
+  const char *why = "the volume was detached";
+
+  if (!sc->unsure && role_copy (&sc->was, &sc->h.role) == -1) {
+    message_set (error, "out of memory");
+    return -1;
+  }
+  if ((sc->h.state & SIDECAR_DETACHED)
+      || !role_may_follow (&sc->was, next, &why)) {
+    message_set (error,
+                 "the sidecar %s: the role '%s' in a migration cannot become "
+                 "'%s': %s",
+                 sc->path, role_name (sc->was.kind), role_name (next->kind),
+                 why);
+    errno = EINVAL;
+    return -1;
+  }
+  if (role_copy (&sc->h.role, next) == -1) {
+    message_set (error, "out of memory");
+    return -1;
+  }
+  if (!sc->unsure && !sidecar_fits (sc)) {
+    message_set (error,
+                 "the names of the other side are too long for the "
+                 "sidecar %s",
+                 sc->path);
+    role_clear (&sc->h.role);
+    sc->h.role = sc->was;
+    sc->was = (struct role){ 0 };
+    errno = EINVAL;
+    return -1;
+  }
+  sc->unsure = true;
+  if (write_copies (sc) == -1) {
+    message_set (error,
+                 "cannot write the sidecar %s: %m; nobody is served until it "
+                 "can be written",
+                 sc->path);
+    return -1;
+  }
+  sc->unsure = false;
+  return 0;
+}
+
+bool
+sidecar_serves (const struct sidecar *sc)
+{
+  return !sc->unsure && role_serves (&sc->h.role);
 }
 
 #define WORK_PATH_MAX 512u

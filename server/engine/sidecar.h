@@ -44,6 +44,12 @@ struct sidecar {
   int job_fd;
   char *path;
   bool read_only;
+  /* The header copy that is written first: the other one holds what counts. */
+  int first;
+  /* A role was written, and what the disk has of it is not known: nobody may be
+   * served until sidecar_set_role has succeeded.  was: the role before. */
+  bool unsure;
+  struct role was;
   struct sidecar_header h;
 };
 
@@ -82,8 +88,19 @@ struct sidecar *sidecar_create (const char *path,
                                 const struct sidecar_header *h, char **error)
     __attribute__ ((nonnull (1, 2, 3)));
 
-/* Make sc->h durable: both copies. */
+/* Make sc->h durable: both copies.  It counts when the first of them is
+ * durable; after a failure the next one begins with the copy that does not hold
+ * what counts.  EBUSY while the role is unsure. */
 int sidecar_write_header (struct sidecar *sc) __attribute__ ((nonnull (1)));
+
+/* Change the role, durably in both copies, if it may follow (role.h): else -1
+ * with EINVAL and nothing is changed.  Any other failure leaves it unsure which
+ * of the two it is: then this is to be called again, with either, until it
+ * succeeds. */
+int sidecar_set_role (struct sidecar *sc, const struct role *next, char **error)
+    __attribute__ ((nonnull (1, 2, 3)));
+/* May a guest be served: by the role, and it is not unsure. */
+bool sidecar_serves (const struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Whether sc->h, with a path of W, can be written at all: its strings may be
  * too long. */

@@ -200,6 +200,7 @@ volume_begin (struct disk *d, char **error)
   h->session_pid = (uint32_t)getpid ();
   h->session_user = (uint32_t)d->work_user;
   h->state &= ~SIDECAR_CREATING;
+  role_begin_session (&h->role);
   memcpy (h->nonce, d->nonce, sizeof h->nonce);
   d->recorded = true;
   if (sidecar_set (&h->work, d->work ? d->work->path : NULL) == -1
@@ -360,6 +361,8 @@ open_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
 static int
 use_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
 {
+  if (match_role (d, error) == -1)
+    return -1;
   if (d->store && !cfg->has_owner && is_cut_short (d)) {
     store_free (d->store);
     d->store = NULL;
@@ -394,6 +397,8 @@ open_files (struct disk *d, const struct disk_config *cfg, bool *fresh,
   if (d->sc)
     return use_sidecar (d, cfg, error);
   *fresh = true;
+  if (create_is_free (d, error) == -1)
+    return -1;
   if (backing_take_command (d, cfg, error) == -1)
     return -1;
   return d->store ? create_adopt (d, cfg, error)

@@ -208,7 +208,9 @@ def test_of_another_version_it_is_refused(d):
             ({8: u32(2)}, ["version 2", "version 1"]),
             ({8: u32(0)}, ["version 0"]),
             ({8: u32(0xffffffff)}, ["version 4294967295"]),
-            ({32: u64(1)}, ["incompat 0x1"]),
+            # Known, but then there is a role.
+            ({32: u64(1)}, ["role", "makes no sense"]),
+            ({32: u64(2)}, ["incompat 0x2"]),
             ({32: u64(1 << 63)}, ["incompat 0x8000000000000000"]),
             ({24: u64(4)}, ["ro-compat 0x4"]),
             # The map's area, by a kind from the future that must be known.
