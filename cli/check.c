@@ -104,11 +104,14 @@ print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
   size_t i;
   json_t *v;
 
-  printf ("%s: disk of %s, granule %" PRIu32 "%s%s%s\n",
+  printf ("%s: disk of %s, granule %" PRIu32 "%s%s%s",
           path != NULL ? text_clean (path) : "?", text_bytes (buf, sc->h.size),
           sc->h.granule, sc->h.state & SIDECAR_COMPLETE ? ", complete" : "",
           sc->h.state & SIDECAR_DETACHED ? ", detached" : "",
           sc->h.session_open ? ", open or not closed" : "");
+  if (sc->h.role.kind != ROLE_NONE)
+    printf (", %s in a migration", role_name (sc->h.role.kind));
+  printf ("\n");
   for (i = 0; i < 2; i++)
     if (!copies[i])
       printf ("header copy %c is damaged: made again at the next open\n",
@@ -131,8 +134,8 @@ print (const struct sidecar *sc, const bool copies[2], bool job_damaged,
     printf ("no damage\n");
 }
 
-static struct sidecar *
-find_sidecar (const char *path)
+struct sidecar *
+check_find_sidecar (const char *path)
 {
   CLEANUP_FREE char *beside = NULL;
   CLEANUP_FREE char *error = NULL;
@@ -171,7 +174,7 @@ cmd_check (int argc, char **argv)
     return STATUS_USAGE;
   if (argc - optind != 1)
     cli_usage ("'check' needs one FILE: a store, or its sidecar");
-  sc = find_sidecar (argv[optind]);
+  sc = check_find_sidecar (argv[optind]);
   if (!sc)
     return STATUS_FAILED;
   sidecar_copies (sc, copies);
@@ -195,6 +198,9 @@ cmd_check (int argc, char **argv)
         "complete", (sc->h.state & SIDECAR_COMPLETE) != 0, "header-copies",
         copies[0], copies[1], "job-damaged", job_damaged, "damaged", list);
 
+    if (sc->h.role.kind != ROLE_NONE)
+      json_object_set_new (value, "role",
+                           json_string (role_name (sc->h.role.kind)));
     status = text_json (value);
     json_decref (value);
   }

@@ -3,6 +3,7 @@
  * Each command is a function that takes its own arguments (argv[0] is not one
  * of these), uses cli_getopt for options and returns the exit status.  All
  * commands but check and trace work through libbackfill only.
+ * commands but check and owner work through libbackfill only.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -50,6 +51,7 @@ int cmd_flush (int argc, char **argv);
 int cmd_info (int argc, char **argv);
 int cmd_list (int argc, char **argv);
 int cmd_map (int argc, char **argv);
+int cmd_owner (int argc, char **argv);
 int cmd_pause (int argc, char **argv);
 int cmd_quit (int argc, char **argv);
 int cmd_resume (int argc, char **argv);
@@ -57,6 +59,13 @@ int cmd_speed (int argc, char **argv);
 int cmd_trace (int argc, char **argv);
 int cmd_wait (int argc, char **argv);
 int cmd_watch (int argc, char **argv);
+
+/* check.c */
+
+/* The sidecar of the store, or that of this path, to look at; NULL after a
+ * message. */
+struct sidecar;
+struct sidecar *check_find_sidecar (const char *path);
 
 /* message.c */
 

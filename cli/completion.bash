@@ -88,7 +88,7 @@ _backfill ()
         _backfill_add $'\n' < <(
             "${COMP_WORDS[0]}" --list-commands 2>/dev/null)
     elif [ "$command" != list ] && [ "$command" != quit ]; then
-        if [ "$command" != check ]; then
+        if [ "$command" != check ] && [ "$command" != owner ]; then
             _backfill_add '' < <("${call[@]}" --list-disks 2>/dev/null)
         fi
         _backfill_add $'\n' < <(compgen -f -- "$cur")

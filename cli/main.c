@@ -144,6 +144,12 @@ static const struct command commands[] = {
     "\n"
     "A trace tells what a guest has read.\n",
     cmd_trace },
+  { "owner", "STORE", "say whose a disk is, as its files do",
+    "STORE is a store, or its sidecar.  A disk that has moved to another "
+    "host,\n"
+    "or is moving, says so in its sidecar: that alone is read, and no server\n"
+    "is asked.\n",
+    cmd_owner },
   { "create", "STORE", "make a volume that no guest has open yet",
     "Has backfilld make STORE and its sidecar, with nothing local; 'allocate'\n"
     "with its path then fills it in.\n"

@@ -394,9 +394,9 @@ def check_promises(mutants, path):
     has some."""
     with open(path) as f:
         rows = {m.group(1): m.group(0)
-                for m in re.finditer(r"^\| (G[0-9]+) \|.*$", f.read(), re.M)}
+                for m in re.finditer(r"^\| ([GM][0-9]+) \|.*$", f.read(), re.M)}
     bad = 0
-    for name in sorted(rows, key=lambda g: int(g[1:])):
+    for name in sorted(rows, key=lambda g: (g[0], int(g[1:]))):
         tests = {t[0] for m in mutants if m.promise == name for t in m.tests}
         if not tests:
             print("%s: no mutant" % name)
@@ -406,7 +406,7 @@ def check_promises(mutants, path):
                 print("%s: its row does not name %s" % (name, test))
                 bad += 1
     for m in mutants:
-        if m.promise.startswith("G") and m.promise not in rows:
+        if m.promise[0] in "GM" and m.promise not in rows:
             print("%s: there is no promise %s" % (m.name, m.promise))
             bad += 1
     return 1 if bad else 0
