@@ -61,6 +61,38 @@ unpack_dependency () {
      dpkg -x "$real"_*.deb . && rm "$real"_*.deb && : >done)
 }
 
+# debian_sources SUITE: this machine's sources of Debian's own packages, one a line,
+# with the suite exchanged.
+debian_sources () {
+  own=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+  apt-get indextargets --format '$(RELEASE) $(REPO_URI) $(COMPONENT)' \
+      'Created-By: Packages' | sort -u |
+    while read -r release uri component; do
+      part=-${release#*-}
+      [ "$part" != "-$release" ] || part=
+      case "$1$part" in
+        sid-* | unstable-*) continue ;; # has no updates
+      esac
+      case "${release%%-*}" in
+        "$own" | stable | oldstable | testing | unstable | sid)
+          echo "deb $uri $1$part $component"
+          ;;
+      esac
+    done
+}
+
+# make_chroot SUITE FOLDER [OPTION...]: by mmdebstrap, from the sources on stdin.
+make_chroot () {
+  suite=$1
+  folder=$2
+  shift 2
+  # What a machine needs to reach them.
+  proxies=$(apt-config dump | grep -i '^Acquire::https\?::Proxy' || :)
+  unshare --mount --propagation private \
+    mmdebstrap --mode=root ${proxies:+--aptopt="$proxies"} "$@" "$suite" \
+      "$folder" -
+}
+
 # The files of the project, without what a build in the tree made.
 list_files () {
   git ls-files -z --cached --others --exclude-standard 2>/dev/null ||

@@ -90,15 +90,24 @@ units () {
     fail "backfilld.service starts $command, which is not there"
   "${installed[@]}" "$root$command" --version | grep -q '^backfilld ' ||
     fail "$command does not run"
-  grep -q '^Restart=on-failure' "$units/backfilld.service" ||
-    fail "backfilld.service: not started again after a crash"
-  for unit in backfilld.service backfilld.socket; do
+  for unit in backfilld.service nbdkit-backfill@.service; do
+    grep -q '^Restart=on-failure' "$units/$unit" ||
+      fail "$unit: not started again after a crash"
+  done
+  for unit in backfilld.service backfilld.socket nbdkit-backfill@.service \
+    nbdkit-backfill@.socket; do
     sed -n 's/^Documentation=man:\(.*\)(\(.\))/man\2\/\1.\2/p' "$units/$unit" |
       while read -r page; do
         [ -e "$there/share/man/$page" ] || echo "$unit: no $page"
       done
   done > "$tmp/out"
   [ ! -s "$tmp/out" ] || fail "$(cat "$tmp/out")"
+
+  # A disk's: nbdkit is in the PATH, and finds the plugin by its name or path.
+  command=$(sed -n 's/^ExecStart=nbdkit -f $NBDKIT_OPTIONS \([^ ]*\) .*/\1/p' \
+    "$units/nbdkit-backfill@.service")
+  [ "$command" = backfill ] || [ "$root$command" -ef "$plugin" ] ||
+    fail "nbdkit-backfill@.service names the plugin $command"
 
   if have systemd-analyze; then
     mkdir "$tmp/units"
@@ -109,11 +118,22 @@ units () {
     systemd-analyze verify --man=no "$tmp/units/backfilld.service" \
       "$tmp/units/backfilld.socket" > "$tmp/out" 2>&1 || fail "$(cat "$tmp/out")"
     ! grep -E 'backfilld\.(service|socket)' "$tmp/out" || fail "systemd complains"
-    # 10 is no protection at all; 2.5 is what a daemon that must write other
-    # users' files can have.
-    systemd-analyze security --offline=true --threshold=25 \
-      "$tmp/units/backfilld.service" > "$tmp/out" 2>&1 || fail "$(cat "$tmp/out")"
-    tail -n 1 "$tmp/out" | cat
+    for unit in service socket; do
+      cp "$units/nbdkit-backfill@.$unit" "$tmp/units/nbdkit-backfill@vm1.$unit"
+    done
+    systemd-analyze verify --man=no "$tmp/units/nbdkit-backfill@vm1.service" \
+      "$tmp/units/nbdkit-backfill@vm1.socket" > "$tmp/out" 2>&1 ||
+      fail "$(cat "$tmp/out")"
+    ! grep -F nbdkit-backfill@ "$tmp/out" || fail "systemd complains"
+    # 10 is no protection at all; 2.3 is what a daemon that must write other
+    # users' files, and be these users, can have.
+    for unit in backfilld=23 nbdkit-backfill@vm1=14; do
+      systemd-analyze security --offline=true --threshold="${unit#*=}" \
+        "$tmp/units/${unit%=*}.service" > "$tmp/out" 2>&1 || fail "$(cat "$tmp/out")"
+      tail -n 1 "$tmp/out" | cat
+    done
+    # These two would take the peers' uids, and the boot's id.
+    ! grep -E '^(PrivateUsers|ProcSubset)=' "$tmp"/units/* || fail "too hardened"
   fi
   echo "units"
 }
@@ -296,6 +316,24 @@ completion () {
   echo "completion"
 }
 
+# The binding finds the library that was installed with it.
+python () {
+  local package
+  [ "$HAVE_PYTHON" = yes ] || { echo "no Python"; return; }
+  package=$(find "$there" -path '*-packages/backfill' -type d)
+  [ -n "$package" ] || { fail "no binding for Python"; return; }
+  "${installed[@]}" PYTHONPATH="${package%/*}" python3 -B -c '
+import backfill, sys
+print(backfill.__file__, backfill.version())
+try:
+    backfill.Connection("unix:/nonexistent")
+except backfill.BackfillError as e:
+    print(e)' > "$tmp/out" 2>&1 || fail "$(cat "$tmp/out")"
+  grep -qF "$package/__init__.py $("${installed[@]}" backfill --version | sed 's/.* //')" \
+    "$tmp/out" && grep -q /nonexistent "$tmp/out" || fail "$(cat "$tmp/out")"
+  echo "Python"
+}
+
 hook () {
   local hook
   hook=$(find_one libvirt-hook)
@@ -343,6 +381,7 @@ programs
 symbols
 pages
 completion
+python
 hook
 disk
 [ "$failed" -eq 0 ] || { echo "$failed failed"; exit 1; }
