@@ -2,8 +2,7 @@
  *
  * Each command is a function that takes its own arguments (argv[0] is not one
  * of these), uses cli_getopt for options and returns the exit status.  All
- * commands but check and trace work through libbackfill only.
- * commands but check and owner work through libbackfill only.
+ * commands but check, owner and trace work through libbackfill only.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
