@@ -254,10 +254,8 @@ wait_one (struct backfill *h, const struct jobs *jobs, size_t i,
       || p.last.type == BACKFILL_JOB_CANCELLED)
     return progress_failed (&p);
   if (backfill_get_errno () == ETIMEDOUT && until != UNITS_FOREVER
-      && now_ms () >= until) {
-    cli_failed ();
-    return STATUS_TIMEOUT;
-  }
+      && now_ms () >= until)
+    return cli_failed_as (STATUS_TIMEOUT);
   return cli_failed ();
 }
 

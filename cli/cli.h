@@ -28,6 +28,11 @@ enum {
   STATUS_JOB = 3,        /* the job failed or was aborted */
   STATUS_UNANSWERED = 4, /* of several servers some did not answer */
   STATUS_TIMEOUT = 5,    /* the job that was waited for goes on */
+  /* Instead of STATUS_FAILED, with --detailed-exitcode: */
+  STATUS_NO_DISK = 6,
+  STATUS_UNREACHABLE = 7,
+  STATUS_BUSY = 8,   /* a job is in progress already */
+  STATUS_NO_JOB = 9, /* there is none that could be meant */
   STATUS_INTERRUPTED = 130,
 };
 
@@ -36,6 +41,9 @@ struct cli {
   const char *command; /* its name */
   bool takes_disk;     /* it is about one disk */
   bool json;           /* --json */
+  bool detailed;       /* --detailed-exitcode */
+  int failure;         /* of what kind the messages were: STATUS_FAILED or one
+                          of its details; 0: there was none */
 };
 extern struct cli cli;
 
@@ -73,14 +81,20 @@ void cli_usage (const char *fmt, ...)
     __attribute__ ((format (printf, 1, 2), noreturn));
 /* "backfill: ..."; STATUS_FAILED. */
 int cli_error (const char *fmt, ...) __attribute__ ((format (printf, 1, 2)));
-/* The same with libbackfill's last error. */
+/* The same with libbackfill's last error, which says of what kind it is. */
 int cli_failed (void);
+/* The same, of another kind, which is returned. */
+int cli_failed_as (int status);
+/* The message of that kind and errno (0: none); the kind is returned. */
+int cli_error_as (int status, int errnum, const char *fmt, ...)
+    __attribute__ ((format (printf, 3, 4)));
 
 /* options.c */
 
 /* What options_before returns that is no letter, and not libvirt's. */
 enum {
   OPTION_JSON = 0x10000,
+  OPTION_DETAILED,
   OPTION_LONG_OPTIONS,
   OPTION_SHORT_OPTIONS,
   OPTION_COMMANDS,

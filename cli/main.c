@@ -224,6 +224,8 @@ finish (int status)
     cli_error ("cannot write to standard output: %m");
     return status == STATUS_OK ? STATUS_FAILED : status;
   }
+  if (status == STATUS_FAILED && cli.detailed && cli.failure >= STATUS_NO_DISK)
+    return cli.failure;
   return status;
 }
 

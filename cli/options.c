@@ -9,6 +9,7 @@
 #include "config.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,13 @@ static const struct global {
   { "json", OPTION_JSON, no_argument, BEFORE | AFTER,
     "      --json            print JSON\n",
     "      --json            print JSON\n" },
+  { "detailed-exitcode", OPTION_DETAILED, no_argument, BEFORE | AFTER,
+    "      --detailed-exitcode   fail with 6 (no such disk), 7 (no server), 8 "
+    "(a "
+    "job\n"
+    "                        is in progress already) or 9 (no job) instead of "
+    "1\n",
+    NULL },
   { "help", 'h', no_argument, BEFORE | AFTER,
     "  -h, --help            show this, or the help of COMMAND\n",
     "  -h, --help            show this\n" },
@@ -126,6 +134,9 @@ take_global (int c)
   case OPTION_JSON:
     cli.json = true;
     return true;
+  case OPTION_DETAILED:
+    cli.detailed = true;
+    return true;
   default:
     return libvirt_option (c);
   }
@@ -199,7 +210,10 @@ cli_connect (void)
 {
   struct backfill *h = backfill_connect (cli.socket);
 
-  if (h == NULL)
+  /* The socket's file may be missing: no disk is, then. */
+  if (h == NULL && backfill_get_errno () == ENOENT)
+    cli_failed_as (STATUS_UNREACHABLE);
+  else if (h == NULL)
     cli_failed ();
   return h;
 }

@@ -185,8 +185,8 @@ progress_failed (const struct progress *p)
   char text[4096], a[TEXT_MAX], b[TEXT_MAX];
 
   snprintf (text, sizeof text, "%s", backfill_get_error ());
-  cli_error ("%s; %s of %s is local", text_clean (text),
-             text_bytes (a, job->data_processed),
-             text_bytes (b, job->data_total));
+  cli_error_as (STATUS_JOB, backfill_get_errno (), "%s; %s of %s is local",
+                text_clean (text), text_bytes (a, job->data_processed),
+                text_bytes (b, job->data_total));
   return STATUS_JOB;
 }

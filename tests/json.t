@@ -60,8 +60,10 @@ Also when the job failed, which the exit status says:
   $ backfill abort vda >/dev/null
   $ wait $!
   [3]
-  $ cat err
-  backfill: the job of disk 'vda' was aborted; * of 16 MiB is local (glob)
+  $ jq -r '.error | .class, .desc, .["errno-name"]' err
+  job-failed
+  the job of disk 'vda' was aborted; * of 16 MiB is local (glob)
+  ECANCELED
   $ jq -r .result job
   cancelled
 
@@ -99,7 +101,7 @@ check:
 quit ends the server; of several it must be named.
 
   $ backfill quit --json
-  backfill: there are several servers: name the socket of the one to end with -c
+  {"error": {"class": "failed", "desc": "there are several servers: name the socket of the one to end with -c"}}
   [1]
   $ pid=$(cat disk.pid)
   $ stop empty
@@ -108,10 +110,24 @@ quit ends the server; of several it must be named.
   $ wait_for ended $pid
   $ rm disk.pid
 
-Errors are text, on standard error:
+Errors are objects too, on standard error, a line each:
 
-  $ backfill list --json
-  backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
+  $ backfill list --json 2>err
   [1]
-  $ backfill list --json 2>/dev/null
+  $ jq -r '.error | .class, .["errno-name"], .desc' err
+  unreachable
+  ENXIO
+  no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
+  $ nbdkit -U odd.sock -P odd.pid backfill name=$'v\xff' store=a.img backing="$golden"
+  $ backfill info vdc --json 2>&1 | jq -c '.error | [.class, .errno]'
+  ["no-disk",2]
+  $ backfill -c $'no\xff' info --json
+  {"error": {"class": "unreachable", "desc": "control socket 'no?': No such file or directory", "errno": 2, "errno-name": "ENOENT"}}
   [1]
+
+but wrong usage, which is for people:
+
+  $ backfill info --json one two
+  backfill: 'info' takes one DISK: 'two' is one too many
+  Try 'backfill info --help'.
+  [2]

@@ -129,3 +129,36 @@ aborted (see jobs.t), 130 interrupted (see interrupt.t).
   [1]
   $ backfill flush one two 2>/dev/null
   [2]
+
+With --detailed-exitcode what failed can be told by the exit status: no such
+disk, no server, a job that is in progress already, no job.
+
+  $ backfill flush nothing --detailed-exitcode 2>/dev/null
+  [6]
+  $ backfill --detailed-exitcode flush ./nothing 2>/dev/null
+  [6]
+  $ backfill --detailed-exitcode -c no.control info 2>/dev/null
+  [7]
+  $ touch closed.img
+  $ backfill --detailed-exitcode info ./closed.img 2>/dev/null
+  [7]
+  $ backfill --detailed-exitcode pause 2>/dev/null
+  [9]
+  $ backfill --detailed-exitcode wait 2>/dev/null
+  [9]
+  $ make_golden
+  $ serve_golden
+  $ nbdkit -U slow.sock -P slow.pid backfill name=slow store=slow.img backing="$golden"
+  $ backfill allocate slow --quiet --speed 16k
+  $ backfill --detailed-exitcode allocate slow 2>/dev/null
+  [8]
+  $ backfill allocate slow 2>/dev/null
+  [1]
+
+Disks that fail in several ways are a failure, and so is what has no such reason:
+
+  $ backfill --detailed-exitcode wait nothing ./closed.img 2>/dev/null
+  [1]
+  $ backfill --detailed-exitcode info 2>/dev/null
+  [1]
+  $ backfill --detailed-exitcode flush slow

@@ -316,7 +316,8 @@ def test_watch(d):
         rest, err = p.communicate(timeout=LONG)
         events = [json.loads(l) for l in (text + (rest or "")).splitlines()]
         check("watch: whole events, then says that the server has gone",
-              p.returncode == 1 and err.startswith("backfill: ")
+              p.returncode == 1
+              and json.loads(err)["error"]["class"] == "unreachable"
               and {"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED"}
               <= {e["event"] for e in events}, (p.returncode, err))
 
