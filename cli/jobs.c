@@ -13,6 +13,7 @@
 
 #include "cli.h"
 #include "cleanup.h"
+#include "units.h"
 
 #define ABORT_TIMEOUT 60000 /* ms, for the job's record to say it has ended */
 
@@ -189,20 +190,28 @@ cmd_dismiss (int argc, char **argv)
   return simple (argc, argv, backfill_job_dismiss, false);
 }
 
+static void
+print_speed (uint64_t speed)
+{
+  char buf[TEXT_MAX];
+
+  if (speed == 0)
+    printf ("no limit\n");
+  else
+    printf ("%s/s\n", text_bytes (buf, speed));
+}
+
 static int
 print_total_speed (const char *reply)
 {
   json_t *value = json_loads (reply, 0, NULL);
   json_int_t speed = json_integer_value (json_object_get (value, "speed"));
-  char buf[TEXT_MAX];
   int status = STATUS_OK;
 
   if (cli.json)
     status = text_json (value);
-  else if (speed <= 0)
-    printf ("no limit\n");
   else
-    printf ("%s/s\n", text_bytes (buf, (uint64_t)speed));
+    print_speed (speed > 0 ? (uint64_t)speed : 0);
   json_decref (value);
   return status;
 }
@@ -231,51 +240,95 @@ total_speed (struct backfill *h, const char *limit)
   return cli_failed ();
 }
 
-int
-cmd_speed (int argc, char **argv)
+/* A word that is no LIMIT is a DISK. */
+static bool
+is_limit (const char *word)
+{
+  const char *why;
+  uint64_t n;
+
+  return units_speed (word, &n, &why) == 0;
+}
+
+/* The limit of the job that is in progress, or was. */
+static int
+show_speed (struct backfill *h, const char *disk, uint64_t number)
+{
+  struct backfill_job_info job = { .struct_size = sizeof job };
+
+  if (backfill_job_get_info (h, disk, number, &job) == -1)
+    return cli_failed ();
+  if (cli.json && job.type != BACKFILL_JOB_NONE)
+    return job_print_json (h, disk, number);
+  if (job.type != BACKFILL_JOB_NONE) {
+    print_speed (job.speed);
+    return STATUS_OK;
+  }
+  cli_error_as (STATUS_NO_JOB, ESRCH, "%s%s%s has no job",
+                disk != NULL ? "disk '" : "the disk", disk != NULL ? disk : "",
+                disk != NULL ? "'" : "");
+  return STATUS_FAILED;
+}
+
+/* What speed is asked for. */
+struct speed {
+  bool total;
+  uint64_t number;
+  const char *disk, *limit; /* limit NULL: to be shown */
+  uint64_t speed;
+};
+
+static void
+parse_speed (int argc, char **argv, struct speed *s)
 {
   static const struct option longs[] = {
     { "total", no_argument, NULL, 't' },
     { "job", required_argument, NULL, 'j' },
     { NULL, 0, NULL, 0 },
   };
-  const char *disk = NULL, *limit = NULL;
-  bool total = false;
-  uint64_t speed = 0, number = 0;
-  struct backfill *h;
-  int c, status = STATUS_OK;
+  int c;
 
   while ((c = cli_getopt (argc, argv, longs)) != -1)
     if (c == 't')
-      total = true;
+      s->total = true;
     else if (c == 'j')
-      number = parse_job (optarg);
-  if (total && number != 0)
+      s->number = parse_job (optarg);
+  if (s->total && s->number != 0)
     cli_usage ("--total is about all jobs of the server: it does not go with "
                "--job");
-  if (argc - optind > (total ? 1 : 2))
+  if (argc - optind > (s->total ? 1 : 2))
     cli_usage ("'speed' takes %s: '%s' is one too many",
-               total ? "one LIMIT with --total" : "one DISK and one LIMIT",
+               s->total ? "one LIMIT with --total" : "one DISK and one LIMIT",
                argv[argc - 1]);
-  if (optind == argc && !total)
-    cli_usage ("'speed' needs a LIMIT, in bytes a second (0: none)");
-  if (argc - optind == 2)
-    disk = argv[optind++];
+  if (argc - optind == 2
+      || (argc - optind == 1 && !s->total && !is_limit (argv[optind])))
+    s->disk = argv[optind++];
   if (optind < argc) {
-    limit = argv[optind];
-    speed = text_speed ("LIMIT", limit);
+    s->limit = argv[optind];
+    s->speed = text_speed ("LIMIT", s->limit);
   }
-  disk = cli_find (disk);
+  s->disk = cli_find (s->disk);
+}
 
+int
+cmd_speed (int argc, char **argv)
+{
+  struct speed s = { 0 };
+  struct backfill *h;
+  int status = STATUS_OK;
+
+  parse_speed (argc, argv, &s);
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (total)
-    status = total_speed (h, limit);
-  else if (backfill_job_set_speed (h, disk, number, speed) == -1)
+  if (s.total)
+    status = total_speed (h, s.limit);
+  else if (s.limit == NULL)
+    status = show_speed (h, s.disk, s.number);
+  else if (backfill_job_set_speed (h, s.disk, s.number, s.speed) == -1)
     status = cli_failed ();
   else if (cli.json)
-    status = job_print_json (h, disk, number);
+    status = job_print_json (h, s.disk, s.number);
   backfill_close (h);
   return status;
 }

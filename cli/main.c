@@ -107,11 +107,12 @@ static const struct command commands[] = {
   { "resume", "[DISK]", "let a paused job go on",
     "Also for a job that was paused because the store was full.\n" JOB,
     cmd_resume },
-  { "speed", "[DISK] LIMIT", "limit the job's speed",
+  { "speed", "[DISK] [LIMIT]", "limit the job's speed, or show its limit",
     "LIMIT is in bytes a second; 0 or none: no limit.  It holds from now on.\n"
+    "Without LIMIT the present one is shown.\n"
     "\n"
     "  --total           of all jobs of the server together, instead of one\n"
-    "                    disk's; without LIMIT it is shown\n"
+    "                    disk's\n"
     "  --job NUMBER      only the job of that number ('info' shows it)\n" SIZES,
     cmd_speed },
   { "dismiss", "[DISK]", "forget a job that has ended",

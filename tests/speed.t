@@ -35,11 +35,31 @@ It is changed while the job runs, and "none" is no limit:
   0
   $ wait_for sh -c 'backfill info a --json | jq -e ".job.result == \"completed\""'
 
+Without LIMIT it is shown, also of a job that has ended:
+
+  $ backfill speed a
+  no limit
+  $ backfill speed b
+  backfill: disk 'b' has no job
+  [1]
+  $ backfill --detailed-exitcode speed b --json
+  {"error": {"class": "no-job", "desc": "disk 'b' has no job", "errno": 3, "errno-name": "ESRCH"}}
+  [9]
+
 Or with the command that starts the job:
 
   $ backfill allocate b --quiet --speed 16k
   $ info_of b .job.speed
   16384
+  $ backfill speed b
+  16 KiB/s
+  $ backfill speed ./b.img
+  16 KiB/s
+  $ backfill speed b --json | jq -c '[.device, .speed]'
+  ["b",16384]
+  $ backfill speed b --job 7
+  backfill: * (glob)
+  [1]
 
 A limit can be lower than the smallest request; the job still goes on.
 
@@ -69,12 +89,17 @@ The total of all jobs:
 
 Wrong:
 
-  $ backfill speed a
-  backfill: LIMIT: 'a' is not a size: it is not a number
-  Try 'backfill speed --help'.
-  [2]
   $ backfill speed
-  backfill: 'speed' needs a LIMIT, in bytes a second (0: none)
+  backfill: name the disk: there are 'a', 'b'
+  [1]
+  $ backfill speed 1M
+  backfill: name the disk: there are 'a', 'b'
+  [1]
+  $ backfill speed fast
+  backfill: No disk has the name or the store 'fast': there are 'a', 'b'
+  [1]
+  $ backfill speed a fast
+  backfill: LIMIT: 'fast' is not a size: it is not a number
   Try 'backfill speed --help'.
   [2]
   $ backfill speed a 1M fast
