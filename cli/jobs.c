@@ -13,7 +13,6 @@
 
 #include "cli.h"
 #include "cleanup.h"
-#include "units.h"
 
 #define ABORT_TIMEOUT 60000 /* ms, for the job's record to say it has ended */
 
@@ -240,14 +239,11 @@ total_speed (struct backfill *h, const char *limit)
   return cli_failed ();
 }
 
-/* A word that is no LIMIT is a DISK. */
+/* Any other word is a DISK. */
 static bool
 is_limit (const char *word)
 {
-  const char *why;
-  uint64_t n;
-
-  return units_speed (word, &n, &why) == 0;
+  return (word[0] >= '0' && word[0] <= '9') || strcmp (word, "none") == 0;
 }
 
 /* The limit of the job that is in progress, or was. */

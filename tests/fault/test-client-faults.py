@@ -323,8 +323,8 @@ def test_watch(d):
 
 
 def test_usage(d):
-    for args in (["frob"], ["info", "--frob"], ["info", "a", "b"], ["speed"],
-                 ["speed", "1.5G"], ["allocate", "--offset", "-1"],
+    for args in (["frob"], ["info", "--frob"], ["info", "a", "b"],
+                 ["speed", "a", "1", "b"], ["speed", "1.5G"], ["allocate", "--offset", "-1"],
                  ["allocate", "--length", "3x"], ["allocate", "--length", ""],
                  ["allocate", "--offset", "9E"], ["map", "--offset", "1kk"],
                  ["allocate", "--on-error", "x"], ["list", "x"], [],
