@@ -9,6 +9,7 @@
 #include <string.h>
 #include <inttypes.h>
 #include <errno.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "cleanup.h"
@@ -461,8 +462,14 @@ cmd_flush (int argc, char **argv)
   return status;
 }
 
-int
-cmd_create (int argc, char **argv)
+/* A volume as create is asked for it. */
+struct wanted {
+  const char *store, *backing; /* backing NULL: zeros */
+  uint64_t size, granule;      /* 0: whatever is usual */
+};
+
+static void
+parse_wanted (int argc, char **argv, struct wanted *w)
 {
   enum { OPT_BACKING = 1, OPT_SIZE, OPT_GRANULE };
   static const struct option longs[] = {
@@ -471,42 +478,97 @@ cmd_create (int argc, char **argv)
     { "granule", required_argument, NULL, OPT_GRANULE },
     { NULL, 0, NULL, 0 },
   };
-  const char *backing = NULL, *store;
-  uint64_t size = 0, granule = 0;
   bool has_size = false;
-  struct backfill *h;
-  int c, status = STATUS_OK;
+  int c;
 
   while ((c = cli_getopt (argc, argv, longs)) != -1)
     switch (c) {
     case OPT_BACKING:
-      backing = optarg;
+      w->backing = optarg;
       break;
     case OPT_SIZE:
-      size = text_size ("--size", optarg);
+      w->size = text_size ("--size", optarg);
       has_size = true;
       break;
     case OPT_GRANULE:
-      granule = text_size ("--granule", optarg);
+      w->granule = text_size ("--granule", optarg);
       break;
     }
-  store = cli_disk (argc, argv);
-  if (store == NULL)
+  w->store = cli_disk (argc, argv);
+  if (w->store == NULL)
     cli_usage ("'create' needs the path of the new STORE");
-  if (backing == NULL && !has_size)
+  if (w->backing == NULL && !has_size)
     cli_usage ("'create' needs --backing URI, or --size SIZE for a disk of "
                "zeros");
-  if (granule > 65536)
+  if (w->granule > 65536)
     cli_usage ("--granule: 65536 is the most");
+}
+
+/* There is a file already: the volume that is wanted, so that nothing is left
+ * to be done?  The messages are for a volume that is another. */
+static int
+compare_wanted (struct backfill *h, const struct wanted *w)
+{
+  CLEANUP_FREE char *why = strdup (backfill_get_error ()), *sidecar = NULL;
+  struct backfill_disk_info *d;
+  int status = STATUS_OK;
+
+  /* Without a sidecar it is an image that somebody else has made.  Looked at
+   * first: a question may make backfilld open the image, with a sidecar. */
+  if (asprintf (&sidecar, "%s.backfill", w->store) == -1) {
+    sidecar = NULL;
+    return cli_error ("out of memory");
+  }
+  if (access (sidecar, F_OK) == -1 && errno == ENOENT)
+    return cli_error ("'%s' is there already, and is a plain image", w->store);
+  if (backfill_get_disk_info (h, w->store, &d) == -1)
+    return cli_error ("%s, and cannot be compared with what is to be made: %s",
+                      why != NULL ? why : w->store, backfill_get_error ());
+  if (w->backing == NULL && d->backing != NULL)
+    status = cli_error ("'%s' is there already, with the backing store %s",
+                        w->store, d->backing);
+  else if (w->backing != NULL
+           && (d->backing == NULL || strcmp (d->backing, w->backing) != 0))
+    status = cli_error ("'%s' is there already, and its backing store is %s, "
+                        "not %s",
+                        w->store, d->backing != NULL ? d->backing : "none",
+                        w->backing);
+  else if (w->size != 0 && d->size != w->size)
+    status = cli_error ("'%s' is there already, with %" PRIu64
+                        " bytes, not %" PRIu64,
+                        w->store, d->size, w->size);
+  else if (w->granule != 0 && d->granule != w->granule)
+    status = cli_error ("'%s' is there already, with a granule of %" PRIu32
+                        " bytes, not %" PRIu64,
+                        w->store, d->granule, w->granule);
+  backfill_free_disk_info (d);
+  return status;
+}
+
+int
+cmd_create (int argc, char **argv)
+{
+  struct wanted w = { 0 };
+  struct backfill *h;
+  bool made = false;
+  int status = STATUS_OK;
+
+  parse_wanted (argc, argv, &w);
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (backfill_create_volume (h, store, backing, size, (uint32_t)granule) == -1)
-    status = cli_failed ();
-  else if (cli.json)
-    status = print_disk_json (h, store);
+  if (backfill_create_volume (h, w.store, w.backing, w.size,
+                              (uint32_t)w.granule)
+      == 0)
+    made = true;
   else
-    printf ("made: 'backfill allocate' fills it in\n");
+    status = backfill_get_errno () == EEXIST ? compare_wanted (h, &w)
+                                             : cli_failed ();
+  if (status == STATUS_OK && cli.json)
+    status = print_disk_json (h, w.store);
+  else if (status == STATUS_OK)
+    printf (made ? "made: 'backfill allocate' fills it in\n"
+                 : "it is there already\n");
   backfill_close (h);
   return status;
 }

@@ -153,7 +153,9 @@ static const struct command commands[] = {
     cmd_owner },
   { "create", "STORE", "make a volume that no guest has open yet",
     "Has backfilld make STORE and its sidecar, with nothing local; 'allocate'\n"
-    "with its path then fills it in.\n"
+    "with its path then fills it in.  If such a volume is there already, "
+    "nothing\n"
+    "is done.\n"
     "\n"
     "  --backing URI     the backing store, an NBD URI\n"
     "  --size SIZE       of a disk of zeros, or to check the backing store's\n"

@@ -194,8 +194,28 @@ def test_create():
         check("a volume is made", r.returncode == 0
               and os.path.getsize(p.vol("a.img")) == len(p.golden)
               and os.path.exists(p.vol("a.img.backfill")), r)
-        r = cli("create", p.vol("a.img"), "--backing", p.backing)
-        check("not twice", r.returncode == 1 and "there already" in r.stderr,
+        data = p.read_store("a.img")
+        for more in ((), ("--size", str(len(p.golden))),
+                     ("--granule", "4k")):
+            r = cli("create", p.vol("a.img"), "--backing", p.backing, *more)
+            check("again %s: it is there already" % (more,),
+                  r.returncode == 0 and "there already" in r.stdout, r)
+        check("and as it was", p.read_store("a.img") == data)
+        r = cli("create", p.vol("a.img"), "--backing", p.backing, "--json")
+        check("--json: the disk", json.loads(r.stdout)["store"]
+              == p.vol("a.img"), r)
+        for more in (("--backing", p.backing + "x"), ("--size", "1M"),
+                     ("--backing", p.backing, "--size", "1M"),
+                     ("--backing", p.backing, "--granule", "8k")):
+            r = cli("create", p.vol("a.img"), *more)
+            check("but not another one: %s" % (more,), r.returncode == 1
+                  and "there already" in r.stderr, r)
+        with open(p.vol("plain.img"), "wb") as f:
+            f.truncate(MiB)
+        r = cli("create", p.vol("plain.img"), "--size", "1M")
+        check("nor an image that somebody else has made", r.returncode == 1
+              and "there already" in r.stderr
+              and os.listdir(p.path("vols")).count("plain.img.backfill") == 0,
               r)
         r = cli("create", p.vol("z.img"), "--size", "1M", "--granule", "64K")
         check("zeros", r.returncode == 0
