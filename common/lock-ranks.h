@@ -36,6 +36,7 @@
   X (EXTENTS, "extents: what the source says is zero")           \
   X (MAP_STRIPE, "map: stripe")                                  \
   X (MAP_POOL, "map: pool of pages")                             \
+  X (PLANES, "dirty planes: pages, and who waits")               \
   X (WORK, "W: state")                                           \
   X (WORK_COUNT, "W: count")                                     \
   X (WRITEBACK, "writeback: pieces")                             \
