@@ -202,17 +202,29 @@ same_string (const char *a, const char *b)
   return a == b || (a && b && strcmp (a, b) == 0);
 }
 
+/* What a header says of a migration is as a program may act on it. */
+static void
+check_role (const struct sidecar_header *h)
+{
+  char text[ROLE_TEXT];
+  char *says = NULL;
+
+  CHECK (h->role.kind < NR_ROLES && role_is_whole (&h->role));
+  CHECK (h->role.kind == ROLE_NONE || !(h->state & SIDECAR_DETACHED));
+  role_peer (&h->role, text);
+  role_explain (&h->role, "disk", &says);
+  CHECK (says && !strpbrk (says, "\n\033"));
+  free (says);
+}
+
 static struct sidecar *
 check_header_survives (struct sidecar *sc)
 {
-  struct sidecar_header was = sc->h, *is;
+  struct sidecar_header was, *is;
+  uint8_t role[2][ROLE_RECORD];
   bool valid[2];
 
-  was.name = was.name ? strdup (was.name) : NULL;
-  was.backing = was.backing ? strdup (was.backing) : NULL;
-  was.work = was.work ? strdup (was.work) : NULL;
-  was.control = was.control ? strdup (was.control) : NULL;
-  was.store = was.store ? strdup (was.store) : NULL;
+  CHECK (sidecar_header_copy (&was, &sc->h) == 0);
   CHECK (sidecar_write_header (sc) == 0);
   sidecar_copies (sc, valid);
   CHECK (valid[0] && valid[1]);
@@ -232,7 +244,14 @@ check_header_survives (struct sidecar *sc)
          && same_string (is->backing, was.backing)
          && same_string (is->work, was.work)
          && same_string (is->control, was.control)
-         && same_string (is->store, was.store));
+         && same_string (is->store, was.store)
+         && same_string (is->command_dir, was.command_dir));
+  role_pack (&is->role, role[0]);
+  role_pack (&was.role, role[1]);
+  CHECK (memcmp (role[0], role[1], ROLE_RECORD) == 0);
+  CHECK (same_string (is->role.host, was.role.host)
+         && same_string (is->role.peer, was.role.peer)
+         && same_string (is->role.planes, was.role.planes));
   sidecar_header_clear (&was);
   return sc;
 }
@@ -417,6 +436,7 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   if (!sc)
     return 0;
   check_header (&sc->h);
+  check_role (&sc->h);
   if (!read_only && sc->h.sequence < UINT64_MAX)
     sc = check_header_survives (sc);
   check_job (sc, !read_only);
