@@ -12,13 +12,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -386,51 +386,73 @@ a_plane_is_32_mib_at_most (void **state)
   assert_int_equal (planes_granule (8 * tib, 4096), 32768);
 }
 
-/* Threads change cells, each after its mark; the other side takes planes and
- * copies what they name.  At the end both are the same. */
-#define NR_CELLS 64u
+/* Threads change cells, each once and after its mark, and are held up by a
+ * signal at any instruction; the other side takes planes and copies what they
+ * name.  At the end both are the same. */
+#define NR_CELLS (1u << 20)
 #define NR_WRITERS 3u
-#define NR_CHANGES 20000u
 
-static unsigned cells[NR_CELLS];
+static uint8_t cells[NR_CELLS], copy[NR_CELLS];
 static unsigned nr_ended;
 static struct planes *shared;
+
+static void
+hold_up (int signal)
+{
+  struct timespec ts = { .tv_nsec = 200000 };
+
+  (void)signal;
+  nanosleep (&ts, NULL);
+}
 
 static void *
 write_cells (void *arg)
 {
-  unsigned seed = *(unsigned *)arg;
-
-  for (unsigned i = 0; i < NR_CHANGES; i++) {
-    unsigned cell = (seed = seed * 1103515245 + 12345) >> 16 & (NR_CELLS - 1);
+  for (unsigned cell = *(unsigned *)arg; cell < NR_CELLS; cell += NR_WRITERS) {
     struct planes_claim c;
 
     planes_claim (shared, &c);
     planes_mark (shared, &c, cell * G, G);
-    if (i % 16 == 0)
-      sched_yield ();
-    __atomic_add_fetch (&cells[cell], 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n (&cells[cell], 1, __ATOMIC_SEQ_CST);
     planes_drop (shared, &c);
   }
   __atomic_add_fetch (&nr_ended, 1, __ATOMIC_SEQ_CST);
   return NULL;
 }
 
+/* Joined before the writers are. */
+static void *
+disturb (void *arg)
+{
+  pthread_t *writers = arg;
+  struct timespec ts = { .tv_nsec = 20000 };
+
+  for (unsigned i = 0;
+       __atomic_load_n (&nr_ended, __ATOMIC_SEQ_CST) < NR_WRITERS; i++) {
+    pthread_kill (writers[i % NR_WRITERS], SIGUSR1);
+    nanosleep (&ts, NULL);
+  }
+  return NULL;
+}
+
 static void
 copies_follow_the_changes (void **state)
 {
-  pthread_t threads[NR_WRITERS];
-  unsigned seeds[NR_WRITERS], copy[NR_CELLS] = { 0 };
+  struct sigaction sa = { .sa_handler = hold_up };
+  pthread_t threads[NR_WRITERS], disturber;
+  unsigned first[NR_WRITERS];
   uint64_t n = 0;
   bool last = false;
 
   (void)state;
+  sigaction (SIGUSR1, &sa, NULL);
   shared = make ();
   for (unsigned i = 0; i < NR_WRITERS; i++) {
-    seeds[i] = i + 1;
+    first[i] = i;
     assert_int_equal (
-        pthread_create (&threads[i], NULL, write_cells, &seeds[i]), 0);
+        pthread_create (&threads[i], NULL, write_cells, &first[i]), 0);
   }
+  assert_int_equal (pthread_create (&disturber, NULL, disturb, threads), 0);
   while (!last) {
     uint64_t begin, end = 0;
 
@@ -441,6 +463,7 @@ copies_follow_the_changes (void **state)
       for (uint64_t cell = begin / G; cell < end / G; cell++)
         copy[cell] = __atomic_load_n (&cells[cell], __ATOMIC_SEQ_CST);
   }
+  pthread_join (disturber, NULL);
   for (unsigned i = 0; i < NR_WRITERS; i++)
     pthread_join (threads[i], NULL);
   assert_memory_equal (copy, cells, sizeof copy);
