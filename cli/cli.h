@@ -200,6 +200,17 @@ int disks_unanswered (struct backfill_disk_info **disks, unsigned n);
  * as they are. */
 int disks_names (void);
 
+/* "size         4 KiB (4096 bytes)" */
+void print_bytes (const char *label, uint64_t n);
+
+/* offline.c */
+
+/* After libbackfill has failed to find a server: may the disk be looked at
+ * through its files? */
+bool offline_may (const char *disk);
+/* Print what the files of the volume say, or after all libbackfill's error. */
+int offline_info (const char *store);
+
 /* jobs.c */
 
 /* The job of that number, or with 0 the present job, as query-disks has it;

@@ -311,7 +311,7 @@ disks_names (void)
   return STATUS_OK;
 }
 
-static void
+void
 print_bytes (const char *label, uint64_t n)
 {
   char buf[TEXT_MAX];
@@ -430,12 +430,13 @@ cmd_info (int argc, char **argv)
   h = cli_connect ();
   if (h == NULL)
     return STATUS_FAILED;
-  if (cli.json)
-    status = print_disk_json (h, disk);
-  else if (backfill_get_disk_info (h, disk, &info) == -1)
-    status = cli_failed ();
+  if (backfill_get_disk_info (h, disk, &info) == -1)
+    status = offline_may (disk) ? offline_info (disk) : cli_failed ();
   else {
-    print_info (info);
+    if (cli.json)
+      status = print_disk_json (h, disk);
+    else
+      print_info (info);
     backfill_free_disk_info (info);
   }
   backfill_close (h);

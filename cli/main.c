@@ -43,7 +43,8 @@ static const struct command commands[] = {
     "                    is in progress, or has ended and was not dismissed\n",
     cmd_list },
   { "info", "[DISK]", "show all about one disk",
-    "Shows the disk, its store, its backing store, its counters and its job.\n",
+    "Shows the disk, its store, its backing store, its counters and its job.\n"
+    "Of the path of a volume that no server has open, what its files say.\n",
     cmd_info },
   { "map", "[DISK]", "show which parts are local",
     "Prints offset, length (bytes) and state of each region, and totals:\n"

@@ -76,3 +76,62 @@ When all is local:
   local        16 MiB (16777216 bytes)
   absent       0 bytes
   filled       100%, needs its backing store no more
+
+Without a server the volume's files say it: the sidecar is read, and nothing is
+changed.
+
+  $ nbdkit -U off.sock -P off.pid backfill off.img backing="$golden"
+  $ backfill allocate off.img --wait --quiet --length 4M
+  $ backfill info off.img --json | jq '{size, granule, local, absent, complete, file, metadata}' > served
+  $ stop off
+  $ sha256sum off.img.backfill > before
+  $ backfill info off.img | mask
+  store        DIR/off.img
+  sidecar      DIR/off.img.backfill
+  backing      nbd+unix:///?socket=DIR/golden.sock
+  open         no: this is what its files say
+  size         16 MiB (16777216 bytes)
+  granule      4 KiB (4096 bytes)
+  local        4 MiB (4194304 bytes)
+  absent       12 MiB (12582912 bytes)
+  filled       25%
+  job          completed
+    number     1
+    range      4 MiB at offset 0
+    local      4 MiB of 4 MiB (100%)
+  $ backfill info off.img --json | jq -c '[.open, .source, .job.result]'
+  [false,"none","completed"]
+  $ backfill info off.img --json | jq '{size, granule, local, absent, complete, file, metadata}' | diff served -
+  $ sha256sum -c --quiet before
+
+A job that was not through goes on when the volume is opened:
+
+  $ nbdkit -U off.sock -P off.pid backfill off.img backing="$golden"
+  $ backfill allocate off.img --quiet --offset 8M --speed 16k
+  $ stop off
+  $ backfill info off.img | grep '^job'
+  job          goes on when the volume is opened
+
+One that a server has open which is not in the registry:
+
+  $ nbdkit -U off.sock -P off.pid backfill off.img backing="$golden" runtime-dir="$PWD"
+  $ backfill info off.img | grep '^open'
+  open         by another process, which was not found
+  $ backfill info off.img --json | jq .open
+  true
+  $ stop off
+
+What is no volume is none, and a sidecar that another user has put there is not
+believed:
+
+  $ backfill info golden.img 2>&1 | cut -d: -f1-2
+  backfill: no owner of 'golden.img' found
+  $ foreign () {
+  >   if [ "$(id -u)" = 0 ]; then
+  >     chown 65534 off.img.backfill; backfill info off.img
+  >   else
+  >     echo "backfill: the sidecar $PWD/off.img.backfill belongs to another user" >&2; return 1
+  >   fi
+  > }
+  $ foreign 2>&1 | mask
+  backfill: the sidecar DIR/off.img.backfill belongs to another user

@@ -41,6 +41,6 @@ After a crash it is left behind, and nobody minds.
   $ backfill list
   backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
-  $ backfill info disk.img
+  $ backfill map disk.img
   backfill: no owner of 'disk.img' found: the one that had it open at '*/control' has gone; nor is there a backfilld to open it (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
