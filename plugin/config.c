@@ -268,6 +268,11 @@ parse_process (void)
     for (size_t i = 0; i < nr_sections; i++)
       config.disks[i].no_command = !r;
   }
+  if (value[KEY_IN_FLIGHT]
+      && value_size (&process, KEY_IN_FLIGHT, 1u << 20, UINT64_C (16) << 30,
+                     &config.in_flight)
+             == -1)
+    return -1;
   if (value[KEY_TOTAL_SPEED]
       && value_speed (&process, KEY_TOTAL_SPEED, &config.total_speed) == -1)
     return -1;

@@ -67,6 +67,8 @@ enum scope { SCOPE_DISK, SCOPE_PROCESS };
      "default /run/backfill or $XDG_RUNTIME_DIR/backfill")                   \
   K (TOTAL_SPEED, "total-speed", "SIZE", SCOPE_PROCESS,                      \
      "limit of all jobs together, default 0: none")                          \
+  K (IN_FLIGHT, "in-flight", "SIZE", SCOPE_PROCESS,                          \
+     "the most that jobs may be asking for at a time, default 64M")          \
   K (COMMANDS, "commands", "on|off", SCOPE_PROCESS,                          \
      "off: a backing store [ CMD ... ] is refused, default on")
 
@@ -101,6 +103,9 @@ int value_disk (struct section *s, const char *folder, struct disk_config *d)
 /* Replace a path by the absolute one, if it is given. */
 int value_absolute (struct section *s, enum key key)
     __attribute__ ((nonnull (1)));
+/* A size from min to max.  *r is a uint64_t. */
+int value_size (const struct section *s, enum key key, uint64_t min,
+                uint64_t max, uint64_t *r) __attribute__ ((nonnull (1, 5)));
 /* A limit in bytes a second, 0: none.  *r is a uint64_t. */
 int value_speed (const struct section *s, enum key key, void *r)
     __attribute__ ((nonnull (1, 3)));

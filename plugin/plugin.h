@@ -48,6 +48,7 @@ struct plugin_config {
   const char *control; /* NULL: a name in the runtime directory */
   struct control_access access;
   uint64_t total_speed; /* 0: no limit */
+  uint64_t in_flight;   /* bytes; 0: not given */
 };
 
 /* One line for each key; it starts with `KEY=`.  Empty until it was made. */

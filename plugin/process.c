@@ -354,6 +354,8 @@ process_get_ready (void)
   if (!config->control_off && set_control_path (dir) == -1)
     return -1;
   disk_set_total_speed (config->total_speed);
+  if (config->in_flight)
+    disk_set_in_flight (config->in_flight);
   ready.uid = geteuid ();
   ready.pid = getpid ();
   ready.user = user != NULL;

@@ -58,6 +58,20 @@ parse_size (const struct section *s, enum key key, void *r)
 }
 
 int
+value_size (const struct section *s, enum key key, uint64_t min, uint64_t max,
+            uint64_t *r)
+{
+  if (parse_size (s, key, r) == -1)
+    return -1;
+  if (*r < min || *r > max) {
+    nbdkit_error ("%s=%s: must be from %" PRIu64 " to %" PRIu64 " bytes",
+                  keys[key].name, s->value[key], min, max);
+    return -1;
+  }
+  return 0;
+}
+
+int
 value_speed (const struct section *s, enum key key, void *r)
 {
   const char *why;

@@ -21,7 +21,7 @@ No disk, or no store:
 Unknown and repeated keys:
 
   $ try a.img sice=1M
-  nbdkit: error: unknown key 'sice': a disk has the keys store backing name size granule metadata adopt discard-unflushed readonly identity allocate speed allocate-mode on-error timeout retry fetch connections trace trace-dir; the process has control control-mode control-user control-group runtime-dir total-speed commands
+  nbdkit: error: unknown key 'sice': a disk has the keys store backing name size granule metadata adopt discard-unflushed readonly identity allocate speed allocate-mode on-error timeout retry fetch connections trace trace-dir; the process has control control-mode control-user control-group runtime-dir total-speed in-flight commands
   $ try a.img size=1M size=2M
   nbdkit: error: size=2M: the disk has size=1M already; to start another disk, put name= before its keys
   $ try a.img b.img

@@ -228,7 +228,7 @@ settle (struct fetch *f)
   int err = commit_fetch (d, f, &dropped);
 
   if (f->job)
-    d->fetch.ended (d, f->job, f->offset, f->end, 0, err);
+    d->fetch.ended (d, f->job, f->offset, f->end, 0, err, f->took_ns);
   LOCK_SCOPE (&d->fetch.lock);
   if (err) {
     errno = err;

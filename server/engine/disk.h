@@ -136,6 +136,9 @@ void disk_pools_stop (void);
 /* The process-wide limit of all jobs together, bytes/s, 0 = none. */
 void disk_set_total_speed (uint64_t speed);
 uint64_t disk_get_total_speed (void);
+/* The most bytes that all jobs together may have asked for and not put into
+ * their stores yet; the default is 64 MiB. */
+void disk_set_in_flight (uint64_t bytes);
 /* How many jobs of the process may run at once, 0 = any number; the others
  * wait for their turn, oldest first (status created).  One that is paused, or
  * whose source is lost, lets another run meanwhile. */

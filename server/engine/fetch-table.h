@@ -51,6 +51,8 @@ struct fetch {
   STAILQ_ENTRY (fetch) queued; /* copiers.queue */
   struct disk *disk;
   uint64_t offset, end; /* bytes; granules but for the disk's end */
+  uint64_t asked_ns;    /* when it was submitted */
+  uint64_t took_ns;     /* until the source answered */
   enum fetch_state state;
   int error;
   unsigned refs;
@@ -74,10 +76,11 @@ fetch_has_ended (const struct fetch *f)
 }
 
 /* A job's fetch of [offset, end) ended, and how: errno of the source and of
- * the store, 0 for none.  Called with no lock held. */
+ * the store, 0 for none; the source took so long (ns).  Called with no lock
+ * held. */
 typedef void (*fetch_ended_fn) (struct disk *d, unsigned job, uint64_t offset,
-                                uint64_t end, int source_error,
-                                int store_error);
+                                uint64_t end, int source_error, int store_error,
+                                uint64_t source_ns);
 
 /* Fetches in flight, sorted, not overlapping. */
 struct fetch_table {

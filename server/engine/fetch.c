@@ -57,6 +57,7 @@ submit (struct fetch *f)
   f->req.buf = f->buf;
   f->req.done = arrived;
   f->req.opaque = f;
+  f->asked_ns = now_ns ();
   count (prio == SOURCE_DEMAND ? &d->demand_fetches
          : f->job              ? &d->background_fetches
                                : &d->ahead_fetches,
@@ -75,6 +76,7 @@ arrived (struct source_req *req, int error)
   uint64_t offset = f->offset, end = f->end;
 
   PROBE (fetch_arrived, d, offset, end, error);
+  f->took_ns = now_ns () - f->asked_ns;
   if (error == 0) {
     count (&d->bytes_fetched, end - offset);
     /* The last granule's tail, past the disk's end, is zeros. */
@@ -110,7 +112,7 @@ arrived (struct source_req *req, int error)
     return;
   }
   if (job)
-    d->fetch.ended (d, job, offset, end, error, 0);
+    d->fetch.ended (d, job, offset, end, error, 0, f->took_ns);
   LOCK_SCOPE (&d->fetch.lock);
   fetch_unref (f);
 }

@@ -21,6 +21,7 @@
 #include "lane.h"
 #include "rate.h"
 #include "share.h"
+#include "window.h"
 
 /* What is asked for at once, where nothing makes it less. */
 #define JOB_REQUEST (UINT64_C (1) << 20)
@@ -55,7 +56,8 @@ struct job {
 
   unsigned in_flight;
   uint64_t bytes_in_flight;
-  uint64_t sent_ns; /* the last request */
+  uint64_t sent_ns;     /* the last request */
+  struct window window; /* of the present pump */
   /* The lowest range of the pump's present walk that failed, and how. */
   bool failing;
   uint64_t fail_offset, fail_end;

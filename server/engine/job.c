@@ -338,7 +338,7 @@ job_write_record (struct disk *d)
  * that made it, as an older pump's requests may outlive it. */
 static void
 fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
-             int source_error, int store_error)
+             int source_error, int store_error, uint64_t source_ns)
 {
   struct job *j = d->job;
 
@@ -350,8 +350,10 @@ fetch_ended (struct disk *d, unsigned run, uint64_t offset, uint64_t end,
       return;
     j->in_flight--;
     j->bytes_in_flight -= end - offset;
-    if (source_error == 0)
+    if (source_error == 0) {
       j->bytes_read += end - offset;
+      window_answer (&j->window, end - offset, source_ns, share_memory ());
+    }
     if ((source_error && source_error != ESHUTDOWN && source_error != ECANCELED)
         || store_error)
       if (!j->failing || offset < j->fail_offset) {

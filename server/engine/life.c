@@ -64,6 +64,12 @@ disk_get_total_speed (void)
 }
 
 void
+disk_set_in_flight (uint64_t bytes)
+{
+  share_set_memory (bytes);
+}
+
+void
 disk_set_max_jobs (unsigned max)
 {
   share_set_slots (max);

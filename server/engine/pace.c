@@ -155,8 +155,13 @@ has_room (struct disk *d, uint64_t bytes)
 
   if (pace_guest_is_active (d) && depth > POLITE_DEPTH)
     depth = POLITE_DEPTH;
-  return j->in_flight < depth
-         && (j->in_flight == 0 || share_has_memory (j->bytes_in_flight, bytes));
+  if (j->in_flight >= depth)
+    return false;
+  if (j->in_flight == 0
+      || share_has_memory (j->bytes_in_flight, bytes, j->window.size))
+    return true;
+  window_is_full (&j->window);
+  return false;
 }
 
 bool

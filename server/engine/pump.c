@@ -95,6 +95,16 @@ struct walk {
   } skipped; /* granules */
 };
 
+/* A source that is far away has few connections to be asked on: then more at a
+ * time. */
+static uint64_t
+usual_request (struct job *j)
+{
+  LOCK_SCOPE (&j->lock);
+
+  return j->window.size > WINDOW_MIN ? SOURCE_MAX_REQUEST : JOB_REQUEST;
+}
+
 static uint64_t
 request_size (struct disk *d, const struct walk *w)
 {
@@ -102,7 +112,7 @@ request_size (struct disk *d, const struct walk *w)
   uint64_t most = pace_guest_is_active (d)
                       ? min_u64 (POLITE_MOST, POLITE_REQUEST * j->processors)
                   : jobs_running () > NR_LANES ? SHARED_REQUEST
-                                               : JOB_REQUEST;
+                                               : usual_request (j);
 
   if (w->attempts > 0 && w->at < w->bad_end)
     most = w->attempts + 1 < GRANULE_ATTEMPT ? max_u64 (65536, d->granule)
@@ -625,6 +635,7 @@ pump_start (struct disk *d)
   j->run++;
   j->in_flight = 0;
   j->bytes_in_flight = 0;
+  window_init (&j->window);
   j->lost_since = 0;
   j->nr_samples = 0;
   job_clock_start (j);

@@ -19,7 +19,8 @@
 #include "share.h"
 #include "thread.h"
 
-#define MAX_IN_FLIGHT (UINT64_C (20) << 20) /* bytes */
+/* Bytes that all jobs together may have in flight, if it is not set. */
+#define MEMORY (UINT64_C (64) << 20)
 
 static struct {
   struct lock lock;          /* guards all below, and every slot's members */
@@ -30,7 +31,7 @@ static struct {
             .queue = TAILQ_HEAD_INITIALIZER (slots.queue) };
 
 struct rate total_rate = RATE_INIT;
-static _Atomic uint64_t bytes_in_flight;
+static _Atomic uint64_t bytes_in_flight, memory = MEMORY;
 
 void
 slot_init (struct slot *s)
@@ -145,11 +146,23 @@ share_sub_bytes (uint64_t bytes)
   (void)before;
 }
 
-bool
-share_has_memory (uint64_t own, uint64_t bytes)
+void
+share_set_memory (uint64_t bytes)
 {
-  return own + bytes <= MAX_IN_FLIGHT / jobs_sharing ()
+  atomic_store_explicit (&memory, bytes, memory_order_relaxed);
+}
+
+uint64_t
+share_memory (void)
+{
+  return atomic_load_explicit (&memory, memory_order_relaxed);
+}
+
+bool
+share_has_memory (uint64_t own, uint64_t bytes, uint64_t window)
+{
+  return own + bytes <= min_u64 (window, share_memory ()) / jobs_sharing ()
          && atomic_load_explicit (&bytes_in_flight, memory_order_relaxed)
                     + bytes
-                <= MAX_IN_FLIGHT;
+                <= share_memory ();
 }

@@ -58,7 +58,12 @@ extern struct rate total_rate;
 /* Bytes of requests in flight, of all jobs. */
 void share_add_bytes (uint64_t bytes);
 void share_sub_bytes (uint64_t bytes);
-/* May a job that has `own` bytes in flight have so many more? */
-bool share_has_memory (uint64_t own, uint64_t bytes);
+/* How many that may be at most; the default is 64 MiB. */
+void share_set_memory (uint64_t bytes);
+uint64_t share_memory (void);
+/* May a job that has `own` bytes in flight have so many more?  Its window
+ * (window.h) is divided among the jobs: those with near sources have no more
+ * together than one has. */
+bool share_has_memory (uint64_t own, uint64_t bytes, uint64_t window);
 
 #endif

@@ -136,22 +136,31 @@ who_leaves_the_queue_gets_none (void **state)
   assert_true (slot_take (&c));
 }
 
-/* 20 MiB for all. */
 static void
 memory_is_shared (void **state)
 {
+  const uint64_t near = 20u << 20, far = 1u << 30;
+
   (void)state;
-  assert_true (share_has_memory (0, 20u << 20));
-  assert_false (share_has_memory (1, 20u << 20));
+  assert_true (share_has_memory (0, 20u << 20, near));
+  assert_false (share_has_memory (1, 20u << 20, near));
+  assert_true (share_has_memory (0, 64u << 20, far));
+  assert_false (share_has_memory (1, 64u << 20, far));
   share_set_slots (0);
   assert_true (slot_take (&a));
   assert_true (slot_take (&b));
-  assert_true (share_has_memory (9u << 20, 1u << 20));
-  assert_false (share_has_memory (10u << 20, 1u << 20));
-  share_add_bytes (20u << 20);
-  assert_false (share_has_memory (0, 1));
-  share_sub_bytes (20u << 20);
-  assert_true (share_has_memory (0, 1));
+  assert_true (share_has_memory (9u << 20, 1u << 20, near));
+  assert_false (share_has_memory (10u << 20, 1u << 20, near));
+  assert_true (share_has_memory (31u << 20, 1u << 20, far));
+  assert_false (share_has_memory (32u << 20, 1u << 20, far));
+  share_add_bytes (64u << 20);
+  assert_false (share_has_memory (0, 1, near));
+  share_sub_bytes (64u << 20);
+  assert_true (share_has_memory (0, 1, near));
+  share_set_memory (8u << 20);
+  assert_true (share_has_memory (0, 4u << 20, far));
+  assert_false (share_has_memory (1, 4u << 20, far));
+  share_set_memory (64u << 20);
 }
 
 int

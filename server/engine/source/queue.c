@@ -37,7 +37,7 @@
 
 /* Asked for at a time by whoever has much to ask. */
 #define DEPTH_MAX 64
-#define DEPTH_BYTES (32u << 20)
+#define DEPTH_BYTES (64u << 20)
 
 /* Lists. */
 
