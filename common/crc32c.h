@@ -5,6 +5,7 @@
 #ifndef BACKFILL_CRC32C_H
 #define BACKFILL_CRC32C_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,8 +20,10 @@ uint32_t crc32c_table (const void *buf, size_t len)
  */
 uint32_t crc32c_pieces (const void *buf, size_t len)
     __attribute__ ((nonnull (1)));
-/* The same without the instruction, for tests. */
-uint32_t crc32c_pieces_table (const void *buf, size_t len)
-    __attribute__ ((nonnull (1)));
+/* The same in one of several ways, for the test that all agree.  False: this
+ * processor has not got it. */
+enum crc32c_way { CRC32C_TABLE, CRC32C_SSE42, CRC32C_AVX512 };
+bool crc32c_pieces_by (enum crc32c_way way, const void *buf, size_t len,
+                       uint32_t *sum) __attribute__ ((nonnull (2, 4)));
 
 #endif
