@@ -58,6 +58,7 @@ int cmd_flush (int argc, char **argv);
 int cmd_info (int argc, char **argv);
 int cmd_list (int argc, char **argv);
 int cmd_map (int argc, char **argv);
+int cmd_metrics (int argc, char **argv);
 int cmd_owner (int argc, char **argv);
 int cmd_pause (int argc, char **argv);
 int cmd_quit (int argc, char **argv);

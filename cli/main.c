@@ -129,6 +129,13 @@ static const struct command commands[] = {
     "One line each, until interrupted or the server ends; with --json one\n"
     "JSON object a line.  Without DISK: of all disks that 'list' shows.\n",
     cmd_watch },
+  { "metrics", "", "print all disks in numbers, for monitoring",
+    "In OpenMetrics, as Prometheus reads it.\n"
+    "\n"
+    "  --textfile FILE   write FILE instead, at once or not at all, in the "
+    "text\n"
+    "                    format 0.0.4 that node_exporter's collector reads\n",
+    cmd_metrics },
   { "check", "FILE", "look for damage in a sidecar",
     "FILE is a sidecar, or a store whose sidecar is STORE.backfill.  Reads\n"
     "all of it and says what is damaged; nothing is changed.  The exit status\n"
