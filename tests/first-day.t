@@ -32,7 +32,7 @@ What docs/first-day.md tells a newcomer to type works, word by word.
   $ for block in 04.list 05 06 07 08 09 10; do
   >   case $block in
   >     04.list) tail -n 1 ../block04 > ../run ;;
-  >     10) wait_for qemu-img info vm1.img; cp ../block10 ../run ;;
+  >     10) wait_for test ! -e vm1.img.backfill; cp ../block10 ../run; wait_for . ../run ;;
   >     *) cp ../block$block ../run ;;
   >   esac
   >   echo "== $(head -n 1 ../run)"
