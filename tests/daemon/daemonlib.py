@@ -18,23 +18,14 @@ import nbd
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
 import wait
-from proc import as_user, cli, end_on_signals, freeze, spawn
+from checks import check, finish
+from proc import Nbdkit, as_user, cli, end_on_signals, freeze, spawn
 from qmp import Qmp
 from wait import LONG
 
 REPORT = re.compile("(Thread|Address|Leak|UndefinedBehavior)Sanitizer"
                     "|runtime error:")
 MiB = 1 << 20
-failures = []
-
-
-def check(what, condition, seen=None):
-    if condition:
-        print("ok: " + what)
-    else:
-        print("FAILED: %s: %s" % (what, seen))
-        failures.append(what)
-    sys.stdout.flush()
 
 
 def wait_for(what, condition, limit=LONG):
@@ -46,11 +37,6 @@ def wait_for(what, condition, limit=LONG):
         return e.seen
 
 
-def finish():
-    print("%d failed" % len(failures))
-    sys.exit(1 if failures else 0)
-
-
 def main(names):
     """Run the test_* functions, or those named as arguments."""
     end_on_signals()
@@ -58,7 +44,7 @@ def main(names):
         if name.startswith("test_") and name in (sys.argv[1:] or [name]):
             print("== " + name)
             test()
-    finish()
+    sys.exit(finish())
 
 
 class Place:
@@ -133,17 +119,15 @@ class Place:
 
     def nbdkit(self, sock, *args):
         """Started; it listens when this returns.  None if it ended."""
-        sock = self.path(sock)
-        if os.path.exists(sock):
-            os.unlink(sock)
-        pidfile = sock + ".pid"
-        if os.path.exists(pidfile):
-            os.unlink(pidfile)
-        p = self.start([os.environ.get("NBDKIT", "nbdkit"), "-f", "-U", sock,
-                        "-P", pidfile, *args], "nbdkit.log")
-        wait_for("nbdkit starts", lambda: p.poll() is not None
-                 or (os.path.exists(pidfile) and os.path.getsize(pidfile)))
-        return p if p.poll() is None else None
+        n = Nbdkit("nbdkit", self.path(sock), self.path("nbdkit.log"), args)
+        try:
+            n.start()
+        except wait.TooLate as e:
+            check("in time: nbdkit starts", False, e.seen)
+        finally:
+            if n.process:
+                self.procs.append(n.process)
+        return n.process if n.alive() else None
 
     def plugin(self, store, *keys, sock="p.sock"):
         return self.nbdkit(sock, os.environ["BACKFILL_PLUGIN"], store, *keys)

@@ -215,7 +215,7 @@ def main():
     test_source_that_hangs()
     for t in slow:
         t.join()
-    finish()
+    sys.exit(finish())
 
 
 main()

@@ -1,15 +1,11 @@
 """What the fault tests share: servers, clients, the control socket.
 
 A test program defines functions test_NAME(t) and ends with faultlib.main().
-Each function runs in a process of its own, a few at a time, with a Place: a
-folder, and whatever was started in it.  All of it is gone afterwards, however
-the test ends.
+runner.py says how they run; each has a Place.
 
 Limits are there so that a hang fails, not to measure: LIMIT is for what
 should come at once, and SOON for what must not have waited for a backing
 store that is away.  Tests set the plugin's timeout= far above SOON.
-
-  faultlib.py's options: test-x.py [-j N] [-v] [test_NAME ...]
 
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
@@ -20,18 +16,16 @@ import errno
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
+import runner
 import wait
-from proc import freeze, spawn
+from folder import Dir
+from proc import Process
 from qmp import Qmp, QmpError as ControlError
 from wait import TooLate
 
@@ -41,7 +35,7 @@ except ImportError:
     print("python3-libnbd is missing: apt-get install python3-libnbd")
     sys.exit(77)
 
-LIMIT = int(os.environ.get("FAULT_LIMIT", "120"))   # seconds
+LIMIT = wait.LONG   # seconds
 SOON = 30
 LONG = "300s"   # the plugin's timeout=, where nothing shall wait so long
 K = 1024
@@ -88,58 +82,13 @@ def fails(error, function, *args, **kw):
     raise Failed("worked, but should fail with %s" % error)
 
 
-class Process:
-    """A server.  What it says is in a file."""
-
-    def __init__(self, name, args, log, env=None):
-        self.name, self.args, self.log_path, self.env = name, args, log, env
-        self.process = None
-
-    def start(self):
-        self.process = spawn(self.args, self.log_path, self.env)
-        return self
-
-    @property
-    def pid(self):
-        return self.process.pid
-
-    def log(self):
-        with open(self.log_path, errors="replace") as f:
-            return f.read()
-
-    def is_alive(self):
-        return self.process is not None and self.process.poll() is None
-
-    def hang(self):
-        """No answers, and all connections stay open."""
-        freeze(self.pid)
-
-    def go_on(self):
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def wait(self, limit=LIMIT):
-        """Its exit status; -N for a signal."""
-        try:
-            return self.process.wait(limit)
-        except subprocess.TimeoutExpired:
-            raise Failed("%s does not end" % self.name) from None
-
-    def end(self, limit=LIMIT):
-        self.process.terminate()
-        return self.wait(limit)
-
-
 class Server(Process):
     """nbdkit on a unix socket, as a backing store."""
 
     def __init__(self, place, name, *args):
-        self.socket = place.path(name + ".sock")
+        self.socket = place(name + ".sock")
         super().__init__(name, [NBDKIT, "-f", "-U", self.socket, *args],
-                         place.path(name + ".log"))
+                         place(name + ".log"))
 
     @property
     def uri(self):
@@ -152,7 +101,7 @@ class Server(Process):
         return self
 
     def is_up(self):
-        check(self.is_alive(), self.name + " ended", self.log())
+        check(self.alive(), self.name + " ended", self.text())
         return can_connect(self.socket)
 
 
@@ -162,13 +111,13 @@ class Plugin(Process):
     def __init__(self, place, name, *keys):
         options = [k for k in keys if k.startswith("-")]
         keys = [k for k in keys if k not in options]
-        self.socket = place.path(name + ".sock")
-        self.control_path = place.path(name + ".control")
+        self.socket = place(name + ".sock")
+        self.control_path = place(name + ".control")
         super().__init__(
             name, [NBDKIT, "-f", "-U", self.socket, *options, PLUGIN, *keys,
-                   "control=" + self.control_path], place.path(name + ".log"),
+                   "control=" + self.control_path], place(name + ".log"),
             # Memory that was never written is not zeros.
-            {"BACKFILL_RUNTIME_DIR": place.path("run"),
+            {"BACKFILL_RUNTIME_DIR": place("run"),
              "GLIBC_TUNABLES": "glibc.malloc.perturb=165"})
 
     def start(self):
@@ -179,7 +128,7 @@ class Plugin(Process):
         return self
 
     def is_up(self):
-        check(self.is_alive(), self.name + " ended", self.log())
+        check(self.alive(), self.name + " ended", self.text())
         return can_connect(self.socket) and can_connect(self.control_path)
 
     def fails(self, limit=LIMIT):
@@ -188,7 +137,7 @@ class Plugin(Process):
         Process.start(self)
         check(self.wait(limit) == 1, "exit status of a start that fails",
               self.process.returncode)
-        return self.log()
+        return self.text()
 
     def client(self, export=""):
         return Client(self.socket, export)
@@ -327,26 +276,18 @@ class Control(Qmp):
                         limit, self.job)
 
 
-class Place:
-    """A test's folder."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.verbose = False
-        os.mkdir(self.path("run"))
-
-    def path(self, name):
-        return os.path.join(self.directory, name)
+class Place(Dir):
+    """A test's folder, with the servers that a backing store's tests need."""
 
     def image(self, name, size, seed=1):
         """A file of random bytes, and these."""
         data = random.Random(seed).randbytes(size)
-        with open(self.path(name), "wb") as f:
+        with open(self(name), "wb") as f:
             f.write(data)
-        return self.path(name), data
+        return self(name), data
 
     def read(self, name):
-        with open(self.path(name), "rb") as f:
+        with open(self(name), "rb") as f:
             return f.read()
 
     def serve(self, name, *args):
@@ -358,7 +299,7 @@ class Place:
     def requests(self, log):
         """What nbdkit's log filter noted, in order."""
         found = []
-        with open(self.path(log)) as f:
+        with open(self(log)) as f:
             for line in f:
                 words = line.split()
                 # DATE TIME connection=N ACTION key=value ...
@@ -373,114 +314,5 @@ class Place:
         return found
 
 
-# Running.
-
-def run_one(function, verbose):
-    """In the test's own process, which leads a process group."""
-    directory = tempfile.mkdtemp(prefix="bf-")
-    os.write(3, directory.encode())
-    os.close(3)
-    t = Place(directory)
-    t.verbose = verbose
-    try:
-        function(t)
-    except BaseException:
-        traceback.print_exc()
-        for name in sorted(os.listdir(directory)):
-            if name.endswith(".log"):
-                print("--- " + name)
-                with open(t.path(name), errors="replace") as f:
-                    print("".join(f.readlines()[-40:]), end="")
-        return 1
-    return 0
-
-
-class Running:
-    def __init__(self, name, function, verbose):
-        self.name, self.started = name, time.monotonic()
-        self.output = tempfile.TemporaryFile()
-        tell, hear = os.pipe()
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 1
-            try:
-                os.setpgid(0, 0)
-                for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                    signal.signal(s, signal.SIG_DFL)
-                os.dup2(self.output.fileno(), 1)
-                os.dup2(1, 2)
-                os.dup2(hear, 3)
-                sys.stdout = os.fdopen(1, "w", buffering=1)
-                status = run_one(function, verbose)
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
-        with contextlib.suppress(OSError):
-            os.setpgid(self.pid, self.pid)
-        os.close(hear)
-        self.directory = os.read(tell, 4096).decode()
-        os.close(tell)
-
-    def has_ended(self):
-        return os.waitid(os.P_PID, self.pid,
-                         os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def finish(self):
-        """End all that it started; its exit status."""
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
-        self.took = time.monotonic() - self.started
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.output.seek(0)
-        self.text = self.output.read().decode(errors="replace")
-        self.output.close()
-        return os.waitstatus_to_exitcode(status)
-
-
-def main(at_once=3, limit=400):
-    if not PLUGIN or not NBDKIT:
-        print("run this with ./run")
-        sys.exit(77)
-    if os.environ.get("SANITIZER", "no") not in ("no", ""):
-        print("not for sanitizer builds: nbdkit itself is not one")
-        sys.exit(77)
-    module = sys.modules["__main__"]
-    args = sys.argv[1:]
-    verbose = "-v" in args
-    if "-j" in args:
-        at_once = int(args.pop(args.index("-j") + 1))
-    wanted = [a for a in args if not a.startswith("-")]
-    tests = [(n, f) for n, f in vars(module).items()
-             if n.startswith("test_") and (not wanted or n in wanted)]
-    running, failed = [], []
-
-    def stop(*_):
-        for r in running:
-            r.finish()
-        os._exit(1)
-    for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(s, stop)
-
-    while tests or running:
-        while tests and len(running) < at_once:
-            running.append(Running(*tests.pop(0), verbose))
-        time.sleep(0.02)
-        for r in list(running):
-            late = time.monotonic() - r.started > limit
-            if not late and not r.has_ended():
-                continue
-            status = r.finish()
-            running.remove(r)
-            print("%s: %s (%.1f s)" % ("ok" if status == 0 else "FAILED",
-                                       r.name, r.took))
-            if status != 0:
-                failed.append(r.name)
-                if late:
-                    print("it ran into the limit of %d s" % limit)
-            if status != 0 or verbose:
-                print(r.text)
-            sys.stdout.flush()
-    print("%d failed %s" % (len(failed), " ".join(failed)))
-    sys.exit(1 if failed else 0)
+def main():
+    runner.main(Place, at_once=3, limit=400, sanitizers=False)

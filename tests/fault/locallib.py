@@ -22,18 +22,19 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 
 import nbd
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
 import proc
-from proc import cli, die_with_parent, end_on_signals, freeze, spawn
+import runner
+from folder import Dir
+from proc import cli, die_with_parent, freeze
 from qmp import Qmp as Control, QmpError
+from runner import Skip
 from wait import LONG, wait_for
 
 SECTOR = 512
@@ -44,10 +45,6 @@ SANITIZER = os.environ.get("SANITIZER", "no")
 REPORT = re.compile("(ERROR: (Address|Leak)Sanitizer|runtime error:"
                     "|WARNING: ThreadSanitizer|ThreadSanitizer:DEADLYSIGNAL)")
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Skip(Exception):
-    """What the test needs is not there."""
 
 
 class Refused(Exception):
@@ -115,41 +112,19 @@ def same(got, want, where=0, what="the disk"):
 
 # --- processes -------------------------------------------------------------
 
-class Process:
+class Process(proc.Process):
     """A child whose standard error goes to a file; killed at the latest with
     the test."""
 
     def __init__(self, d, argv, name, env=None, files=None):
-        self.name = name
-        self.log = os.path.join(d.path, name + ".err")
-        self.argv = argv
-
         def prepare():
             if files:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        self.begin = os.path.getsize(self.log) if os.path.exists(self.log) \
-            else 0
-        self.p = spawn(argv, self.log, env, prepare, cwd=d.path)
-        self.pid = self.p.pid
+        super().__init__(name, argv, d(name + ".err"), env, prepare, d.path)
+        if os.path.exists(self.log):
+            self.begin = os.path.getsize(self.log)
+        self.start()
         d.processes.append(self)
-
-    def text(self):
-        with open(self.log, errors="replace") as f:
-            f.seek(self.begin)
-            return f.read()
-
-    def alive(self):
-        return self.p.poll() is None
-
-    def kill(self, sig=signal.SIGKILL):
-        if self.alive():
-            self.p.send_signal(signal.SIGCONT)
-            self.p.send_signal(sig)
-        self.p.wait(LONG)
-        return self.p.returncode
-
-    def term(self):
-        self.p.send_signal(signal.SIGTERM)
 
     def stop(self):
         """An orderly end."""
@@ -168,18 +143,12 @@ class Process:
                      or self.threads() <= own)
             time.sleep(0.5)
             if self.alive():
-                self.p.kill()
-                self.p.wait(LONG)
+                self.process.kill()
+                self.process.wait(LONG)
                 return
-        code = self.p.wait(LONG)
+        code = self.process.wait(LONG)
         assert code == 0, "%s: exit code %s after SIGTERM: %s" \
             % (self.name, code, self.text())
-
-    def hang(self):
-        freeze(self.pid)
-
-    def resume(self):
-        self.p.send_signal(signal.SIGCONT)
 
     def threads(self):
         try:
@@ -269,7 +238,7 @@ class Server(Process):
             self.check()
             text = self.text()
             d.processes.remove(self)
-            raise Refused(text, self.p.returncode)
+            raise Refused(text, self.process.returncode)
 
     def nbd(self, export="", extents=False):
         h = nbd.NBD()
@@ -338,63 +307,7 @@ def nbd_errno(call, *args, **kw):
     return None
 
 
-# --- the test's folder -----------------------------------------------------
-
-class Dir:
-    def __init__(self, name):
-        self.path = tempfile.mkdtemp(prefix="bf-", dir=os.environ.get("TMPDIR"))
-        os.chmod(self.path, 0o755)
-        self.run = self.make("run")
-        self.processes = []
-        self.mounts = []
-
-    def __call__(self, *names):
-        return os.path.join(self.path, *names)
-
-    def make(self, *names):
-        path = self(*names)
-        os.makedirs(path)
-        return path
-
-    def mount(self, name, *args):
-        """Needs a namespace of our own: see main.  The mount point."""
-        if os.environ.get("LOCALLIB_NS") != "1":
-            raise Skip("no private mount namespace to be had")
-        path = self(name)
-        if not os.path.isdir(path):
-            os.mkdir(path)
-        r = subprocess.run(["mount", *args, path], stderr=subprocess.PIPE,
-                           text=True)
-        if r.returncode != 0:
-            raise Skip("mount %s: %s" % (" ".join(args), r.stderr.strip()))
-        self.mounts.append(path)
-        return path
-
-    def umount(self, path):
-        subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL)
-        self.mounts.remove(path)
-
-    def end(self):
-        """Nothing of the test runs, or is mounted, any more."""
-        for p in reversed(self.processes):
-            try:
-                Process.kill(p)
-            except Exception:
-                traceback.print_exc()
-        for m in reversed(self.mounts[:]):
-            self.umount(m)
-
-    def close(self):
-        self.end()
-        # A file that a test made immutable and did not come to free.
-        subprocess.run(["chattr", "-R", "-i", self.path],
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def check(self):
-        for p in self.processes:
-            p.check()
-
+# --- what is on disk --------------------------------------------------------
 
 def snapshot(*paths):
     """What is on disk: names, and content of files; to be compared."""
@@ -478,63 +391,6 @@ def built(path):
 
 # --- running ---------------------------------------------------------------
 
-def enter_namespace():
-    """Mounts that do not outlive us."""
-    if "LOCALLIB_NS" in os.environ:
-        return
-    for flags in (["-m"], ["-rm"]):
-        argv = ["unshare", *flags, "--propagation", "private"]
-        if flags == ["-rm"] and os.geteuid() == 0:
-            break
-        try:
-            ok = subprocess.run([*argv, "true"],
-                                stderr=subprocess.DEVNULL).returncode == 0
-        except FileNotFoundError:
-            ok = False
-        if ok:
-            os.environ["LOCALLIB_NS"] = "1"
-            os.execvp("unshare", [*argv, sys.executable, *sys.argv])
-    os.environ["LOCALLIB_NS"] = "0"
-
-
-def main(names, mounts=False):
+def main(_names=None, mounts=False):
     """Run the test_* functions, or those named as arguments."""
-    if shutil.which(NBDKIT) is None or not PLUGIN:
-        say("skipped: no nbdkit, or not started with ./run")
-        sys.exit(77)
-    if mounts:
-        enter_namespace()
-
-    end_on_signals()
-    tests = [(n, f) for n, f in names.items() if n.startswith("test_")]
-    wanted = sys.argv[1:]
-    failed, passed = [], 0
-    begin = time.monotonic()
-    for name, test in tests:
-        if wanted and name not in wanted:
-            continue
-        d = Dir(name)
-        at = time.monotonic()
-        try:
-            test(d)
-            d.check()
-            passed += 1
-            say("ok: %s (%.1f s)" % (name, time.monotonic() - at))
-        except Skip as e:
-            say("skipped: %s: %s" % (name, e))
-        except Exception:
-            failed.append(name)
-            say("FAILED: %s (%.1f s)" % (name, time.monotonic() - at))
-            traceback.print_exc(file=sys.stdout)
-            for p in d.processes:
-                if p.text().strip():
-                    say("--- %s said last:" % p.name)
-                    say(p.text()[-3000:])
-        finally:
-            d.close()
-    say("%d passed, %d failed, %.0f s" % (passed, len(failed),
-                                          time.monotonic() - begin))
-    if failed:
-        say("FAILED: " + " ".join(failed))
-        sys.exit(1)
-    sys.exit(0 if passed else 77)
+    runner.main(Dir, mounts=mounts, verbose=True)

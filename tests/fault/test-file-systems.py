@@ -227,7 +227,7 @@ def program(d, *argv):
     """A file system in a program; the last argument is where."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise Skip("no /dev/fuse")
-    if os.environ.get("LOCALLIB_NS") != "1":
+    if os.environ.get("PRIVATE_MOUNTS") != "1":
         raise Skip("no private mount namespace to be had")
     p = Process(d, argv, "fs")
     wait_for("the file system", lambda: is_mounted(argv[-1]) or not p.alive())
@@ -319,7 +319,7 @@ def with_dirty_pages(d, options):
 
 def test_a_full_job_writes_over_nothing_dirty(d):
     for options in "w", "wf", "wis":
-        x = Dir("full")
+        x = Dir()
         try:
             s, h, path = with_dirty_pages(x, options)
             data = pattern(3, MIB + 4096, MIB)
@@ -335,7 +335,7 @@ def test_a_full_job_writes_over_nothing_dirty(d):
 def test_dirty_leftovers_are_no_holes(d):
     for options in "w", "wf", "wis":
         for sparse in True, False:
-            x = Dir("left")
+            x = Dir()
             try:
                 s, h, path = with_dirty_pages(x, options)
                 with open(path, "r+b", buffering=0) as f:

@@ -57,8 +57,8 @@ class Library:
 def test_a_call_is_about_its_own_job(t):
     """Another job is started and aborted the moment that it has ended."""
     t.image("golden.img", 64 * M)
-    golden = t.serve("golden", "file", t.path("golden.img"))
-    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri)
+    golden = t.serve("golden", "file", t("golden.img"))
+    disk = t.plugin(t("disk.img"), "backing=" + golden.uri)
     ctl = disk.control()
     lib = Library(disk.control_path)
     answers = []
@@ -84,8 +84,8 @@ def test_a_call_is_about_its_own_job(t):
 
 def test_numbers_go_on(t):
     t.image("golden.img", 4 * M)
-    golden = t.serve("golden", "file", t.path("golden.img"))
-    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri)
+    golden = t.serve("golden", "file", t("golden.img"))
+    disk = t.plugin(t("disk.img"), "backing=" + golden.uri)
     ctl = disk.control()
     lib = Library(disk.control_path)
 
@@ -136,8 +136,8 @@ def test_numbers_go_on(t):
 def test_time_left_after_a_pause(t):
     """A pause is not taken for slowness."""
     t.image("golden.img", 64 * M)
-    golden = t.serve("golden", "file", t.path("golden.img"))
-    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri)
+    golden = t.serve("golden", "file", t("golden.img"))
+    disk = t.plugin(t("disk.img"), "backing=" + golden.uri)
     ctl = disk.control()
     speed = 512 << 10
     ctl("block-allocate", device="", speed=speed)
@@ -167,8 +167,8 @@ def test_time_left_after_a_pause(t):
 def test_time_left_under_a_tiny_limit(t):
     """A request every five seconds is not a standstill between two."""
     t.image("golden.img", M)
-    golden = t.serve("golden", "file", t.path("golden.img"))
-    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri, "granule=512")
+    golden = t.serve("golden", "file", t("golden.img"))
+    disk = t.plugin(t("disk.img"), "backing=" + golden.uri, "granule=512")
     ctl = disk.control()
     ctl("block-allocate", device="", speed=100)
     end = time.monotonic() + 7
@@ -184,8 +184,8 @@ def test_time_left_under_a_tiny_limit(t):
 def test_what_the_log_says(t):
     """Each start, pause and end of a job is one line, and each outage."""
     t.image("golden.img", 4 * M)
-    golden = t.serve("golden", "file", t.path("golden.img"))
-    disk = t.plugin(t.path("disk.img"), "backing=" + golden.uri)
+    golden = t.serve("golden", "file", t("golden.img"))
+    disk = t.plugin(t("disk.img"), "backing=" + golden.uri)
     ctl = disk.control()
     ctl("block-allocate", device="", length=M)
     ctl.wait_event("BLOCK_JOB_COMPLETED")
@@ -204,10 +204,10 @@ def test_what_the_log_says(t):
     disk.kill()
     disk.start()
     ctl = disk.control()
-    store = t.path("disk.img") + ": "
+    store = t("disk.img") + ": "
     found = [re.sub("[0-9]+[.][0-9]+ seconds", "N seconds", line)
              .replace(store, "")
-             for line in disk.log().splitlines()
+             for line in disk.text().splitlines()
              if store + "job" in line or "the backing store is" in line]
     expected = [
         "nbdkit: backfill: job 1 has started: allocate 0+1048576",

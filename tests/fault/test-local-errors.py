@@ -21,7 +21,7 @@ LOCAL = 1 << 20  # what is before is the guest's
 
 class Disk:
     def __init__(self, d, *args):
-        if os.environ.get("LOCALLIB_NS") != "1":
+        if os.environ.get("PRIVATE_MOUNTS") != "1":
             raise Skip("no private mount namespace to be had")
         program = built("crash/lossyfs")
         if not os.access("/dev/fuse", os.R_OK):

@@ -24,7 +24,7 @@ class Slow:
     """A file system that can be stopped."""
 
     def __init__(self, d):
-        if os.environ.get("LOCALLIB_NS") != "1":
+        if os.environ.get("PRIVATE_MOUNTS") != "1":
             raise Skip("no private mount namespace to be had")
         program = built("crash/lossyfs")
         if not os.access("/dev/fuse", os.R_OK):
@@ -96,7 +96,7 @@ def test_a_store_that_hangs(d):
     same(other.nbd().pread(G, G), pattern(5, G, G))
     other.stop()
     slow.fs.resume()
-    s.p.wait(LONG)
+    s.process.wait(LONG)
     s = Server(d, "name=slow", "store=" + slow("disk"),
                "name=well", "store=" + d("well"))
     h, well = s.nbd("slow"), s.nbd("well")
@@ -125,7 +125,7 @@ def test_a_sync_that_hangs(d):
     wait_for("the server ends", lambda: has_ended(s), ENDS)
     with open(slow(".lossyfs"), "w") as f:
         f.write("clear\nrelease\n")
-    s.p.wait(LONG)
+    s.process.wait(LONG)
     s = Server(d, "store=" + slow("disk"))
     same(s.nbd().pread(5 * G, 0), pattern(3, 0, 5 * G))
     s.stop()

@@ -133,11 +133,11 @@ class Good(threading.Thread):
 
 def nbdkit_died(server):
     try:
-        server.p.wait(5)
+        server.process.wait(5)
     except Exception:
         return False
     text = server.text()
-    if server.p.returncode == -6 and "Assertion" in text \
+    if server.process.returncode == -6 and "Assertion" in text \
             and "connections.c" in text:
         say("   (nbdkit's own assertion: %s)"
             % text[text.index("Assertion"):].splitlines()[0])
@@ -515,7 +515,7 @@ def test_sigterm_with_idle_clients_frees_the_volume(d):
             o.shutdown()
         except nbd.Error:
             pass
-    assert old.p.wait(LONG) == 0, old.text()
+    assert old.process.wait(LONG) == 0, old.text()
     h.flush()
     new.kill()
     c.start()
@@ -555,7 +555,7 @@ def test_sigterm_with_a_hung_source_frees_the_volume(d):
         h.shutdown()
     except nbd.Error:
         pass
-    assert old.p.wait(LONG) == 0, old.text()
+    assert old.process.wait(LONG) == 0, old.text()
     # The job goes on with the next, unless the guest's reads were its end.
     try:
         new.ask("block-job-set-speed", device="", speed=0)
@@ -576,7 +576,7 @@ def test_quit_on_the_control_socket_does_the_same(d):
     h.shutdown() if nbd_errno(h.pread, 1, 0) is None else None
     del h
     c.s.handles.clear()
-    assert c.s.p.wait(LONG) == 0
+    assert c.s.process.wait(LONG) == 0
     new.stop()
 
 

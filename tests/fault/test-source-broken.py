@@ -43,8 +43,8 @@ def is_sample(r):
 class Case:
     def __init__(self, t, name):
         self.t, self.name = t, name
-        self.source = FakeSource(t.path(name + ".sock"), DATA)
-        self.store = t.path(name + ".img")
+        self.source = FakeSource(t(name + ".sock"), DATA)
+        self.store = t(name + ".img")
         self.model = bytearray(DATA)
         self.hits = 0
 
@@ -198,7 +198,7 @@ def run(t, table, works, default, timeout="2s", same_server=False,
     cases = [Case(t, n) for n in table if not CASES or n in CASES]
     if not cases:
         return []
-    with open(t.path("golden"), "wb") as f:
+    with open(t("golden"), "wb") as f:
         f.write(DATA)
     # To make them, a slow machine may take its time.
     p = t.plugin(*[k for c in cases for k in c.keys("timeout=60s")],
@@ -224,14 +224,14 @@ def run(t, table, works, default, timeout="2s", same_server=False,
             c.local()
     for c in cases:
         c.answers(works.get(c.name, default))
-        check(p.is_alive(), "the plugin lives")
+        check(p.alive(), "the plugin lives")
         check(c.hits > 0 or not wrong, c.name + ": nothing was done wrong")
     for c in cases:
         ctl("block-allocate", device=c.name)
     time.sleep(0.3)
     if not same_server:
         for c in cases:
-            c.take_over(t.path("golden"))
+            c.take_over(t("golden"))
     for c in cases:
         c.recovers(ctl)
     for c in cases:
@@ -735,7 +735,7 @@ def test_what_a_server_cannot_do_is_not_asked_of_it(t):
 
 
 def serves_one(t, s, data):
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K",
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K",
                  "timeout=60s")
     c = p.client()
     check(c.read(0, G) == data[:G], "data")
@@ -766,7 +766,7 @@ def test_server_that_lets_the_second_client_wait(t):
         return
     image, data = t.image("golden", 8 * M)
     s = Server(t, "source")
-    s.args = [qemu_nbd, "-t", "-r", "-f", "raw", "-k", s.socket, image]
+    s.argv = [qemu_nbd, "-t", "-r", "-f", "raw", "-k", s.socket, image]
     faultlib.Process.start(s)
     wait_for("qemu-nbd starts", s.is_up)
     serves_one(t, s, data)

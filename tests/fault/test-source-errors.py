@@ -27,7 +27,7 @@ class Bad:
     def __init__(self, t, size=8 * M, latency=0):
         self.latency = latency
         _, self.data = t.image("golden", size)
-        self.server = FakeSource(t.path("source.sock"), self.data)
+        self.server = FakeSource(t("source.sock"), self.data)
         self.server.fault = self.fault
         self.uri = self.server.uri
         self.ranges = []    # (offset, end, error)
@@ -49,7 +49,7 @@ def only_who_needs_them(t, g, *keys):
     bad = Bad(t)
     data, model = bad.data, bytearray(bad.data)
     starts = {e: M + i * 768 * K for i, e in enumerate(ERRORS)}
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "timeout=" + LONG,
+    p = t.plugin(t("disk"), "backing=" + bad.uri, "timeout=" + LONG,
                  "granule=%d" % g, *keys)
     c = p.client()
     # The source is known once this is read.
@@ -129,7 +129,7 @@ def test_errors_of_granules_512(t):
 def test_errors_do_not_spread_to_those_who_joined(t):
     """A read that finds its bytes on their way with others that are bad."""
     bad = Bad(t, latency=0.02)
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    p = t.plugin(t("disk"), "backing=" + bad.uri)
     c, ctl, g = p.client(), p.control(), 4 * K
     check(c.read(0, g) == bad.data[:g], "data")
     lost = [M + 256 * K, 5 * M + 300 * K]
@@ -156,7 +156,7 @@ def test_part_of_a_write_that_fails_changes_nothing(t):
     """Also at the disk's end, and with several at once."""
     bad = Bad(t, 2 * M + 1000)
     data, g, size = bad.data, 4 * K, 2 * M + 1000
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + bad.uri, "fetch=4K")
     c = p.client()
     check(c.read(0, g) == data[:g], "data")
     bad.ranges = [(M, M + g, "EIO"), (2 * M, size, "EIO")]
@@ -183,7 +183,7 @@ def test_part_of_a_write_that_fails_changes_nothing(t):
 
 def test_last_granule_is_whole_without_its_tail(t):
     bad = Bad(t, M + 1000)
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + bad.uri, "fetch=4K")
     c = p.client()
     check(c.read(0, 4 * K) == bad.data[:4 * K], "data")
     bad.ranges = [(M - 4 * K, M + 1000, "EIO")]
@@ -197,13 +197,13 @@ def test_last_granule_is_whole_without_its_tail(t):
 def test_error_filter(t):
     """nbdkit's own errors, switched on and off by a file."""
     image, data = t.image("golden", 4 * M)
-    trigger = t.path("trigger")
+    trigger = t("trigger")
     for i, e in enumerate(("EIO", "EPERM", "ENOMEM", "EINVAL", "ENOSPC")):
         s = t.serve(e, "--filter=error", "file", image,
                     "error=" + e, "error-pread-rate=100%",
                     "error-extents-rate=100%",
                     "error-file=" + trigger)
-        p = t.plugin(t.path(e + ".img"), "backing=" + s.uri, "fetch=4K",
+        p = t.plugin(t(e + ".img"), "backing=" + s.uri, "fetch=4K",
                      name="p" + e)
         c, ctl = p.client(), p.control()
         check(c.read(0, 64 * K) == data[:64 * K], "data")
@@ -231,10 +231,10 @@ def test_error_filter(t):
 def test_server_that_says_it_is_shutting_down(t):
     """That is the connection's end, not the read's: it is asked again."""
     image, data = t.image("golden", 4 * M)
-    trigger = t.path("trigger")
+    trigger = t("trigger")
     s = t.serve("source", "--filter=error", "file", image, "error=ESHUTDOWN",
                 "error-pread-rate=100%", "error-file=" + trigger)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K", "timeout=2s")
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K", "timeout=2s")
     c, ctl = p.client(), p.control()
     check(c.read(0, 4 * K) == data[:4 * K], "data")
     with open(trigger, "w"):
@@ -262,7 +262,7 @@ def test_errors_that_pass_do_not_end_a_job(t):
         count[zone] = count.get(zone, 0) + 1
         conn.send_error(r, errno.EIO)
         return True
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + bad.uri, "fetch=4K")
     c, ctl = p.client(), p.control()
     bad.server.fault = fault
     for _ in range(2):
@@ -282,7 +282,7 @@ def test_job_reports_the_first_failed_offset(t):
     bad = Bad(t)
     at = 5 * M + 12 * K
     bad.ranges = [(at + 100, at + 101, "EIO"), (7 * M, 7 * M + 1, "EPERM")]
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    p = t.plugin(t("disk"), "backing=" + bad.uri)
     c, ctl = p.client(), p.control()
     ctl("block-allocate", device="")
     end = ctl.wait_event("BLOCK_JOB_COMPLETED")
@@ -335,7 +335,7 @@ def test_job_reports_the_first_failed_offset(t):
 def test_job_gives_up_where_answers_take_time(t):
     """All that is tried again is sent before the first error comes."""
     bad = Bad(t, latency=0.02)
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    p = t.plugin(t("disk"), "backing=" + bad.uri)
     c, ctl = p.client(), p.control()
     check(c.read(0, 4 * K) == bad.data[:4 * K], "data")
     bad.ranges = [(at, at + 1, "EIO") for at in (2 * M, 3 * M + 8 * K)]
@@ -356,7 +356,7 @@ def test_job_skips_what_cannot_be_read(t):
     bad = Bad(t)
     g = 4 * K
     lost = [M, 3 * M + 5 * g, 3 * M + 6 * g, 3 * M + 7 * g, 8 * M - g]
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    p = t.plugin(t("disk"), "backing=" + bad.uri)
     c, ctl = p.client(), p.control()
     check(c.read(0, g) == bad.data[:g], "data")
     bad.ranges = [(at, at + g, "EIO") for at in lost]
@@ -412,7 +412,7 @@ def test_what_is_behind_a_skipped_range_is_waited_for(t):
     def later(conn, r):
         held.wait(faultlib.LIMIT)
         conn.answer(r)
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + bad.uri, "fetch=4K")
     c, ctl = p.client(), p.control()
     check(c.read(0, 4 * K) == bad.data[:4 * K], "data")
     bad.ranges = [(lost, lost + 1, "EIO")]
@@ -437,10 +437,10 @@ def test_what_is_behind_a_skipped_range_is_waited_for(t):
 
 def test_job_of_the_command_line_skips(t):
     bad = Bad(t, 2 * M)
-    p = t.plugin(t.path("disk"), "backing=" + bad.uri)
+    p = t.plugin(t("disk"), "backing=" + bad.uri)
     p.end()
     bad.ranges = [(M, M + 8 * K, "EIO")]
-    p = t.plugin(t.path("disk"), "allocate=512K+1M", "on-error=skip")
+    p = t.plugin(t("disk"), "allocate=512K+1M", "on-error=skip")
     ctl = p.control()
     job = ctl.wait_status("concluded")
     check(job["total"] == M and job["remaining"] == 8 * K

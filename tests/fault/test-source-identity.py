@@ -22,10 +22,10 @@ def images(t):
     check(not any(data[i:i + 64] == other_data[i:i + 64]
                   for i in range(0, SIZE, 64)), "they differ everywhere")
     # As of a disk that went on to be used: a table at its end has changed.
-    with open(t.path("end"), "wb") as f:
+    with open(t("end"), "wb") as f:
         f.write(data[:-G] + bytes(G))
     for name, size in (("longer", SIZE + G), ("shorter", SIZE - G)):
-        with open(t.path(name), "wb") as f:
+        with open(t(name), "wb") as f:
             f.write((data + bytes(G))[:size])
     return data, other_data
 
@@ -33,7 +33,7 @@ def images(t):
 def exchange(t, s, name):
     """Another image on the same socket."""
     s.kill()
-    s.args[-1] = t.path(name)
+    s.argv[-1] = t(name)
     s.start()
 
 
@@ -43,8 +43,8 @@ def files(t):
 
 def refused_on_reconnect(t, wrong, why):
     data, _ = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K",
+    s = t.serve("source", "file", t("right"))
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K",
                  "timeout=" + LONG)
     c, ctl, model = p.client(), p.control(), bytearray(data)
     check(c.read(0, 64 * K) == data[:64 * K], "data")
@@ -54,7 +54,7 @@ def refused_on_reconnect(t, wrong, why):
     # Further connections, too, are of the old server.
     wait_for("the job runs", lambda: ctl.job()["processed"] >= 64 * K)
     exchange(t, s, wrong)
-    wait_for("it is said", lambda: why in p.log())
+    wait_for("it is said", lambda: why in p.text())
     check(ctl.disk()["source"] == "lost", "it is not used", ctl.disk())
     check(why in ctl.disk()["source-reason"], "and why", ctl.disk())
     wait_for("event", lambda: why in ctl.wait_event("SOURCE_LOST")["reason"])
@@ -111,8 +111,8 @@ def test_other_content_is_refused_on_reconnect(t):
 
 def test_wrong_one_is_refused_on_restart(t):
     data, _ = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K")
+    s = t.serve("source", "file", t("right"))
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K")
     c = p.client()
     c.write(M, b"w" * G)
     c.read(0, G)
@@ -125,15 +125,15 @@ def test_wrong_one_is_refused_on_restart(t):
         exchange(t, s, wrong)
         for keys in ([], ["backing=" + s.uri], ["backing=" + s.uri,
                                                 "identity=content"]):
-            said = Plugin(t, "wrong", t.path("disk"), *keys).fails()
+            said = Plugin(t, "wrong", t("disk"), *keys).fails()
             check(all(w in said for w in words + [s.uri, "disk"]),
                   "what is wrong", said)
             check(files(t) == before, "store and sidecar are as they were")
-            os.unlink(t.path("wrong.log"))
+            os.unlink(t("wrong.log"))
     # With identity=size it is the size all the same.
     for wrong in ("longer", "shorter"):
         exchange(t, s, wrong)
-        said = Plugin(t, "wrong", t.path("disk"), "identity=size").fails()
+        said = Plugin(t, "wrong", t("disk"), "identity=size").fails()
         check(str(SIZE) in said, "what is wrong", said)
         check(files(t) == before, "store and sidecar are as they were")
     exchange(t, s, "right")
@@ -147,8 +147,8 @@ def test_wrong_one_is_refused_on_restart(t):
 def test_wrong_one_that_comes_later_is_refused(t):
     """Nobody was there at the start, so that nothing was compared yet."""
     data, _ = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K",
+    s = t.serve("source", "file", t("right"))
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K",
                  "timeout=" + LONG)
     c = p.client()
     c.read(0, G)
@@ -163,7 +163,7 @@ def test_wrong_one_that_comes_later_is_refused(t):
             fails("EIO", c.read, M, G)
         check(c.read(0, G) == data[:G], "local data")
         s.kill()
-        s.args[-1] = t.path("right")
+        s.argv[-1] = t("right")
         s.start()
         wait_for("connected", lambda: ctl.disk()["source"] == "connected")
         s.kill()
@@ -176,8 +176,8 @@ def test_wrong_one_that_comes_later_is_refused(t):
 
 def test_size_is_enough_where_that_was_said(t):
     data, other = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K",
+    s = t.serve("source", "file", t("right"))
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K",
                  "identity=size")
     c, ctl = p.client(), p.control()
     check(c.read(0, G) == data[:G], "data")
@@ -185,7 +185,7 @@ def test_size_is_enough_where_that_was_said(t):
     check(c.read(G, G) == other[G:2 * G], "of the new one")
     check(c.read(0, G) == data[:G], "what is local stays")
     exchange(t, s, "longer")
-    wait_for("a size is refused", lambda: "its size is" in p.log())
+    wait_for("a size is refused", lambda: "its size is" in p.text())
     fails("EIO", c.read, 2 * G, G)
     exchange(t, s, "right")
     wait_for("connected", lambda: ctl.disk()["source"] == "connected")
@@ -193,7 +193,7 @@ def test_size_is_enough_where_that_was_said(t):
     p.end()
     # It is remembered.
     exchange(t, s, "other")
-    p = t.plugin(t.path("disk"), name="again")
+    p = t.plugin(t("disk"), name="again")
     c = p.client()
     check(c.read(2 * G, G) == other[2 * G:3 * G], "of the new one")
     check(c.read(0, 2 * G) == data[:G] + other[G:2 * G], "local")
@@ -204,11 +204,11 @@ def test_size_is_enough_where_that_was_said(t):
 def test_size_may_be_said_later(t):
     """And content again after that: then it is the content of that day."""
     data, other = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    t.plugin(t.path("disk"), "backing=" + s.uri).end()
+    s = t.serve("source", "file", t("right"))
+    t.plugin(t("disk"), "backing=" + s.uri).end()
     exchange(t, s, "other")
-    Plugin(t, "refused", t.path("disk")).fails()
-    p = t.plugin(t.path("disk"), "identity=size", name="size")
+    Plugin(t, "refused", t("disk")).fails()
+    p = t.plugin(t("disk"), "identity=size", name="size")
     c = p.client()
     check(c.read(0, G) == other[:G], "of the new one")
     c.close()
@@ -217,38 +217,38 @@ def test_size_may_be_said_later(t):
 
 def test_same_content_may_move(t):
     data, _ = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K").end()
+    s = t.serve("source", "file", t("right"))
+    t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K").end()
     s.kill()
-    with open(t.path("copy"), "wb") as f:
+    with open(t("copy"), "wb") as f:
         f.write(data)
-    moved = t.serve("moved", "file", t.path("copy"))
-    p = t.plugin(t.path("disk"), "backing=" + moved.uri, name="p1")
+    moved = t.serve("moved", "file", t("copy"))
+    p = t.plugin(t("disk"), "backing=" + moved.uri, name="p1")
     check(p.control().disk()["backing"] == moved.uri, "the new place")
     p.end()
-    p = t.plugin(t.path("disk"), name="p2")
+    p = t.plugin(t("disk"), name="p2")
     check(p.control().disk()["backing"] == moved.uri, "it is remembered")
     c = p.client()
     check(c.read(M, M) == data[M:2 * M], "data")
     c.close()
     p.end()
-    other = t.serve("elsewhere", "file", t.path("other"))
-    said = Plugin(t, "p3", t.path("disk"), "backing=" + other.uri).fails()
+    other = t.serve("elsewhere", "file", t("other"))
+    said = Plugin(t, "p3", t("disk"), "backing=" + other.uri).fails()
     check(other.uri in said, "the wrong one is named", said)
     # And it was not remembered.
-    p = t.plugin(t.path("disk"), name="p4")
+    p = t.plugin(t("disk"), name="p4")
     check(p.control().disk()["backing"] == moved.uri, "as before")
     p.end()
 
 
 def test_complete_disk_does_not_look_at_its_source(t):
     data, _ = images(t)
-    s = t.serve("source", "file", t.path("right"))
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "allocate=on")
+    s = t.serve("source", "file", t("right"))
+    p = t.plugin(t("disk"), "backing=" + s.uri, "allocate=on")
     p.control().wait_status("concluded")
     p.end()
     exchange(t, s, "longer")
-    p = t.plugin(t.path("disk"), name="again")
+    p = t.plugin(t("disk"), name="again")
     c, disk = p.client(), p.control().disk()
     check(disk["complete"] and disk["source"] == "none", "complete", disk)
     check(c.read(0, SIZE) == data, "data")

@@ -22,7 +22,7 @@ class Once(Process):
     at: that would be the client."""
 
     def __init__(self, t, kind, golden):
-        self.socket = t.path("once.sock")
+        self.socket = t("once.sock")
         self.uri = "nbd+unix:///?socket=" + self.socket
         args = {
             "exitlast": [NBDKIT, "-f", "-r", "-U", self.socket,
@@ -33,7 +33,7 @@ class Once(Process):
             "qemu-1": ["qemu-nbd", "-r", "-f", "raw", "-e", "1", "-k",
                        self.socket, golden],
         }[kind]
-        super().__init__("once", args, t.path("once.log"))
+        super().__init__("once", args, t("once.log"))
         if os.path.exists(self.socket):
             os.unlink(self.socket)
         self.start()
@@ -54,7 +54,7 @@ def test_in_the_foreground(t):
     golden, data = t.image("golden.img", 8 * M)
     for kind in kinds():
         once = Once(t, kind, golden)
-        p = t.plugin(t.path(kind + ".img"), "backing=" + once.uri)
+        p = t.plugin(t(kind + ".img"), "backing=" + once.uri)
         c = p.client()
         check(c.read(M, M) == data[M:2 * M], kind + ": it is read")
         ctl = p.control()
@@ -62,8 +62,8 @@ def test_in_the_foreground(t):
         ctl("block-allocate", device="")
         check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), kind)
         # Nothing is needed of it any more.
-        check(once.wait() == 0, kind + ": it is let go", once.log())
-        check("is lost" not in p.log(), "nothing was lost", p.log())
+        check(once.wait() == 0, kind + ": it is let go", once.text())
+        check("is lost" not in p.text(), "nothing was lost", p.text())
         c.close()
         ctl.close()
         p.end()
@@ -75,19 +75,19 @@ def test_in_the_background(t):
     golden, data = t.image("golden.img", 8 * M)
     for kind in kinds():
         once = Once(t, kind, golden)
-        s, pid = t.path(kind + ".sock"), t.path(kind + ".pid")
+        s, pid = t(kind + ".sock"), t(kind + ".pid")
         subprocess.run([NBDKIT, "-U", s, "-P", pid, PLUGIN,
-                        t.path(kind + ".img"), "backing=" + once.uri, OFF],
+                        t(kind + ".img"), "backing=" + once.uri, OFF],
                        check=True, stdin=subprocess.DEVNULL,
                        env={**os.environ,
-                            "BACKFILL_RUNTIME_DIR": t.path("run")})
+                            "BACKFILL_RUNTIME_DIR": t("run")})
         wait_for("it serves", lambda: can_connect(s))
         c = Client(s)
         check(c.read(5 * M, M) == data[5 * M:6 * M], kind + ": it is read")
         c.close()
         with open(pid) as f:
             os.kill(int(f.read()), signal.SIGTERM)
-        check(once.wait() == 0, kind + ": it ends with its client", once.log())
+        check(once.wait() == 0, kind + ": it ends with its client", once.text())
 
 
 def test_tls_in_the_background(t):
@@ -96,27 +96,27 @@ def test_tls_in_the_background(t):
         print("psktool is missing")
         return
     golden, data = t.image("golden.img", 2 * M)
-    psk, s = t.path("psk"), t.path("once.sock")
+    psk, s = t("psk"), t("once.sock")
     subprocess.run(["psktool", "-u", "guest", "-p", psk], check=True,
                    stdout=subprocess.DEVNULL)
     once = Process("once", [NBDKIT, "-f", "-r", "-U", s, "--tls=require",
                             "--tls-psk=" + psk, "--filter=exitlast", "file",
-                            golden], t.path("once.log"))
+                            golden], t("once.log"))
     once.socket = s
     once.start()
     wait_for("the server is there", lambda: Once.listens(once))
-    subprocess.run([NBDKIT, "-U", t.path("d.sock"), "-P", t.path("d.pid"),
-                    PLUGIN, t.path("d.img"), OFF,
+    subprocess.run([NBDKIT, "-U", t("d.sock"), "-P", t("d.pid"),
+                    PLUGIN, t("d.img"), OFF,
                     "backing=nbds+unix://guest@/?socket=%s&tls-psk-file=%s"
                     % (s, psk)], check=True, stdin=subprocess.DEVNULL,
-                   env={**os.environ, "BACKFILL_RUNTIME_DIR": t.path("run")})
-    wait_for("it serves", lambda: can_connect(t.path("d.sock"))
-                          and os.path.exists(t.path("d.pid")))
-    c = Client(t.path("d.sock"))
+                   env={**os.environ, "BACKFILL_RUNTIME_DIR": t("run")})
+    wait_for("it serves", lambda: can_connect(t("d.sock"))
+                          and os.path.exists(t("d.pid")))
+    c = Client(t("d.sock"))
     check(c.read(0, 2 * M) == data, "it is read")
-    check(once.is_alive(), "over the one connection")
+    check(once.alive(), "over the one connection")
     c.close()
-    with open(t.path("d.pid")) as f:
+    with open(t("d.pid")) as f:
         os.kill(int(f.read()), signal.SIGTERM)
     once.wait()
 
@@ -125,13 +125,13 @@ def test_with_a_command_of_nbdkits(t):
     """nbdkit --run is a parent that holds the connection, too."""
     golden, data = t.image("golden.img", 2 * M)
     once = Once(t, "exitlast", golden)
-    r = subprocess.run([NBDKIT, "-U", "-", PLUGIN, t.path("disk.img"),
+    r = subprocess.run([NBDKIT, "-U", "-", PLUGIN, t("disk.img"),
                         "backing=" + once.uri, OFF, "--run",
-                        "nbdcopy \"$uri\" " + t.path("copy.img")],
+                        "nbdcopy \"$uri\" " + t("copy.img")],
                        stdin=subprocess.DEVNULL, timeout=60, check=False,
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                        env={**os.environ,
-                            "BACKFILL_RUNTIME_DIR": t.path("run")})
+                            "BACKFILL_RUNTIME_DIR": t("run")})
     check(r.returncode == 0, "the copy", r.stdout)
     check(t.read("copy.img") == data, "its bytes")
     once.wait()
@@ -142,12 +142,12 @@ def test_with_backfilld(t):
     golden, data = t.image("golden.img", 2 * M)
     once = Once(t, "exitlast", golden)
     for folder in ("vols", "state"):
-        os.mkdir(t.path(folder))
-    s, store = t.path("d.control"), t.path("vols/a.img")
+        os.mkdir(t(folder))
+    s, store = t("d.control"), t("vols/a.img")
     d = Process("backfilld", ["backfilld", "--socket=" + s,
-                              "--runtime-dir=" + t.path("run"),
-                              "--state-dir=" + t.path("state"), t.path("vols")],
-                t.path("backfilld.log"))
+                              "--runtime-dir=" + t("run"),
+                              "--state-dir=" + t("state"), t("vols")],
+                t("backfilld.log"))
     d.start()
     wait_for("backfilld listens", lambda: can_connect(s))
     for command in (["create", store, "--backing", once.uri],
@@ -158,7 +158,7 @@ def test_with_backfilld(t):
         check(r.returncode == 0, command[0], r.stdout)
     once.wait()
     check(t.read("vols/a.img") == data, "all of it")
-    check("job 1 has completed after" in d.log(), "its log says so", d.log())
+    check("job 1 has completed after" in d.text(), "its log says so", d.text())
     d.end()
 
 
@@ -171,7 +171,7 @@ def test_commands_that_serve_once(t):
         commands.append("qemu-nbd -r -f raw " + golden)
     for i, command in enumerate(commands):
         name = "c%d.img" % i
-        p = t.plugin(t.path(name), "backing=[ %s ]" % command, "allocate=on")
+        p = t.plugin(t(name), "backing=[ %s ]" % command, "allocate=on")
         ctl = p.control()
         wait_for(command,
                  lambda: ctl.job() and ctl.job()["status"] == "concluded")

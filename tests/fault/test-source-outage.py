@@ -28,7 +28,7 @@ def source(t, size=8 * M, delay=0):
 
 def volume(t, s, *keys, name="plugin"):
     """fetch=4K: a read makes local what it covers, and no more."""
-    return t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K", *keys,
+    return t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K", *keys,
                     name=name)
 
 
@@ -46,7 +46,7 @@ def disappear(s, how):
 
 
 def come_back(s, how):
-    s.start() if how == "killed" else s.go_on()
+    s.start() if how == "killed" else s.resume()
 
 
 def equals(t, model):
@@ -116,7 +116,7 @@ def local_goes_on(t, how):
         one.finish(part)
     ctl.wait_event("SOURCE_BACK")
     check(ctl.disk()["source"] == "connected", "source is back")
-    check(p.is_alive(), "alive")
+    check(p.alive(), "alive")
 
     ctl("block-allocate", device="")
     ctl.wait_event("BLOCK_JOB_COMPLETED")
@@ -160,7 +160,7 @@ def test_256_reads_that_wait_hold_up_nothing_local(t):
             model[17 * M + 12 * G:17 * M + 13 * G] = bytes(G)
             who.flush()
     check(not any(c.is_done(x) for x in stuck), "what needs the source waits")
-    s.go_on()
+    s.resume()
     for i, x in enumerate(stuck):
         check(c.finish(x) == data[M + i * 64 * K:][:5000], "data")
     check(c.read(0, len(model)) == model, "the disk")
@@ -188,7 +188,7 @@ def test_whole_write_overtakes_a_part_that_waits(t):
             one.finish(old)
         check(one.read(at, G) == (b"n" * G if i == 0 else bytes(G)),
               "the later change stays")
-    s.go_on()
+    s.resume()
     check(other.read(M, G) == b"n" * G, "also when the source is back")
     check(other.read(M + G, G) == data[M + G:M + 2 * G], "the next granule")
     one.close(), other.close()
@@ -469,7 +469,7 @@ def starts_without(t, how):
     disappear(s, how)
 
     # Only the store is named: all else is in the sidecar.
-    p = Plugin(t, "again", t.path("disk"))
+    p = Plugin(t, "again", t("disk"))
     with within(SOON, "start without it"):
         p.start()
     c, ctl = p.client(), p.control()
@@ -504,8 +504,8 @@ def test_starts_with_its_source_hung(t):
 
 def test_new_volume_needs_its_source_and_leaves_nothing(t):
     s, _ = source(t, M)
-    p = Plugin(t, "plugin", t.path("disk"), "backing=" + s.uri, "timeout=1s")
-    left = sorted(os.listdir(t.directory) + ["plugin.log"])
+    p = Plugin(t, "plugin", t("disk"), "backing=" + s.uri, "timeout=1s")
+    left = sorted(os.listdir(t.path) + ["plugin.log"])
     for how in ("hung", "killed"):
         disappear(s, how)
         if how == "killed":
@@ -514,12 +514,12 @@ def test_new_volume_needs_its_source_and_leaves_nothing(t):
         with within(SOON, "the error"):
             said = p.fails()
         check(s.uri in said and "backing=" in said, "it names it", said)
-        check(sorted(os.listdir(t.directory)) == left, "nothing is left",
-              os.listdir(t.directory))
-        check(os.listdir(t.path("run")) == [], "nothing is left",
-              os.listdir(t.path("run")))
+        check(sorted(os.listdir(t.path)) == left, "nothing is left",
+              os.listdir(t.path))
+        check(os.listdir(t("run")) == [], "nothing is left",
+              os.listdir(t("run")))
         if how == "hung":
-            s.go_on()
+            s.resume()
     s.start()
     p.start().end()
 
@@ -550,7 +550,7 @@ def test_abort_while_the_source_hangs(t):
           "what was copied stays", job)
     ctl.wait_event("BLOCK_JOB_CANCELLED")
     # Now the answers come, to nobody.
-    s.go_on()
+    s.resume()
     check(c.read(7 * M, G) == data[7 * M:][:G], "demand goes on")
     wait_for("that is kept", lambda: ctl.disk()["local"] >= local[-1] + G)
     time.sleep(1)
@@ -588,17 +588,17 @@ def ends_while_hung(t, how_it_ends):
             fails("ESHUTDOWN", c.finish, x)
         wait_for("it is let go",
                  lambda: not any(f.endswith((".volume", ".work"))
-                                 for _, _, fs in os.walk(t.path("run"))
+                                 for _, _, fs in os.walk(t("run"))
                                  for f in fs))
-    check(p.is_alive(), "nbdkit waits for its clients")
+    check(p.alive(), "nbdkit waits for its clients")
     fails("ESHUTDOWN", idle.write, 0, b"x" * G)
     if how_it_ends == "clients leave":
         c.close(), idle.close()
         check(p.wait() == 0, "exit status", p.process.returncode)
     else:
         p.kill()
-    shutil.rmtree(t.path("run"))
-    os.mkdir(t.path("run"))
+    shutil.rmtree(t("run"))
+    os.mkdir(t("run"))
     # A volume that is not clean would be refused without its working map.
     p = volume(t, s, name="again")
     c, ctl = p.client(), p.control()

@@ -22,7 +22,7 @@ SAMPLES = 16        # reads at the start of each connection: the identity
 def serve(t, image, *args, filters=()):
     return t.serve("source", *["--filter=" + f for f in filters],
                    "--filter=log", "file", image,
-                   "logfile=" + t.path("requests"), *args)
+                   "logfile=" + t("requests"), *args)
 
 
 def reads(t):
@@ -69,7 +69,7 @@ def test_source_is_never_written(t):
     image, data = t.image("golden", 8 * M)
     before = os.stat(image)
     s = serve(t, image)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri)
+    p = t.plugin(t("disk"), "backing=" + s.uri)
     c, ctl, model = p.client(), p.control(), bytearray(data)
     r = random.Random(5)
     for i in range(200):
@@ -127,7 +127,7 @@ def readers(t, nr, *keys, job):
     """They all read all, at the same time, each in its own order."""
     image, data = t.image("golden", 8 * M)
     s = serve(t, image, "delay-read=20ms", filters=["delay"])
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, *keys)
+    p = t.plugin(t("disk"), "backing=" + s.uri, *keys)
     ctl = p.control()
     clients = [p.client() for _ in range(nr)]
     r = random.Random(6)
@@ -177,7 +177,7 @@ def test_reading_what_is_written_is_not_needed(t):
     """Whole granules are not fetched; the rest of each is, once."""
     image, data = t.image("golden", 4 * M)
     s = serve(t, image)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K")
     c, model = p.client(), bytearray(data)
     for at in range(0, M, G):
         c.write(at, b"w" * G)
@@ -202,7 +202,7 @@ def test_reading_what_is_written_is_not_needed(t):
 def sparse_image(t):
     """64 MiB, with some data, of which some is zeros."""
     r = random.Random(8)
-    with open(t.path("golden"), "wb") as f:
+    with open(t("golden"), "wb") as f:
         f.truncate(64 * M)
         for at, n in ((0, G), (M + 3 * G, 5 * G), (9 * M, 2 * M),
                       (30 * M + G, G), (64 * M - 3 * G, 3 * G)):
@@ -212,7 +212,7 @@ def sparse_image(t):
         f.seek(20 * M)
         f.write(bytes(4 * M))
         os.fsync(f.fileno())
-    return t.path("golden"), t.read("golden")
+    return t("golden"), t.read("golden")
 
 
 def inside(found, extents, granule):
@@ -234,7 +234,7 @@ def allocated(path):
 def job_of_sparse(t, granule, *keys):
     image, data = sparse_image(t)
     s = serve(t, image)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "granule=%d" % granule,
+    p = t.plugin(t("disk"), "backing=" + s.uri, "granule=%d" % granule,
                  *keys)
     c, ctl = p.client(), p.control()
     # From now on it is known what is zero.
@@ -257,25 +257,25 @@ def test_zeros_are_not_read_and_stay_holes(t):
     inside(found, extents, 4 * K)
     check_once(found, 64 * M, all_of_it=False)
     # Not even the 4 MiB of zeros that the source has blocks for.
-    check(allocated(t.path("disk")) <= allocated(image) - 4 * M + 256 * K,
+    check(allocated(t("disk")) <= allocated(image) - 4 * M + 256 * K,
           "it is as sparse as can be",
-          (allocated(t.path("disk")), allocated(image)))
+          (allocated(t("disk")), allocated(image)))
 
 
 def test_zeros_stay_holes_with_large_granules(t):
     image, _ = job_of_sparse(t, 64 * K)
     inside(reads(t), data_extents(image), 64 * K)
-    check(allocated(t.path("disk")) <= allocated(image) - 4 * M + M,
-          "it is sparse", allocated(t.path("disk")))
+    check(allocated(t("disk")) <= allocated(image) - 4 * M + M,
+          "it is sparse", allocated(t("disk")))
 
 
 def test_demand_does_not_read_known_zeros(t):
     image, data = sparse_image(t)
     s = serve(t, image)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri, "fetch=4K")
+    p = t.plugin(t("disk"), "backing=" + s.uri, "fetch=4K")
     c = p.client()
     c.extents(0, 64 * M)        # from now on it is known
-    before = allocated(t.path("disk"))
+    before = allocated(t("disk"))
     for at in (2 * M, 25 * M, 40 * M, 60 * M + 17):
         check(c.read(at, 5000) == bytes(5000), "zeros")
     check(reads(t) == [], "nothing is read", reads(t))
@@ -283,8 +283,8 @@ def test_demand_does_not_read_known_zeros(t):
     c.write(50 * M + 10, b"part")
     check(c.read(50 * M, G) == bytes(10) + b"part" + bytes(G - 14), "merged")
     check(reads(t) == [], "nothing is read", reads(t))
-    check(allocated(t.path("disk")) <= before + 64 * K, "still holes",
-          allocated(t.path("disk")) - before)
+    check(allocated(t("disk")) <= before + 64 * K, "still holes",
+          allocated(t("disk")) - before)
     # Block status is the source's, and then the store's.
     model = data[:50 * M + 10] + b"part" + data[50 * M + 14:]
     for _ in range(2):
@@ -304,7 +304,7 @@ def flags_count(t, flags, is_read):
     """A scripted server, to say what no file system says."""
     data = random.Random(9).randbytes(M) + bytes(2 * M) \
         + random.Random(10).randbytes(M)
-    s = FakeSource(t.path("source.sock"), data)
+    s = FakeSource(t("source.sock"), data)
 
     def extents(offset, length):
         end, found = offset + length, []
@@ -314,7 +314,7 @@ def flags_count(t, flags, is_read):
                 offset = min(stop, end)
         return found
     s.extents = extents
-    p = t.plugin(t.path("disk"), "backing=" + s.uri)
+    p = t.plugin(t("disk"), "backing=" + s.uri)
     ctl = p.control()
     # After the identity.
     wait_for("connected", lambda: ctl.disk()["source"] == "connected")
@@ -327,8 +327,8 @@ def flags_count(t, flags, is_read):
              and r.length > G and r.offset < 3 * M
              and M < r.offset + r.length]
     check(bool(asked) == is_read, "zeros are read: %s" % is_read, asked)
-    check(allocated(t.path("disk")) <= 2 * M + 256 * K, "sparse",
-          allocated(t.path("disk")))
+    check(allocated(t("disk")) <= 2 * M + 256 * K, "sparse",
+          allocated(t("disk")))
 
 
 def test_zeros_that_are_no_holes_are_not_read(t):
@@ -342,15 +342,15 @@ def test_holes_that_need_not_be_zeros_are_read(t):
 def test_full_allocation_writes_no_zeros_it_read(t):
     image, data = sparse_image(t)
     s = serve(t, image)
-    p = t.plugin(t.path("disk"), "backing=" + s.uri)
+    p = t.plugin(t("disk"), "backing=" + s.uri)
     ctl = p.control()
     ctl("block-allocate", device="", sparse=False)
     check("error" not in ctl.wait_event("BLOCK_JOB_COMPLETED"), "completed")
     p.end()
     inside(reads(t), data_extents(image), 4 * K)
     check(t.read("disk") == data, "the store")
-    check(allocated(t.path("disk")) >= 64 * M, "all is allocated",
-          allocated(t.path("disk")))
+    check(allocated(t("disk")) >= 64 * M, "all is allocated",
+          allocated(t("disk")))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class TcpServer(Process):
     def __init__(self, t, name, *args):
         self.port = free_port()
         super().__init__(name, [NBDKIT, "-f", "-i", "127.0.0.1", "-p",
-                                str(self.port), *args], t.path(name + ".log"))
+                                str(self.port), *args], t(name + ".log"))
 
     def start(self):
         super().start()
@@ -36,14 +36,14 @@ class TcpServer(Process):
         return self
 
     def is_up(self):
-        check(self.is_alive(), self.name + " ended", self.log())
+        check(self.alive(), self.name + " ended", self.text())
         with socket.socket() as s:
             return s.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def serves(t, data, backing, name, *keys):
     """A new disk, all of it, then again with only its path."""
-    store = t.path(name + ".img")
+    store = t(name + ".img")
     p = t.plugin(store, "backing=" + backing, *keys, name=name)
     c, ctl = p.client(), p.control()
     check(c.read(M + 5, 10000) == data[M + 5:][:10000], name + ": data")
@@ -62,21 +62,21 @@ def serves(t, data, backing, name, *keys):
 
 def refused(t, backing, *words, name="refused", timeout="10s"):
     """No volume is made of it, and it is said why."""
-    p = Plugin(t, name, t.path(name + ".img"), "backing=" + backing,
+    p = Plugin(t, name, t(name + ".img"), "backing=" + backing,
                "timeout=" + timeout)
     with within(SOON, "the error"):
         said = p.fails()
     check(all(w in said for w in words), "what is said", said)
-    check(not [f for f in os.listdir(t.directory)
+    check(not [f for f in os.listdir(t.path)
                if f.startswith(name + ".img")], "nothing is left")
-    os.unlink(t.path(name + ".log"))
+    os.unlink(t(name + ".log"))
     print(said)
     return said
 
 
 def survives(t, s, data, backing, name):
     """An outage, as test-source-outage.py has it, over this transport."""
-    p = t.plugin(t.path(name + ".img"), "backing=" + backing, "fetch=4K",
+    p = t.plugin(t(name + ".img"), "backing=" + backing, "fetch=4K",
                  "timeout=" + LONG, name=name)
     c, ctl = p.client(), p.control()
     check(c.read(0, G) == data[:G], "data")
@@ -93,7 +93,7 @@ def survives(t, s, data, backing, name):
     check(c.read(0, G) == data[:G], "local data")
     time.sleep(0.3)
     check(not c.is_done(stuck), "it waits")
-    s.go_on()
+    s.resume()
     check(c.finish(stuck) == data[2 * M:2 * M + 5000], "data")
     c.close()
     p.end()
@@ -114,7 +114,7 @@ def test_tcp_where_nobody_listens(t):
     refused(t, uri, uri, "refused", "backing=")
     refused(t, "nbd://no-such-host.invalid", "no-such-host.invalid")
     s.start()
-    p = t.plugin(t.path("disk"), "backing=" + uri)
+    p = t.plugin(t("disk"), "backing=" + uri)
     p.end()
     s.kill()
     # One that exists starts all the same, and finds it later.
@@ -133,7 +133,7 @@ def test_tcp_host_that_does_not_answer(t):
     """Not even to the attempt to connect: as when it, or its cable, is gone."""
     image, data = t.image("golden", 4 * M)
     s = TcpServer(t, "source", "file", image).start()
-    p = t.plugin(t.path("disk"), "backing=nbd://127.0.0.1:%d" % s.port,
+    p = t.plugin(t("disk"), "backing=nbd://127.0.0.1:%d" % s.port,
                  "fetch=4K", "timeout=" + LONG)
     c = p.client()
     check(c.read(0, G) == data[:G], "data")
@@ -160,10 +160,10 @@ def test_tcp_host_that_does_not_answer(t):
         c.flush()
     check(not c.is_done(stuck), "it waits")
     # Also the attempt to connect takes no longer than it should.
-    said = Plugin(t, "other", t.path("other"), "timeout=2s",
+    said = Plugin(t, "other", t("other"), "timeout=2s",
                   "backing=nbd://127.0.0.1:%d" % s.port)
     with within(SOON, "an error for a new volume"):
-        check("no answer" in said.fails(), "what is said", said.log())
+        check("no answer" in said.fails(), "what is said", said.text())
     for q in queue:
         q.close()
     hole.close()
@@ -176,10 +176,10 @@ def test_tcp_host_that_does_not_answer(t):
 
 def test_unix_export_names(t):
     """One server, several images: the export's name is part of the URI."""
-    os.mkdir(t.path("images"))
+    os.mkdir(t("images"))
     _, one = t.image("images/one", 2 * M, seed=1)
     _, two = t.image("images/two words", 2 * M, seed=2)
-    s = t.serve("source", "file", "dir=" + t.path("images"))
+    s = t.serve("source", "file", "dir=" + t("images"))
     uri = "nbd+unix:///%s?socket=" + s.socket
     serves(t, one, uri % "one", "one")
     serves(t, two, uri % "two%20words", "two")
@@ -187,7 +187,7 @@ def test_unix_export_names(t):
 
 
 def test_wrong_uris(t):
-    for uri, word in (("nbd+unix:///?socket=" + t.path("none"), "none"),
+    for uri, word in (("nbd+unix:///?socket=" + t("none"), "none"),
                       ("nbd+unix:///", "nbd+unix"),
                       ("http://localhost/", "http")):
         refused(t, uri, word)
@@ -239,7 +239,7 @@ def is_there(pid):
 def a_command(t, backing, data):
     """Started with the plugin, and again when it is killed or hangs; gone
     with the plugin."""
-    p = t.plugin(t.path("disk"), "backing=" + backing, "fetch=4K",
+    p = t.plugin(t("disk"), "backing=" + backing, "fetch=4K",
                  "timeout=30s")
     c, ctl = p.client(), p.control()
     check(c.read(0, G) == data[:G], "data")
@@ -267,7 +267,7 @@ def a_command(t, backing, data):
 
     # Neither does it outlive a plugin that ends, or is killed.
     for i, end in enumerate((Plugin.end, Plugin.kill)):
-        p = t.plugin(t.path("disk%d" % i), "backing=" + backing,
+        p = t.plugin(t("disk%d" % i), "backing=" + backing,
                      name="p%d" % i)
         c = p.client()
         check(c.read(0, G) == data[:G], "data")
@@ -277,7 +277,7 @@ def a_command(t, backing, data):
         end(p)
         wait_for("it ends with the plugin", lambda: not is_there(pids[0]))
         if end is Plugin.end:
-            left = [f for _, _, names in os.walk(t.path("run")) for f in names
+            left = [f for _, _, names in os.walk(t("run")) for f in names
                     if f.startswith("source-")]
             check(not left, "no socket is left", left)
 
@@ -301,7 +301,7 @@ def test_command_that_would_stay(t):
 
 
 def test_command_with_spaces(t):
-    os.mkdir(t.path("some images"))
+    os.mkdir(t("some images"))
     image, data = t.image("some images/golden's", 2 * M)
     serves(t, data, "[ nbdkit file \"%s\" ]" % image, "quoted")
 
@@ -309,7 +309,7 @@ def test_command_with_spaces(t):
 def test_wrong_commands(t):
     refused(t, "[ /no/such/program x ]", "/no/such/program", "not found")
     refused(t, "[ false ]", "false", "status 1")
-    refused(t, "[ nbdkit file %s ]" % t.path("none"), "none")
+    refused(t, "[ nbdkit file %s ]" % t("none"), "none")
     # Not NBD at all.
     refused(t, "[ echo -s hello ]", "echo")
     # It says nothing.
@@ -327,7 +327,7 @@ def tool(*args, text=None):
 
 def make_pki(t, name):
     """A CA, a server's and a client's certificate, as nbdkit names them."""
-    d = t.path(name)
+    d = t(name)
     os.mkdir(d)
 
     def key(what):
@@ -373,27 +373,27 @@ def test_tls_certificates(t):
     survives(t, s, data, uri + ours, "outage")
 
     s.kill()
-    s.args.remove("--tls-verify-peer")
+    s.argv.remove("--tls-verify-peer")
     s.start()
     said = refused(t, uri + theirs, "certificate")
     check("localhost" in said, "which server", said)
     refused(t, "nbd://localhost:%d" % s.port, "TLS")
     # Where no CA is, libnbd would trust everybody.
-    os.mkdir(t.path("an empty one"))
-    refused(t, uri + t.path("an%20empty%20one"), "an empty one/ca-cert.pem",
+    os.mkdir(t("an empty one"))
+    refused(t, uri + t("an%20empty%20one"), "an empty one/ca-cert.pem",
             "CA certificate")
-    refused(t, uri + t.path("none"), "none/ca-cert.pem")
+    refused(t, uri + t("none"), "none/ca-cert.pem")
     # Ours in the sidecar, and then theirs: not a byte of it.
-    p = Plugin(t, "exchanged", t.path("tls2.img"), "backing=" + uri + ours,
+    p = Plugin(t, "exchanged", t("tls2.img"), "backing=" + uri + ours,
                "fetch=4K", "timeout=60s")
     p.start().end()
-    p = t.plugin(t.path("tls2.img"), "backing=" + uri + theirs, "timeout=1s",
+    p = t.plugin(t("tls2.img"), "backing=" + uri + theirs, "timeout=1s",
                  name="exchanged")
     c = p.client()
     faultlib.fails("EIO", c.read, M, G)
     c.close()
     p.end()
-    check("certificate" in p.log(), "it is said", p.log())
+    check("certificate" in p.text(), "it is said", p.text())
 
 
 def test_tls_name_of_the_server(t):
@@ -419,15 +419,15 @@ def test_tls_psk(t):
     if not have("psktool"):
         return
     for name in ("ours", "theirs"):
-        tool("psktool", "-u", "guest", "-p", t.path(name + ".psk"))
+        tool("psktool", "-u", "guest", "-p", t(name + ".psk"))
     image, data = t.image("golden", 4 * M)
     s = t.serve("source", "-t", "1", "--tls=require",
-                "--tls-psk=" + t.path("ours.psk"), "file", image)
+                "--tls-psk=" + t("ours.psk"), "file", image)
     uri = "nbds+unix://%s@/?socket=" + s.socket + "&tls-psk-file="
-    serves(t, data, uri % "guest" + t.path("ours.psk"), "psk")
-    survives(t, s, data, uri % "guest" + t.path("ours.psk"), "outage")
-    refused(t, uri % "guest" + t.path("theirs.psk"), "TLS")
-    refused(t, uri % "nobody" + t.path("ours.psk"), "nobody")
+    serves(t, data, uri % "guest" + t("ours.psk"), "psk")
+    survives(t, s, data, uri % "guest" + t("ours.psk"), "outage")
+    refused(t, uri % "guest" + t("theirs.psk"), "TLS")
+    refused(t, uri % "nobody" + t("ours.psk"), "nobody")
     refused(t, s.uri, "TLS")
 
 

@@ -80,7 +80,7 @@ def test_a_signal_to_the_parent_of_run(d):
     os.kill(p.pid, signal.SIGTERM)
     time.sleep(0.3)
     open(d("go"), "w").close()
-    p.p.wait(LONG)
+    p.process.wait(LONG)
     assert "Assertion" not in p.text(), p.text()
     # The child ends after its parent has told it to.
     wait_for("nothing is left", lambda: not left(d.run))

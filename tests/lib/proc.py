@@ -66,6 +66,87 @@ def freeze(pid):
     wait_for("process %d stops" % pid, lambda: has_stopped(pid))
 
 
+class Process:
+    """A server.  What it says is in the file `log`."""
+
+    def __init__(self, name, argv, log, env=None, prepare=None, cwd=None):
+        self.name, self.argv, self.log, self.env = name, argv, log, env
+        self.prepare, self.cwd = prepare, cwd
+        self.begin = 0      # where in the file text() begins
+        self.process = None
+
+    def start(self):
+        self.process = spawn(self.argv, self.log, self.env, self.prepare,
+                             cwd=self.cwd)
+        return self
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def text(self):
+        with open(self.log, errors="replace", encoding="utf-8") as f:
+            f.seek(self.begin)
+            return f.read()
+
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def hang(self):
+        """No answers, and all connections stay open."""
+        freeze(self.pid)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def wait(self, limit=LONG):
+        """Its exit status; -N for a signal."""
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("%s does not end" % self.name) from None
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.alive():
+            self.resume()
+            self.process.send_signal(sig)
+        return self.wait()
+
+    def term(self):
+        self.process.terminate()
+
+    def end(self, limit=LONG):
+        self.term()
+        return self.wait(limit)
+
+
+class Nbdkit(Process):
+    """nbdkit in the foreground, on a unix socket.  It listens, or has ended,
+    when start() returns."""
+
+    def __init__(self, name, socket, log, args, wrap=(), **kw):
+        self.socket, self.pidfile = socket, socket + ".pid"
+        super().__init__(name, [*wrap, os.environ.get("NBDKIT") or "nbdkit",
+                                "-f", "-U", socket, "-P", self.pidfile, *args],
+                         log, **kw)
+
+    @property
+    def uri(self):
+        return "nbd+unix:///?socket=" + self.socket
+
+    def start(self):
+        for path in (self.socket, self.pidfile):
+            if os.path.exists(path):
+                os.unlink(path)
+        super().start()
+        wait_for(self.name + " starts or ends", self.is_decided)
+        return self
+
+    def is_decided(self):
+        return not self.alive() or (os.path.exists(self.pidfile)
+                                    and os.path.getsize(self.pidfile) > 0)
+
+
 def as_user(uid, *argv):
     """That command, as that user and nothing else."""
     return ["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid,

@@ -8,11 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../lib"))
+import proc
 import wait
+from checks import check, finish
 from proc import freeze
 
 TOP = os.environ["TOP_SRCDIR"]
@@ -21,8 +22,6 @@ NBDKIT = os.environ.get("NBDKIT") or shutil.which("nbdkit")
 PLUGIN = os.environ["BACKFILL_PLUGIN"]
 CALLS = os.path.join(BUILD, "tests/libvirt/calls")
 LONG = 300  # seconds, for what ends by itself
-
-failures = []
 
 
 def skip(why):
@@ -38,24 +37,6 @@ def need(*programs):
             skip(p + " is missing")
     if not NBDKIT:
         skip("nbdkit is missing")
-
-
-started = time.monotonic()
-
-
-def check(what, ok, detail=None):
-    print("%6.1f %s%s" % (time.monotonic() - started,
-                          "ok: " if ok else "NOT OK: ", what), flush=True)
-    if not ok:
-        failures.append(what)
-        if detail is not None:
-            print("    %s" % (detail,), flush=True)
-    return ok
-
-
-def finish():
-    print("%d failed" % len(failures))
-    return 1 if failures else 0
 
 
 def run(*args, **kwargs):
@@ -85,37 +66,28 @@ def wait_for(what, condition):
     return wait.wait_for(what, condition, LONG, pause=0.05)
 
 
-class Nbdkit:
-    """An nbdkit in the foreground, that ends with this object."""
+class Nbdkit(proc.Nbdkit):
+    """One that ends with this object."""
 
     def __init__(self, socket, *args, env=None):
-        self.socket = socket
-        self.log = open(socket + ".log", "w", encoding="utf-8")
-        if os.path.exists(socket):
-            os.unlink(socket)
-        self.process = subprocess.Popen(
-            [NBDKIT, "-f", "-U", socket] + list(args),
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=env)
+        super().__init__("nbdkit", socket, socket + ".log", args, env=env)
         try:
-            wait_for(socket, self.listens)
+            self.start()
+            self.must_live()
         except BaseException:
             self.end()
             raise
 
-    def listens(self):
-        if self.process.poll() is not None:
-            with open(self.log.name, encoding="utf-8") as f:
-                raise RuntimeError("nbdkit ended: " + f.read())
-        return os.path.exists(self.socket)
+    def must_live(self):
+        if not self.alive():
+            raise RuntimeError("nbdkit ended: " + self.text())
+        return True
 
-    def end(self):
-        self.process.terminate()
+    def end(self, limit=60):
         try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+            super().end(limit)
+        except AssertionError:
+            self.kill()
 
     def __enter__(self):
         return self
@@ -130,7 +102,7 @@ class Disks(Nbdkit):
     def __init__(self, socket, *args, env=None):
         super().__init__(socket, PLUGIN, *args, env=env)
         try:
-            wait_for("control socket", lambda: self.listens() and run(
+            wait_for("control socket", lambda: self.must_live() and run(
                 "backfill", "-c", "nbd:" + socket, "list").returncode == 0)
         except BaseException:
             self.end()
