@@ -599,8 +599,12 @@ trace_load (const char *path, uid_t owner, char **error)
   }
   t = have > TRACE_FILE_MAX ? NULL : trace_parse (buf, have, &why);
   if (!t) {
+    bool was_trace = have == 0
+                     || (have > sizeof MAGIC - 1
+                         && memcmp (buf, MAGIC " ", sizeof MAGIC) == 0);
+
     message_set (error, "%s: %s", path, why ? why : "it is too large");
-    errno = EINVAL;
+    errno = was_trace ? EBADMSG : EINVAL;
   }
   return t;
 }

@@ -102,7 +102,9 @@ bool trace_is_of (const struct trace *t, uint64_t size,
 #define TRACE_ANYBODY ((uid_t)-1)
 
 /* Files.  A trace is believed if it is root's, ours or `owner`'s, and nobody
- * else may write to it.  NULL with errno and *error; ENOENT: there is none. */
+ * else may write to it.  NULL with errno and *error.  ENOENT: there is none;
+ * EBADMSG: it is a trace that is damaged, or empty; EINVAL: it is something
+ * else. */
 struct trace *trace_load (const char *path, uid_t owner, char **error)
     __attribute__ ((nonnull (1, 3)));
 /* Write it beside and rename it, durably.  0, or -1. */

@@ -68,7 +68,8 @@ boot_configure (struct disk *d, const struct disk_config *cfg)
   b->is_used = strcmp (trace, "off") != 0 && !d->read_only;
   if (!b->is_used)
     return 0;
-  if (strcmp (trace, "auto") != 0)
+  b->is_given = strcmp (trace, "auto") != 0;
+  if (b->is_given)
     return (b->path = strdup (trace)) ? 0 : -1;
   if (cfg->trace_dir)
     return (b->dir = strdup (cfg->trace_dir)) ? 0 : -1;
@@ -109,6 +110,7 @@ load (struct disk *d, bool *keep)
 {
   CLEANUP_FREE char *error = NULL;
   struct trace *t = trace_load (d->boot.path, d->owner, &error);
+  int err = errno;
 
   *keep = false;
   if (t && trace_is_of (t, d->identity.size, d->identity.digest))
@@ -116,9 +118,12 @@ load (struct disk *d, bool *keep)
   if (t)
     log_error ("%s: boot trace %s is of another image: not used", d->store_path,
                d->boot.path);
-  else if (errno != ENOENT)
+  else if (err != ENOENT)
     log_error ("%s: boot trace not used: %s", d->store_path, error);
-  *keep = t || errno == EPERM;
+  /* In a directory of traces the name is ours.  A path that was given may be
+   * another file's: that of a disk, say. */
+  *keep = t || err == EPERM
+          || (d->boot.is_given && err != ENOENT && err != EBADMSG);
   trace_free (t);
   return NULL;
 }
@@ -184,8 +189,8 @@ save (struct disk *d)
 void
 boot_tick (struct disk *d, uint64_t now)
 {
-  if (recorder_is_on (&d->boot.recorder)
-      && recorder_is_over (&d->boot.recorder, now)) {
+  /* Not recorder_is_on: it may have ended of itself, full. */
+  if (recorder_is_over (&d->boot.recorder, now)) {
     replay_forget (&d->replay);
     save (d);
   }

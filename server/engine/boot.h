@@ -24,8 +24,9 @@ struct disk_trace_info;
 
 struct boot {
   bool is_used;
-  char *dir;  /* as given; NULL: path is, or the default */
-  char *path; /* of the trace; NULL: not known yet, or none is used */
+  bool is_given; /* path is the user's */
+  char *dir;     /* as given; NULL: path is, or the default */
+  char *path;    /* of the trace; NULL: not known yet, or none is used */
   struct recorder recorder;
 };
 

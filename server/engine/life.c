@@ -405,6 +405,8 @@ disk_free (struct disk *d)
   /* It does not wait for the store any more: the disk is idle. */
   while (!housekeeper_stop (d, now_ms () + d->gate_ms))
     ;
+  while (!boot_stop (d, now_ms () + d->gate_ms))
+    ;
   if (d->src)
     source_free (d->src);
   source_kept_free (d->kept);

@@ -132,6 +132,9 @@ wait_turn (struct disk *d, struct replay *r)
     uint64_t ms = up ? POLL_MS : IDLE_MS;
 
     r->stalled = r->asked - r->hit > REPLAY_WINDOW + r->confirmed / 2;
+    /* Reads are noted no more: none can take it further. */
+    if (r->stalled && !is_on (r))
+      return false;
     if (r->stalled)
       ms = IDLE_MS; /* replay_note wakes this thread */
     else if (up && fetch_backlog (d) < IN_FLIGHT)

@@ -6,6 +6,8 @@ another order.
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import stat
+
 from locallib import *
 
 MIB = 1 << 20
@@ -87,6 +89,76 @@ def test_a_file_of_its_own(d):
     i, _ = boot(d, source, places(3), "trace=" + d("mine"),
                 wait=lambda i: i["trace"]["used"] == 40 * UNIT)
     assert i["trace"]["file"] == d("mine"), i
+
+
+def test_a_file_of_something_else_stays(d):
+    """trace= with another file's name costs that file nothing."""
+    source = golden(d)
+    big = b"precious" * (1 << 18)
+    for what in b"precious", big:
+        with open(d("mine"), "wb") as f:
+            f.write(what)
+        _, said = boot(d, source, places(3), "trace=" + d("mine"))
+        assert "boot trace not used" in said, said
+        with open(d("mine"), "rb") as f:
+            assert f.read() == what
+    os.unlink(d("mine"))
+    os.mkfifo(d("mine"))
+    boot(d, source, places(3), "trace=" + d("mine"))
+    assert stat.S_ISFIFO(os.lstat(d("mine")).st_mode)
+    os.unlink(d("mine"))
+    os.symlink(d("golden"), d("mine"))
+    boot(d, source, places(3), "trace=" + d("mine"))
+    assert os.path.islink(d("mine"))
+    # One that mktemp has made, and a trace that is damaged, are ours.
+    os.unlink(d("mine"))
+    for what in b"", b"backfill-trace 1\nsize":
+        with open(d("mine"), "wb") as f:
+            f.write(what)
+        boot(d, source, places(3), "trace=" + d("mine"))
+        assert os.stat(d("mine")).st_size > 100
+
+
+def test_full_is_saved_at_once(d):
+    """A guest that has read as much as a trace holds is still there."""
+    key = folder(d)
+    with open(d("large"), "wb") as f:
+        f.write(pattern(1, 0, MIB))
+        f.truncate(300 * MIB)
+    source = Source(d, d("large"))
+    s = Server(d, d("disk"), "backing=" + source.uri, key)
+    h = s.nbd()
+    for at in range(0, 4100 * UNIT, 4 * MIB):
+        h.pread(4 * MIB, at)
+    wait_for("the trace", lambda: [p for p in traces(d) if ".new-" not in p])
+    assert not s.info()["trace"]["recording"]
+    s.stop()
+
+
+def test_ends_with_the_recording(d):
+    """A replay that waits for the guest does not once nobody notes reads."""
+    key = folder(d)
+    with open(d("large"), "wb") as f:
+        f.write(pattern(1, 0, MIB))
+        f.seek(599 * MIB)
+        f.write(pattern(1, 599 * MIB, MIB))
+    source = Source(d, d("large"))
+    s = Server(d, d("disk"), "backing=" + source.uri, key)
+    h = s.nbd()
+    for at in range(0, 256 * MIB, 4 * MIB):
+        h.pread(4 * MIB, at)
+    s.stop()
+    assert len(traces(d)) == 1
+    # What the replay comes to last, and then as much as it forgives.
+    s = Server(d, d("second"), "backing=" + source.uri, key)
+    h = s.nbd()
+    for at in range(255, 167, -4):
+        h.pread(4 * MIB, (at - 3) * MIB)
+    for at in range(260, 432, 4):
+        h.pread(4 * MIB, at * MIB)
+    wait_for("the end", lambda: not s.info()["trace"]["recording"])
+    wait_for("the replay's end", lambda: not s.info()["trace"]["replaying"])
+    s.stop()
 
 
 def test_elsewhere_little_is_wasted(d):
@@ -191,7 +263,7 @@ def test_source_lost_meanwhile(d):
     source, key = golden(d), folder(d)
     boot(d, source, [i * UNIT for i in range(0, 1000)], key)
     s = Server(d, d("second"), "backing=" + source.uri, key, "timeout=2s")
-    source.stop()
+    source.kill()
     begin = time.monotonic()
     s.stop()
     assert time.monotonic() - begin < 60
