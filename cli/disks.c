@@ -499,10 +499,22 @@ parse_wanted (int argc, char **argv, struct wanted *w)
   if (w->store == NULL)
     cli_usage ("'create' needs the path of the new STORE");
   if (w->backing == NULL && !has_size)
-    cli_usage ("'create' needs --backing URI, or --size SIZE for a disk of "
-               "zeros");
+    cli_usage ("'create' needs --backing URI|PATH, or --size SIZE for a disk "
+               "of zeros");
   if (w->granule > 65536)
     cli_usage ("--granule: 65536 is the most");
+}
+
+/* Is that what was said?  A file's path was made absolute. */
+static bool
+is_backing (const char *backing, const char *said)
+{
+  CLEANUP_FREE char *cwd = get_current_dir_name ();
+  size_t len = cwd != NULL ? strlen (cwd) : 0;
+
+  return strcmp (backing, said) == 0
+         || (len > 0 && strncmp (backing, cwd, len) == 0 && backing[len] == '/'
+             && strcmp (backing + len + 1, said) == 0);
 }
 
 /* There is a file already: the volume that is wanted, so that nothing is left
@@ -529,7 +541,7 @@ compare_wanted (struct backfill *h, const struct wanted *w)
     status = cli_error ("'%s' is there already, with the backing store %s",
                         w->store, d->backing);
   else if (w->backing != NULL
-           && (d->backing == NULL || strcmp (d->backing, w->backing) != 0))
+           && (d->backing == NULL || !is_backing (d->backing, w->backing)))
     status = cli_error ("'%s' is there already, and its backing store is %s, "
                         "not %s",
                         w->store, d->backing != NULL ? d->backing : "none",

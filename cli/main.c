@@ -165,7 +165,8 @@ static const struct command commands[] = {
     "nothing\n"
     "is done.\n"
     "\n"
-    "  --backing URI     the backing store, an NBD URI\n"
+    "  --backing URI     the backing store: an NBD URI, or the path of a raw "
+    "image\n"
     "  --size SIZE       of a disk of zeros, or to check the backing store's\n"
     "  --granule SIZE    the unit of tracking (default 4096)\n" SIZES,
     cmd_create },

@@ -269,8 +269,8 @@ int backfill_get_disk_info (struct backfill *h, const char *disk,
 void backfill_free_disk_info (struct backfill_disk_info *info);
 
 /* Have backfilld make a new volume: a store, which must not be there yet, and
- * its sidecar, with nothing local.  backing: an NBD URI, NULL for zeros; size:
- * 0 for the backing store's; granule: 0 for the default. */
+ * its sidecar, with nothing local.  backing: an NBD URI or a file's path, NULL
+ * for zeros; size: 0 for the backing store's; granule: 0 for the default. */
 int backfill_create_volume (struct backfill *h, const char *store,
                             const char *backing, uint64_t size,
                             uint32_t granule);

@@ -201,21 +201,40 @@ backfill_disk_detach (struct backfill *h, const char *disk)
   return request_simple (h, disk, "disk-detach", NULL);
 }
 
+/* A file is named by its path, and a server has another current folder.  What
+ * has a colon is an NBD URI.  malloc'd; NULL with errno. */
+static char *
+absolute_backing (const char *backing)
+{
+  CLEANUP_FREE char *cwd = NULL;
+  char *path;
+
+  if (backing[0] == '/' || backing[0] == '[' || backing[0] == '\0'
+      || (backing[0] != '.' && strchr (backing, ':') != NULL))
+    return strdup (backing);
+  cwd = get_current_dir_name ();
+  return cwd == NULL || asprintf (&path, "%s/%s", cwd, backing) == -1 ? NULL
+                                                                      : path;
+}
+
 int
 backfill_create_volume (struct backfill *h, const char *store,
                         const char *backing, uint64_t size, uint32_t granule)
 {
   int64_t deadline = handle_deadline (h);
   CLEANUP_FREE char *device = NULL;
+  CLEANUP_FREE char *source = NULL;
   struct conn *conn;
   json_t *args, *reply;
 
   if (request_check_size ("size", size) == -1)
     return -1;
+  if (backing != NULL && (source = absolute_backing (backing)) == NULL)
+    return error_set (errno, "the current folder's name");
   args = json_object ();
   if (args == NULL
       || (backing != NULL
-          && json_object_set_new (args, "backing", json_string (backing)) == -1)
+          && json_object_set_new (args, "backing", json_string (source)) == -1)
       || (size > 0
           && json_object_set_new (args, "size", json_integer ((json_int_t)size))
                  == -1)

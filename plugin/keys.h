@@ -19,8 +19,8 @@ enum scope { SCOPE_DISK, SCOPE_PROCESS };
 /* id, name, value, scope, help.  `store` is the one a bare word means. */
 #define KEYS(K)                                                              \
   K (STORE, "store", "PATH", SCOPE_DISK, "(required) local raw image")       \
-  K (BACKING, "backing", "URI|'[ CMD ... ]'", SCOPE_DISK,                    \
-     "where absent data comes from: an NBD URI or a command")                \
+  K (BACKING, "backing", "URI|PATH|'[ CMD ... ]'", SCOPE_DISK,               \
+     "where absent data comes from: an NBD URI, a file or a command")        \
   K (NAME, "name", "NAME", SCOPE_DISK,                                       \
      "starts a disk: its name, and its export's")                            \
   K (SIZE, "size", "SIZE", SCOPE_DISK, "default: the backing store's")       \

@@ -24,7 +24,6 @@
 
 #include "bytes.h"
 #include "cleanup.h"
-#include "image.h"
 #include "keys.h"
 #include "plugin.h"
 #include "units.h"
@@ -391,23 +390,6 @@ absolute_uri (const char *uri)
   return out;
 }
 
-/* The command that serves this file, for a message: nbdkit's file plugin serves
- * a file's bytes, which are not the disk's where it is a qcow2 image. */
-static void
-print_command_for (char *buf, size_t size, const char *path)
-{
-  const char *format = image_format_of (path), *dot = strrchr (path, '.');
-
-  /* It is not there, or may not be read. */
-  if (format == NULL && dot != NULL && strcmp (dot, ".qcow2") == 0
-      && access (path, R_OK) == -1)
-    format = "qcow2";
-  if (format != NULL)
-    snprintf (buf, size, "[ qemu-nbd -r -t -f %s %s ]", format, path);
-  else
-    snprintf (buf, size, "[ nbdkit file %s ]", *path ? path : "PATH");
-}
-
 static int
 parse_backing (struct section *s, const char *title)
 {
@@ -425,16 +407,9 @@ parse_backing (struct section *s, const char *title)
                   title, value);
     return -1;
   }
-  if (strstr (value, ":") == NULL) {
-    char command[4096];
-
-    print_command_for (command, sizeof command, value);
-    nbdkit_error ("%s: backing=%s is not an NBD URI: give one as in "
-                  "nbd://host/export or nbd+unix:///?socket=PATH, or a "
-                  "command as in '%s'",
-                  title, value, command);
-    return -1;
-  }
+  /* What has no colon cannot be a URI. */
+  if (value[0] == '/' || value[0] == '.' || strchr (value, ':') == NULL)
+    return value_absolute (s, KEY_BACKING);
   uri = absolute_uri (value);
   if (uri == NULL) {
     nbdkit_error ("%s: backing=%s: %m", title, value);

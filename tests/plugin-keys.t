@@ -72,12 +72,12 @@ Values:
 Backing stores:
 
   $ try a.img backing=golden.img
-  nbdkit: error: the disk: backing=golden.img is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ nbdkit file golden.img ]'
+  nbdkit: error: cannot use backing store */golden.img: there is no such file: name a raw image or a block device of this host, or an NBD URI (glob)
   $ printf 'QFI\373' > other
   $ try a.img backing=other
-  nbdkit: error: the disk: backing=other is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ qemu-nbd -r -t -f qcow2 other ]'
-  $ try a.img backing=not-there.qcow2
-  nbdkit: error: the disk: backing=not-there.qcow2 is not an NBD URI: give one as in nbd://host/export or nbd+unix:///?socket=PATH, or a command as in '[ qemu-nbd -r -t -f qcow2 not-there.qcow2 ]'
+  nbdkit: error: cannot use backing store */other: it is a qcow2 image, whose bytes are not the disk's: have it served, as in backing='[ qemu-nbd -r -t -f qcow2 */other ]' (glob)
+  $ try a.img backing=.
+  nbdkit: error: cannot use backing store *: it is a directory: name the raw image in it (glob)
   $ try other size=1M
   nbdkit: error: */other is a qcow2 image: only raw images can be volumes; name another store, and serve this one as its backing store, as in backing='[ qemu-nbd -r -t -f qcow2 */other ]' (glob)
   $ rm -r other run

@@ -127,7 +127,8 @@ const struct command command_table[] = {
         .name = "device",
         .help = "the path of the store, which must not be there yet" },
       { ARG_TEXT, true, "backing",
-        .help = "the backing store, an NBD URI; it must be there now.  "
+        .help = "the backing store, an NBD URI or the absolute path of a "
+                "raw image; it must be there now.  "
                 "Without one the disk is zeros" },
       { ARG_INTEGER, true, "size",
         .help = "bytes; by default those of the backing store" },

@@ -109,6 +109,44 @@ def test_what_anothers_sidecar_names_is_not_opened(d):
     s.stop()
 
 
+def test_a_file_that_anothers_sidecar_names_is_opened_as_him(d):
+    """Neither root's own nor, by way of /proc, one that root's server has open."""
+    folder = place(d, USER)
+    path = os.path.join(folder, "disk")
+    secret = d("secret")
+    for f in (secret, os.path.join(folder, "mine")):
+        with open(f, "wb") as image:
+            image.write(b"s" * SIZE)
+    os.chmod(secret, 0o600)
+    mine = os.path.join(folder, "mine")
+    s = Server(d, path, "backing=" + mine, "fetch=4096", wrap=as_user(USER))
+    s.stop()
+    with open(path + ".backfill", "rb") as f:
+        meta = f.read()
+    names = [os.path.relpath(secret, "/"), "proc/self/fd/0"]
+    for name in names:
+        # As long as the one that is there.
+        name = "/" * (len(mine) - len(name)) + name
+        assert len(name) == len(mine), name
+        with open(path + ".backfill", "r+b") as f:
+            f.write(header(meta, lambda h: h.replace(mine.encode(),
+                                                     name.encode())))
+        s = Server(d, path, "timeout=1s")
+        try:
+            got = bytes(s.nbd().pread(4096, 0))
+            raise AssertionError("root's server has read %r" % got[:8])
+        except nbd.Error:
+            pass
+        assert "as user %d" % USER in s.text(), s.text()
+        s.stop()
+    # His own is.
+    with open(path + ".backfill", "r+b") as f:
+        f.write(meta)
+    s = Server(d, path)
+    same(bytes(s.nbd().pread(SIZE, 0)), b"s" * SIZE)
+    s.stop()
+
+
 def test_names_and_settings_that_are_none(d):
     folder = place(d, USER)
     path = os.path.join(folder, "disk")

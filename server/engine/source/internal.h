@@ -7,6 +7,7 @@
  *   handshake.c        how it is made, until it carries requests
  *   lost.c             how it ends
  *   read.c             the requests on its handle
+ *   local.c            a file of this host: its threads, instead of all these
  *   queue.c            the requests that wait, and who may have them
  *   identity.c         the samples that make the identity, and their check
  *   command.c          the command of the bracket form
@@ -62,6 +63,7 @@ enum conn_state {
 
 struct verify;
 struct resolve;
+struct local;
 
 struct source_conn {
   struct source *src;
@@ -109,6 +111,7 @@ struct source {
   char *ca_file; /* NULL: the URI names no folder of certificates */
   struct trust_rights *rights; /* to connect with; NULL: our own */
   struct command *command;
+  struct local *local; /* a file of this host; then there are no connections */
   unsigned timeout, silence, refused_retry;
   enum source_identity_mode identity_mode;
   void (*state_changed) (void *opaque, enum source_state state,

@@ -22,6 +22,7 @@
 #include "message.h"
 #include "source/command.h"
 #include "source/conn.h"
+#include "source/local.h"
 #include "source/queue.h"
 #include "thread.h"
 
@@ -130,9 +131,16 @@ source_new (const struct source_config *config)
         = command_new (config->argv, config->socket_dir, config->command_dir);
     src->name = src->command ? strdup (src->command->name) : NULL;
   }
+  if (src->uri && local_is_path (src->uri)) {
+    src->local = local_new (src, src->nr_conns);
+    src->nr_conns = 0;
+  }
   if (!src->name || (!src->uri && !src->command)
-      || (needs_rights && !src->rights)) {
+      || (needs_rights && !src->rights)
+      || (src->nr_conns == 0 && !src->local)) {
     int err = errno;
+
+    local_free (src->local);
 
     trust_rights_free (src->rights);
     command_free (src->command);
@@ -152,7 +160,7 @@ source_new (const struct source_config *config)
   return src;
 }
 
-static void
+static int
 start_on (struct source *src, struct io_pool *pool, unsigned serial,
           const struct source_identity *expect)
 {
@@ -161,15 +169,19 @@ start_on (struct source *src, struct io_pool *pool, unsigned serial,
         = &pool->thread[i == 0 || pool->nr == 1
                             ? 0
                             : 1 + (serial + i - 1) % (pool->nr - 1)];
-  LOCK_SCOPE (&src->lock);
-  if (src->started || src->stopping)
-    return;
-  if (expect) {
-    src->identity = *expect;
-    src->known = true;
+  {
+    LOCK_SCOPE (&src->lock);
+    if (src->started || src->stopping)
+      return 0;
+    if (expect) {
+      src->identity = *expect;
+      src->known = true;
+    }
+    src->started = true;
+    if (!src->local)
+      io_task_kick (&src->conn[0].task);
   }
-  src->started = true;
-  io_task_kick (&src->conn[0].task);
+  return src->local ? local_start (src->local) : 0;
 }
 
 int
@@ -187,8 +199,7 @@ source_start (struct source *src, const struct source_identity *expect)
     errno = EINVAL;
     return -1;
   }
-  start_on (src, pool, serial, expect);
-  return 0;
+  return start_on (src, pool, serial, expect);
 }
 
 bool
@@ -196,7 +207,7 @@ source_has_background (struct source *src)
 {
   LOCK_SCOPE (&src->lock);
 
-  return src->multi_conn && src->nr_conns > 1;
+  return src->local || (src->multi_conn && src->nr_conns > 1);
 }
 
 void
@@ -239,12 +250,15 @@ source_submit (struct source *src, struct source_req *req)
                   uint32_t)(((uint64_t)src->background_size * 7 + req->length)
                             / 8)
                                    : req->length;
-        source_spread (src, now);
+        if (!src->local)
+          source_spread (src, now);
       }
+      if (src->local)
+        local_wake (src->local);
       /* The first connection also looks after deadlines and refusals. */
-      if (src->started
-          && (req->queue != SOURCE_BACKGROUND || req->deadline
-              || src->state == SOURCE_REFUSED))
+      else if (src->started
+               && (req->queue != SOURCE_BACKGROUND || req->deadline
+                   || src->state == SOURCE_REFUSED))
         io_task_kick (&src->conn[0].task);
     }
   }
@@ -305,7 +319,7 @@ unsigned
 source_background_depth (struct source *src)
 {
   LOCK_SCOPE (&src->lock);
-  return source_depth (src);
+  return src->local ? local_depth (src->local) : source_depth (src);
 }
 
 unsigned
@@ -336,6 +350,8 @@ source_stop (struct source *src)
     src->reason[0] = '\0';
     for (unsigned i = 0; first && src->started && i < src->nr_conns; i++)
       io_task_kick (&src->conn[i].task);
+    if (src->local)
+      local_wake (src->local);
     /* Never started: there is no thread to do it. */
     for (unsigned i = 0; !src->started && i < NR_PRIOS; i++)
       while ((req = req_pop (&src->waiting[i]))) {
@@ -348,6 +364,7 @@ source_stop (struct source *src)
   {
     LOCK_SCOPE (&src->lock);
     while ((src->started && src->nr_ended < src->nr_conns)
+           || (src->local && local_is_running (src->local))
            || src->in_cancel > 0)
       lock_wait (&src->changed, &src->lock);
   }
@@ -362,6 +379,7 @@ source_free (struct source *src)
     return;
   source_stop (src);
   nbd_close (src->kept);
+  local_free (src->local);
   for (unsigned i = 0; i < src->nr_conns; i++)
     conn_free (&src->conn[i]);
   pthread_cond_destroy (&src->changed);
@@ -416,6 +434,9 @@ await_identity (struct source *src, uint64_t until,
                  "backing store %s: no answer within %u.%u seconds; check "
                  "backing= and that the server runs",
                  src->name, src->timeout / 1000, src->timeout % 1000 / 100);
+  else if (src->local)
+    message_set (error, "cannot use backing store %s",
+                 src->reason[0] ? src->reason : src->name);
   else
     message_set (error,
                  "cannot use backing store %s; check backing= and that the "
@@ -462,12 +483,14 @@ probe (const struct source_config *config, struct source_identity *identity,
     goto out;
   }
   src->probing = true;
-  src->keeping = kept && !src->command;
+  src->keeping = kept && !src->command && !src->local;
   src->conn[0].attempt_time = src->timeout;
   src->conn[0].patience = src->timeout;
   until = now_ms () + src->timeout;
-  start_on (src, pool, 0, NULL);
-  r = await_identity (src, until, identity, error);
+  if (start_on (src, pool, 0, NULL) == -1)
+    message_set (error, "backing store %s: %m", src->name);
+  else
+    r = await_identity (src, until, identity, error);
 out:
   if (r == 0 && src->keeping)
     *kept = stop_and_keep (src);

@@ -1,7 +1,8 @@
 /* source.h - the backing store: a pool of NBD connections that reads.
  *
- * A struct source is one backing store of one disk, addressed by NBD URI or
- * by a command that is run over socket activation.  It is only ever read
+ * A struct source is one backing store of one disk, addressed by NBD URI,
+ * by a command that is run over socket activation, or by the absolute path of a
+ * raw file or block device of this host (source/local.h).  It is only ever read
  * (G31).  Requests go in from any thread and complete on an I/O thread.
  *
  * Shapes: offsets and lengths are bytes; times are milliseconds.
@@ -64,11 +65,11 @@ struct source_identity {
 };
 
 struct source_config {
-  const char *uri;         /* NBD URI, or NULL */
+  const char *uri;         /* NBD URI, absolute path, or NULL */
   const char *const *argv; /* bracket form: command, NULL-ended; or NULL */
   const char *socket_dir;  /* where the command's socket may be made */
   const char *command_dir; /* where it runs; NULL: / */
-  unsigned connections;    /* most connections, 1..16 */
+  unsigned connections;    /* most connections (of a file: readers), 1..16 */
   unsigned timeout;        /* ms until a silent server counts as lost */
   unsigned refused_retry;  /* ms until a refused server is asked again; 0 is
                               a second */
