@@ -229,6 +229,18 @@ def test_create():
                 "nbd+unix:///?socket=" + p.path("none.sock"))
         check("a backing store that is not there is refused",
               r.returncode == 1 and not os.path.exists(p.vol("c.img")), r)
+        with open(p.path("local.img"), "wb") as f:
+            f.write(p.golden)
+        for i in range(2):
+            r = cli("create", p.vol("f.img"), "--backing",
+                    os.path.relpath(p.path("local.img")))
+            check("a file, by a relative path, and again", r.returncode == 0, r)
+        r = cli("info", "--json", p.vol("f.img"))
+        check("is remembered by an absolute one", os.path.isabs(
+            json.loads(r.stdout)["backing"]), r)
+        r = cli("allocate", "--wait", "--quiet", p.vol("f.img"))
+        check("and is copied", r.returncode == 0
+              and p.read_store("f.img") == p.golden, r)
         r = cli("create", p.vol("d.img"))
         check("backing or size is needed", r.returncode == 2, r)
 
