@@ -43,6 +43,7 @@
   X (COPIERS, "copiers: queue")                                  \
   X (REPLAY, "boot trace: replay")                               \
   X (RECORDER, "boot trace: recording")                          \
+  X (SAVING, "boot trace: saving")                               \
   X (BUFFERS, "fetch: pool of buffers")                          \
   /* of the process */                                           \
   X (JOB_SLOTS, "jobs: slots of the process")                    \

@@ -22,6 +22,10 @@
 #include "boot.h"
 #include "internal.h"
 #include "log.h"
+#include "thread.h"
+
+/* Of the time that the disk's end may take: see life.c. */
+#define SAVE_MS 1000u
 
 void
 boot_init (struct disk *d)
@@ -103,27 +107,53 @@ find_path (struct disk *d)
   return b->path != NULL;
 }
 
-/* The file's trace, if it is one of our image.  *keep: the file is not ours to
+/* Which file belongs to which image, and to whom: what is needed to read and
+ * write it, and nothing of the disk. */
+struct place {
+  char *path, *title;
+  bool is_given;
+  uid_t owner;
+  struct source_identity identity;
+};
+
+static bool
+place_of (struct disk *d, struct place *p)
+{
+  *p = (struct place){ .path = strdup (d->boot.path),
+                       .title = strdup (d->store_path),
+                       .is_given = d->boot.is_given,
+                       .owner = d->owner,
+                       .identity = d->identity };
+  return p->path && p->title;
+}
+
+static void
+place_clear (struct place *p)
+{
+  free (p->path);
+  free (p->title);
+}
+
+/* The file's trace, if it is one of that image.  *keep: the file is not ours to
  * write. */
 static struct trace *
-load (struct disk *d, bool *keep)
+load (const struct place *p, bool *keep)
 {
   CLEANUP_FREE char *error = NULL;
-  struct trace *t = trace_load (d->boot.path, d->owner, &error);
+  struct trace *t = trace_load (p->path, p->owner, &error);
   int err = errno;
 
   *keep = false;
-  if (t && trace_is_of (t, d->identity.size, d->identity.digest))
+  if (t && trace_is_of (t, p->identity.size, p->identity.digest))
     return t;
   if (t)
-    log_error ("%s: boot trace %s is of another image: not used", d->store_path,
-               d->boot.path);
+    log_error ("%s: boot trace %s is of another image: not used", p->title,
+               p->path);
   else if (err != ENOENT)
-    log_error ("%s: boot trace not used: %s", d->store_path, error);
+    log_error ("%s: boot trace not used: %s", p->title, error);
   /* In a directory of traces the name is ours.  A path that was given may be
    * another file's: that of a disk, say. */
-  *keep = t || err == EPERM
-          || (d->boot.is_given && err != ENOENT && err != EBADMSG);
+  *keep = t || err == EPERM || (p->is_given && err != ENOENT && err != EBADMSG);
   trace_free (t);
   return NULL;
 }
@@ -132,8 +162,9 @@ void
 boot_start (struct disk *d)
 {
   struct boot *b = &d->boot;
-  struct trace *t;
-  bool keep;
+  struct place p;
+  struct trace *t = NULL;
+  bool keep = true;
 
   if (!b->is_used)
     return;
@@ -145,7 +176,9 @@ boot_start (struct disk *d)
   }
   if (!find_path (d))
     return;
-  t = load (d, &keep);
+  if (place_of (d, &p))
+    t = load (&p, &keep);
+  place_clear (&p);
   if (t && !map_is_complete (d->map))
     replay_start (d, t);
   else
@@ -162,28 +195,91 @@ boot_note (struct disk *d, uint64_t offset, uint64_t length)
   return replay_note (&d->replay, offset, length);
 }
 
+/* A thread of its own saves: the directory of traces may hang, and neither a
+ * checkpoint nor the disk's end is to wait for that. */
+struct saving {
+  struct lock lock; /* guards what follows */
+  pthread_cond_t changed;
+  bool ended;    /* the thread has done with it */
+  bool is_alone; /* nobody waits: the thread frees it */
+  /* The thread's own: */
+  struct place place;
+  struct trace *now;
+};
+
 static void
-save (struct disk *d)
+saving_free (struct saving *s)
 {
-  struct trace *now = recorder_take (&d->boot.recorder), *old, *all = NULL;
+  place_clear (&s->place);
+  trace_free (s->now);
+  pthread_cond_destroy (&s->changed);
+  lock_destroy (&s->lock);
+  free (s);
+}
+
+static void
+save (const struct place *p, const struct trace *now)
+{
   CLEANUP_FREE char *error = NULL;
+  struct trace *old, *all;
   bool keep;
+
+  old = load (p, &keep);
+  all = old ? trace_merge (old, now) : NULL;
+  if (keep)
+    log_debug ("%s: boot trace not saved", p->title);
+  else if (old && !all)
+    log_error ("%s: boot trace not saved: out of memory", p->title);
+  else if (trace_save (all ? all : now, p->path, &error) == -1)
+    log_error ("%s: boot trace not saved: %s", p->title, error);
+  else
+    log_debug ("%s: boot trace saved: %s", p->title, p->path);
+  trace_free (all);
+  trace_free (old);
+}
+
+static void *
+save_thread (void *arg)
+{
+  struct saving *s = arg;
+  bool is_alone;
+
+  save (&s->place, s->now);
+  {
+    LOCK_SCOPE (&s->lock);
+    s->ended = true;
+    is_alone = s->is_alone;
+    pthread_cond_broadcast (&s->changed);
+  }
+  if (is_alone)
+    saving_free (s);
+  return NULL;
+}
+
+/* End the recording, and begin to save it. */
+static void
+save_begin (struct disk *d)
+{
+  struct trace *now = recorder_take (&d->boot.recorder);
+  struct saving *s;
 
   if (!now)
     return;
-  old = load (d, &keep);
-  if (!keep) {
-    all = old ? trace_merge (old, now) : NULL;
-    if (old && !all)
-      log_error ("%s: boot trace not saved: out of memory", d->store_path);
-    else if (trace_save (all ? all : now, d->boot.path, &error) == -1)
-      log_error ("%s: boot trace not saved: %s", d->store_path, error);
-    else
-      log_debug ("%s: boot trace saved: %s", d->store_path, d->boot.path);
+  s = calloc (1, sizeof *s);
+  if (!s) {
+    trace_free (now);
+    return;
   }
-  trace_free (all);
-  trace_free (old);
-  trace_free (now);
+  lock_init (&s->lock, LOCK_SAVING);
+  cond_init (&s->changed);
+  s->now = now;
+  if (place_of (d, &s->place)
+      && thread_start_stack (NULL, 0, save_thread, s) == 0)
+    d->boot.saving = s;
+  else {
+    log_error ("%s: boot trace not saved: %m", d->store_path);
+    saving_free (s);
+  }
 }
 
 void
@@ -192,7 +288,7 @@ boot_tick (struct disk *d, uint64_t now)
   /* Not recorder_is_on: it may have ended of itself, full. */
   if (recorder_is_over (&d->boot.recorder, now)) {
     replay_forget (&d->replay);
-    save (d);
+    save_begin (d);
   }
 }
 
@@ -205,7 +301,28 @@ boot_stop (struct disk *d, uint64_t until)
 void
 boot_end (struct disk *d)
 {
-  save (d);
+  struct saving *s;
+  bool ended;
+
+  save_begin (d);
+  s = d->boot.saving;
+  if (!s)
+    return;
+  d->boot.saving = NULL;
+  {
+    uint64_t until = now_ms () + SAVE_MS;
+    LOCK_SCOPE (&s->lock);
+
+    while (!s->ended && lock_wait_ms (&s->changed, &s->lock, until))
+      ;
+    ended = s->ended;
+    s->is_alone = !ended;
+  }
+  if (ended)
+    saving_free (s);
+  else
+    log_error ("%s: the boot trace's directory does not answer: not saved",
+               d->store_path);
 }
 
 void

@@ -28,6 +28,7 @@ struct boot {
   char *dir;     /* as given; NULL: path is, or the default */
   char *path;    /* of the trace; NULL: not known yet, or none is used */
   struct recorder recorder;
+  struct saving *saving; /* by a thread of its own, NULL: not yet */
 };
 
 void boot_init (struct disk *d);
@@ -39,12 +40,13 @@ int boot_configure (struct disk *d, const struct disk_config *cfg);
 void boot_start (struct disk *d);
 /* A guest reads there, length not 0.  True: read-ahead is not needed. */
 bool boot_note (struct disk *d, uint64_t offset, uint64_t length);
-/* Save what was recorded, once nothing more is to be. */
+/* Begin to save what was recorded, once nothing more is to be. */
 void boot_tick (struct disk *d, uint64_t now);
 /* End the replay.  False: its thread has not ended until then (ms), and
  * boot_stop is to be called again. */
 bool boot_stop (struct disk *d, uint64_t until);
-/* End the recording, and save.  The housekeeper has ended. */
+/* End the recording, and save, for a second at most.  The housekeeper has
+ * ended. */
 void boot_end (struct disk *d);
 void boot_get_info (struct disk *d, struct disk_trace_info *info);
 

@@ -269,6 +269,35 @@ def test_source_lost_meanwhile(d):
     assert time.monotonic() - begin < 60
 
 
+def test_directory_that_hangs(d):
+    """Its trace is lost, after a second, and nothing else."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) \
+            or os.environ.get("PRIVATE_MOUNTS") != "1":
+        raise Skip("no FUSE, or no private mount namespace")
+    source, mnt = golden(d), d.make("mnt")
+    fs = Process(d, [built("crash/oddfs"), "-", d.make("below"), mnt], "fs")
+    wait_for("the file system", lambda: os.path.ismount(mnt))
+    d.mounts.append(mnt)
+    os.chmod(mnt, 0o700)
+    s = Server(d, d("disk"), "backing=" + source.uri, "trace-dir=" + mnt)
+    h = s.nbd()
+    h.pwrite(pattern(9, 512, 4096), 512)
+    h.pread(4096, 10 * MIB)
+    fs.hang()
+    try:
+        begin = time.monotonic()
+        s.stop()
+        assert time.monotonic() - begin < 60
+        assert "does not answer: not saved" in s.text(), s.text()
+    finally:
+        fs.resume()
+    # It has ended like any other: nothing is to be recovered.
+    s = Server(d, d("disk"), "backing=" + source.uri)
+    same(bytes(s.nbd().pread(4096, 512)), pattern(9, 512, 4096), 512)
+    s.stop()
+    assert "recover" not in s.text(), s.text()
+
+
 def test_no_digest(d):
     source, key = golden(d), folder(d)
     i, _ = boot(d, source, places(3), key, "identity=size")
@@ -287,4 +316,4 @@ def test_keys(d):
 
 
 if __name__ == "__main__":
-    main(globals())
+    main(globals(), mounts=True)
