@@ -65,9 +65,8 @@ With control=off there is none:
   $ backfill list
   backfill: no server of disks found in '*' (-c SOCKET names a control socket that is somewhere else) (glob)
   [1]
-  $ backfill info disk.img
-  backfill: * (glob)
-  [1]
+  $ backfill info disk.img | grep ^open
+  open         by another process, which was not found
 
 A second server of a disk is refused, with its owner's number.
 
