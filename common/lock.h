@@ -174,42 +174,10 @@ lock_unscope_take (struct lock **lock)
   lock_take (*lock);
 }
 
-/* Until every mutex has a rank: LOCK_SCOPE takes a plain one, too. */
-struct lock_scope {
-  pthread_mutex_t *mutex;
-  struct lock *lock;
-};
-
-static inline struct lock_scope
-lock_scope_ranked (struct lock *lock)
-{
-  lock_take (lock);
-  return (struct lock_scope){ .lock = lock };
-}
-
-static inline struct lock_scope
-lock_scope_plain (pthread_mutex_t *mutex)
-{
-  if (pthread_mutex_lock (mutex) != 0)
-    abort ();
-  return (struct lock_scope){ .mutex = mutex };
-}
-
-static inline void
-lock_scope_end (struct lock_scope *scope)
-{
-  if (scope->lock)
-    lock_drop (scope->lock);
-  else if (pthread_mutex_unlock (scope->mutex) != 0)
-    abort ();
-}
-
-#define LOCK_SCOPE(l)                                                  \
-  __attribute__ ((cleanup (lock_scope_end), unused)) struct lock_scope \
-  LOCK_JOIN (lock_scope_, __LINE__)                                    \
-      = _Generic((l), struct lock *                                    \
-                 : lock_scope_ranked, pthread_mutex_t *                \
-                 : lock_scope_plain) (l)
+#define LOCK_SCOPE(l)                                                          \
+  __attribute__ ((cleanup (lock_scope_drop), unused)) struct lock *LOCK_JOIN ( \
+      lock_scope_, __LINE__)                                                   \
+      = lock_scope_take (l)
 
 #define UNLOCK_SCOPE(l)                                               \
   __attribute__ ((cleanup (lock_unscope_take), unused)) struct lock * \

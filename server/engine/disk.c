@@ -75,7 +75,7 @@ note_guest (struct disk *d)
   uint64_t now = now_coarse_ms ();
 
   if (counted (&d->last_guest_op) != now)
-    __atomic_store_n (&d->last_guest_op, now, __ATOMIC_RELAXED);
+    atomic_store_explicit (&d->last_guest_op, now, memory_order_relaxed);
 }
 
 /* Ask for the absent run [*at, end), piece by piece; *at: how far it got, as
@@ -271,7 +271,7 @@ parked_wait (struct disk *d, struct parked *p, struct fetch_piece *piece,
   }
 
   claim_take (&d->claims, &c, p->g, p->g + 1);
-  if (!__atomic_load_n (&p->done, __ATOMIC_ACQUIRE)) {
+  if (!atomic_load_explicit (&p->done, memory_order_acquire)) {
     enum map_state state = map_run (d->map, p->g, p->g + 1, &stop);
 
     if (state == MAP_LIVE)

@@ -231,7 +231,7 @@ slot_of (struct extents *e, uint64_t offset)
 static bool
 can_ask (struct disk *d)
 {
-  return d->src && __atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE)
+  return d->src && atomic_load_explicit (&d->source_up, memory_order_acquire)
          && source_can_status (d->src);
 }
 
@@ -274,7 +274,7 @@ extents_run (struct extents *e, uint64_t offset, uint64_t limit, uint64_t *end,
   if (d->no_source)
     return EXTENTS_ZERO;
   *flags = 0;
-  if (__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE)
+  if (atomic_load_explicit (&d->source_up, memory_order_acquire)
       && !source_can_status (d->src))
     return EXTENTS_DATA;
 
@@ -323,7 +323,7 @@ extents_wait (struct extents *e, uint64_t offset, uint64_t deadline)
 
     if (e->d->no_source)
       return 0;
-    if (__atomic_load_n (&e->d->source_up, __ATOMIC_ACQUIRE)
+    if (atomic_load_explicit (&e->d->source_up, memory_order_acquire)
         && !source_can_status (e->d->src))
       return 0;
     want (e, offset);

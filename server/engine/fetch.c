@@ -31,7 +31,7 @@
 static bool
 is_gated (struct disk *d)
 {
-  return __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (&d->gated, memory_order_acquire);
 }
 
 static void arrived (struct source_req *req, int error);
@@ -307,7 +307,7 @@ fetch_take (struct disk *d, struct fetch_piece *piece, void *dst,
       if (is_gated (d))
         err = ESHUTDOWN;
       else if (piece->abandon
-               && __atomic_load_n (piece->abandon, __ATOMIC_ACQUIRE))
+               && atomic_load_explicit (piece->abandon, memory_order_acquire))
         err = ECANCELED;
       else if (!lock_wait_ms (&f->changed, &d->fetch.lock, deadline))
         err = f->state == FETCH_ASKED ? ETIMEDOUT : 0;
@@ -399,7 +399,7 @@ fetch_ahead (struct disk *d, uint64_t offset, uint32_t length, bool miss)
   unsigned nr = 0;
 
   if (d->read_only || d->no_source || is_gated (d)
-      || !__atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE))
+      || !atomic_load_explicit (&d->source_up, memory_order_acquire))
     return;
   /* Local data all around is the common case: no lock is taken for it. */
   if (is_local_around (d, offset, offset + length) && !miss)

@@ -13,6 +13,8 @@
 #ifndef BACKFILL_FETCH_H
 #define BACKFILL_FETCH_H
 
+#include <stdatomic.h>
+
 #include "fetch-table.h"
 #include "internal.h"
 
@@ -21,7 +23,7 @@ struct fetch_piece {
   struct fetch *fetch;
   uint64_t offset, end; /* the bytes of it that are wanted */
   bool own;             /* made for this very piece: its failure is final */
-  const bool *abandon;  /* atomic; NULL, or: stop waiting when it is set */
+  const atomic_bool *abandon; /* NULL, or: stop waiting when it is set */
 };
 
 /* Join or make the fetch for the absent granule at offset; the piece ends at

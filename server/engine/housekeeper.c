@@ -50,7 +50,8 @@ serve (struct disk *d, uint64_t now)
 
   job_tick (d, now);
   boot_tick (d, now);
-  __atomic_store_n (&d->owner, store_owner (d->store), __ATOMIC_RELAXED);
+  atomic_store_explicit (&d->owner, store_owner (d->store),
+                         memory_order_relaxed);
   if (copied >= CHECKPOINT_BYTES || old || holes) {
     k->checkpoint_at = now;
     if (holes)
@@ -63,17 +64,18 @@ serve (struct disk *d, uint64_t now)
         errno = err;
         log_error ("%s: checkpoint failed: %m", d->metadata);
       }
-      __atomic_sub_fetch (&d->copied, copied, __ATOMIC_RELAXED);
+      atomic_fetch_sub_explicit (&d->copied, copied, memory_order_relaxed);
     }
   }
   if (map_is_complete (d->map)
-      && !__atomic_exchange_n (&d->local_event, true, __ATOMIC_ACQ_REL)) {
+      && !atomic_exchange_explicit (&d->local_event, true,
+                                    memory_order_acq_rel)) {
     struct disk_event ev = { .type = DISK_EVENT_LOCAL };
 
     log_debug ("%s: all is local", d->name);
     disk_emit (d, &ev);
     if (d->src) {
-      __atomic_store_n (&d->let_go, true, __ATOMIC_RELEASE);
+      atomic_store_explicit (&d->let_go, true, memory_order_release);
       source_stop (d->src);
     }
   }

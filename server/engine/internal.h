@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -97,11 +98,11 @@ struct disk {
   /* Partial writes to absent granules that wait for a fetch, oldest first. */
   struct lock park_lock;
   struct parked *parked, **parked_tail;
-  unsigned nr_parked; /* atomic */
+  _Atomic unsigned nr_parked;
 
   /* Operations inside, and the gate that keeps new ones out. */
-  unsigned inside;       /* atomic */
-  bool gated;            /* atomic */
+  _Atomic unsigned inside;
+  atomic_bool gated;
   struct lock gate_lock; /* guards from here to stuck */
   pthread_cond_t gate_ended;
   pthread_t gate_thread;
@@ -112,13 +113,13 @@ struct disk {
   bool stuck;           /* a thread of the disk's did not end: it stays */
   int close_error;
 
-  bool source_up; /* atomic: connected, by the last change of state */
+  atomic_bool source_up; /* connected, by the last change of state */
   bool source_lost;
-  uint64_t lost_at; /* ms, when it was lost */
-  bool let_go;      /* atomic: complete, the source is to be stopped */
-  bool local_event;
+  uint64_t lost_at;   /* ms, when it was lost */
+  atomic_bool let_go; /* complete, the source is to be stopped */
+  atomic_bool local_event;
   bool registered; /* there is an entry of ours in the registry */
-  bool detached;   /* atomic */
+  atomic_bool detached;
   /* The process that was killed left it, and a session will say that it is no
    * more needed. */
   struct work *old_work;
@@ -127,30 +128,31 @@ struct disk {
   bool made;                      /* by this open */
   bool recorded;                  /* the sidecar may name our W */
   bool begun;                     /* there is a session of ours */
-  uid_t owner;    /* atomic: the store's, by the housekeeper's last look */
+  _Atomic uid_t owner; /* the store's, by the housekeeper's last look */
   bool was_plain; /* it had no sidecar and no mark: detaching leaves none */
 
   struct proof proof;
 
   /* Since the last checkpoint. */
-  uint64_t copied; /* atomic, bytes */
+  _Atomic uint64_t copied; /* bytes */
 
-  /* atomic counters */
-  uint64_t bytes_fetched, demand_fetches, ahead_fetches, background_fetches;
-  uint64_t guest_reads, guest_writes, flushes, commits;
-  uint64_t last_guest_op; /* ms */
+  /* Counters. */
+  _Atomic uint64_t bytes_fetched, demand_fetches, ahead_fetches,
+      background_fetches;
+  _Atomic uint64_t guest_reads, guest_writes, flushes, commits;
+  _Atomic uint64_t last_guest_op; /* ms */
 };
 
 static inline void
-count (uint64_t *counter, uint64_t n)
+count (_Atomic uint64_t *counter, uint64_t n)
 {
-  __atomic_add_fetch (counter, n, __ATOMIC_RELAXED);
+  atomic_fetch_add_explicit (counter, n, memory_order_relaxed);
 }
 
 static inline uint64_t
-counted (const uint64_t *counter)
+counted (const _Atomic uint64_t *counter)
 {
-  return __atomic_load_n (counter, __ATOMIC_RELAXED);
+  return atomic_load_explicit (counter, memory_order_relaxed);
 }
 
 static inline uint64_t
@@ -199,10 +201,10 @@ step_end (const struct disk *d, uint64_t offset, uint64_t most)
 static inline int
 disk_enter (struct disk *d)
 {
-  __atomic_add_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
-  if (!__atomic_load_n (&d->gated, __ATOMIC_SEQ_CST))
+  atomic_fetch_add_explicit (&d->inside, 1, memory_order_seq_cst);
+  if (!atomic_load_explicit (&d->gated, memory_order_seq_cst))
     return 0;
-  __atomic_sub_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
+  atomic_fetch_sub_explicit (&d->inside, 1, memory_order_seq_cst);
   errno = ESHUTDOWN;
   return -1;
 }
@@ -212,7 +214,7 @@ disk_enter (struct disk *d)
 static inline int
 disk_leave (struct disk *d, int err)
 {
-  __atomic_sub_fetch (&d->inside, 1, __ATOMIC_SEQ_CST);
+  atomic_fetch_sub_explicit (&d->inside, 1, memory_order_seq_cst);
   switch (err) {
   case 0:
     return 0;

@@ -192,7 +192,7 @@ job_start (struct disk *d, const struct job_options *options, uint64_t *number,
     return -1;
   {
     LOCK_SCOPE (&j->lock);
-    if (__atomic_load_n (&d->gated, __ATOMIC_ACQUIRE) || j->stop)
+    if (atomic_load_explicit (&d->gated, memory_order_acquire) || j->stop)
       return refuse (error, ESHUTDOWN, "disk '%s' is being closed", d);
     if (check_verb (d, VERB_START, 0, error) == -1)
       return -1;

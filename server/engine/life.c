@@ -83,10 +83,10 @@ source_changed (void *opaque, enum source_state state, const char *why)
   bool up = state == SOURCE_CONNECTED;
   struct disk_event ev = { .reason = why };
 
-  if (__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)
-      || __atomic_load_n (&d->gated, __ATOMIC_ACQUIRE))
+  if (atomic_load_explicit (&d->let_go, memory_order_acquire)
+      || atomic_load_explicit (&d->gated, memory_order_acquire))
     return;
-  __atomic_store_n (&d->source_up, up, __ATOMIC_RELEASE);
+  atomic_store_explicit (&d->source_up, up, memory_order_release);
   job_source_changed (d);
   if (up)
     replay_kick (&d->replay);
@@ -265,7 +265,7 @@ disk_start (struct disk *d, char **error)
 static bool
 drained (struct disk *d)
 {
-  return __atomic_load_n (&d->inside, __ATOMIC_SEQ_CST) == 0
+  return atomic_load_explicit (&d->inside, memory_order_seq_cst) == 0
          && fetch_table_is_empty (d);
 }
 
@@ -373,7 +373,7 @@ disk_gate (struct disk *d)
     d->closing = true;
     if (begin) {
       d->drain_until = now_ms () + d->gate_ms * 5 / 7;
-      __atomic_store_n (&d->gated, true, __ATOMIC_SEQ_CST);
+      atomic_store_explicit (&d->gated, true, memory_order_seq_cst);
       d->has_gate_thread = thread_start (&d->gate_thread, close_thread, d) == 0;
       begin = !d->has_gate_thread;
     }
@@ -499,7 +499,7 @@ disk_detach (struct disk *d, char **error)
     return -1;
   }
   store_set_uuid (d->store, NULL);
-  __atomic_store_n (&d->detached, true, __ATOMIC_RELEASE);
+  atomic_store_explicit (&d->detached, true, memory_order_release);
   return 0;
 }
 
@@ -521,8 +521,8 @@ disk_get_info (struct disk *d, struct disk_info *info)
   info->absent = d->size - info->local;
   info->complete = map_is_complete (d->map);
   info->read_only = d->read_only;
-  info->detached = __atomic_load_n (&d->detached, __ATOMIC_ACQUIRE);
-  if (d->src && !__atomic_load_n (&d->let_go, __ATOMIC_ACQUIRE)) {
+  info->detached = atomic_load_explicit (&d->detached, memory_order_acquire);
+  if (d->src && !atomic_load_explicit (&d->let_go, memory_order_acquire)) {
     info->source = source_get_state (d->src);
     source_get_reason (d->src, info->source_reason, sizeof info->source_reason);
   }
@@ -560,7 +560,7 @@ disk_store_owner (struct disk *d)
 uid_t
 disk_store_owner_seen (struct disk *d)
 {
-  return __atomic_load_n (&d->owner, __ATOMIC_RELAXED);
+  return atomic_load_explicit (&d->owner, memory_order_relaxed);
 }
 
 const char *

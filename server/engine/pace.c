@@ -20,7 +20,8 @@
 bool
 pace_source_is_up (struct disk *d)
 {
-  return d->no_source || __atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE);
+  return d->no_source
+         || atomic_load_explicit (&d->source_up, memory_order_acquire);
 }
 
 unsigned

@@ -33,7 +33,7 @@ park (struct disk *d, struct parked *p)
   p->listed = true;
   *d->parked_tail = p;
   d->parked_tail = &p->next;
-  __atomic_add_fetch (&d->nr_parked, 1, __ATOMIC_RELEASE);
+  atomic_fetch_add_explicit (&d->nr_parked, 1, memory_order_release);
 }
 
 static void
@@ -50,7 +50,7 @@ unpark (struct disk *d, struct parked *p)
   if (d->parked_tail == &p->next)
     d->parked_tail = at;
   p->listed = false;
-  __atomic_sub_fetch (&d->nr_parked, 1, __ATOMIC_RELEASE);
+  atomic_fetch_sub_explicit (&d->nr_parked, 1, memory_order_release);
 }
 
 /* The oldest part parked on [g, end). */
@@ -76,7 +76,7 @@ parked_finish (struct disk *d, struct parked *p, int err, bool behind)
     p->error = err;
     p->behind = behind;
     /* After this the owner may be gone. */
-    __atomic_store_n (&p->done, true, __ATOMIC_RELEASE);
+    atomic_store_explicit (&p->done, true, memory_order_release);
   }
   fetch_kick (d, offset);
 }
@@ -84,7 +84,7 @@ parked_finish (struct disk *d, struct parked *p, int err, bool behind)
 static bool
 has_parked (struct disk *d)
 {
-  return __atomic_load_n (&d->nr_parked, __ATOMIC_ACQUIRE) > 0;
+  return atomic_load_explicit (&d->nr_parked, memory_order_acquire) > 0;
 }
 
 void

@@ -18,6 +18,8 @@
 #ifndef BACKFILL_PARKED_H
 #define BACKFILL_PARKED_H
 
+#include <stdatomic.h>
+
 #include "internal.h"
 
 struct parked {
@@ -25,7 +27,7 @@ struct parked {
   uint64_t g;
   uint64_t offset, length; /* bytes of the disk, inside g */
   const char *buf;         /* NULL: zeros */
-  bool done;               /* atomic */
+  atomic_bool done;
   bool listed;
   bool behind; /* W could not be written: commit before the reply */
   int error;

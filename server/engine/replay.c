@@ -128,7 +128,7 @@ wait_turn (struct disk *d, struct replay *r)
 {
   ASSERT_HELD (&r->lock);
   while (r->running && !map_is_complete (d->map) && !is_elsewhere (r)) {
-    bool up = __atomic_load_n (&d->source_up, __ATOMIC_ACQUIRE);
+    bool up = atomic_load_explicit (&d->source_up, memory_order_acquire);
     uint64_t ms = up ? POLL_MS : IDLE_MS;
 
     r->stalled = r->asked - r->hit > REPLAY_WINDOW + r->confirmed / 2;

@@ -122,8 +122,8 @@ writeback_changed (struct disk *d, uint64_t offset, uint64_t end)
 
   /* Pairs with drop_later, which lists a piece before it syncs: either listed
    * is seen here, or the sync comes after the write. */
-  __atomic_thread_fence (__ATOMIC_SEQ_CST);
-  if (__atomic_load_n (&wb->listed, __ATOMIC_RELAXED) == 0)
+  atomic_thread_fence (memory_order_seq_cst);
+  if (atomic_load_explicit (&wb->listed, memory_order_relaxed) == 0)
     return;
   LOCK_SCOPE (&wb->lock);
   changed (wb->written, wb->nr_written, offset, end);
@@ -134,8 +134,8 @@ static void
 set_listed (struct writeback *wb)
 {
   ASSERT_HELD (&wb->lock);
-  __atomic_store_n (&wb->listed, wb->nr_written + wb->nr_dropping,
-                    __ATOMIC_SEQ_CST);
+  atomic_store_explicit (&wb->listed, wb->nr_written + wb->nr_dropping,
+                         memory_order_seq_cst);
 }
 
 /* List a piece that is to be dropped.  True: there are enough, and the caller
@@ -175,7 +175,8 @@ drop_later (struct disk *d, const struct writeback_piece *p)
     return;
   /* A gate must not wait for this.  The sync is a commit's, so that pieces
    * are not taken for durable while a commit is told that they are not. */
-  if (!__atomic_load_n (&d->gated, __ATOMIC_ACQUIRE) && commit_run (d, 0) == 0)
+  if (!atomic_load_explicit (&d->gated, memory_order_acquire)
+      && commit_run (d, 0) == 0)
     for (unsigned i = 0; i < wb->nr_dropping; i++)
       drop (d, &wb->dropping[i]);
   LOCK_SCOPE (&wb->lock);

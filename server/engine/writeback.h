@@ -10,6 +10,7 @@
 #define BACKFILL_WRITEBACK_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -35,7 +36,7 @@ struct writeback {
   /* Those that are being dropped. */
   struct writeback_piece dropping[WRITTEN_PIECES];
   unsigned nr_dropping;
-  unsigned listed; /* atomic: nr_written + nr_dropping */
+  _Atomic unsigned listed; /* nr_written + nr_dropping */
   struct lock drop_lock;
 };
 

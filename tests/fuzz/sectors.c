@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "mutex.h"
 #include "bytes.h"
 #include "cleanup.h"
 #include "sectors.h"
@@ -228,7 +229,7 @@ sectors_reserve (struct sectors *m, struct sectors_op *op, enum change kind,
 {
   uint64_t first, last, part[2];
   unsigned parts;
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   *op = (struct sectors_op){ .kind = kind, .offset = offset, .length = length };
   range_of (op, &first, &last);
@@ -275,7 +276,7 @@ sectors_issue (struct sectors *m, struct sectors_op *op,
 {
   uint64_t first, last, parts[2];
   unsigned nr_parts;
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   op->number = ++m->number;
   op->issued = ++m->now;
@@ -335,7 +336,7 @@ sectors_answer (struct sectors *m, const struct sectors_op *op, bool ok)
 {
   uint64_t first, last, parts[2];
   unsigned nr_parts;
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   m->now++;
   range_of (op, &first, &last);
@@ -371,7 +372,7 @@ sectors_crash (struct sectors *m)
 uint64_t
 sectors_read_begin (struct sectors *m, unsigned who)
 {
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   return m->reading[who] = ++m->now;
 }
@@ -485,7 +486,7 @@ bool
 sectors_read_end (struct sectors *m, unsigned who, uint64_t offset,
                   uint64_t length, const uint8_t *buf, char why[300])
 {
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
   uint64_t since = m->reading[who];
   bool ok = true;
 
@@ -508,7 +509,7 @@ sectors_may_be_zero (struct sectors *m, uint64_t since, uint64_t offset,
                      uint64_t length)
 {
   static const uint8_t zeros[SECTOR];
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   for (uint64_t at = offset; at < offset + length;) {
     uint64_t s = at / SECTOR;
@@ -534,7 +535,7 @@ sectors_may_be_zero (struct sectors *m, uint64_t since, uint64_t offset,
 bool
 sectors_is_golden (struct sectors *m, uint64_t offset, uint64_t length)
 {
-  LOCK_SCOPE (&m->lock);
+  MUTEX_SCOPE (&m->lock);
 
   for (uint64_t s = offset / SECTOR; s * SECTOR < offset + length; s++)
     if (m->sector[s].nr != 1 || m->sector[s].v[0].kind != GOLDEN)

@@ -4,6 +4,7 @@
  */
 #include "config.h"
 
+#include "mutex.h"
 #include "box.h"
 
 #include "child.h"
@@ -378,7 +379,7 @@ file_of (int fd)
 static int
 before (enum call call, int fd, off_t offset, enum file *file)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   *file = FILE_OTHER;
   if (!calls.on)
@@ -400,7 +401,7 @@ before (enum call call, int fd, off_t offset, enum file *file)
 static size_t
 cut_to (enum file file, size_t n)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   if (!calls.on || calls.cut == 0 || calls.cut_file != file || n <= calls.cut)
     return n;
@@ -421,7 +422,7 @@ after (enum call call, enum file file)
   if (file == FILE_OTHER)
     return 0;
   {
-    LOCK_SCOPE (&calls.lock);
+    MUTEX_SCOPE (&calls.lock);
 
     if (calls.nr < MAX_CALLS) {
       calls.done[calls.nr].call = call;
@@ -491,7 +492,7 @@ __wrap_pwritev2 (int fd, const struct iovec *iov, int n, off_t offset,
 void
 calls_record (const struct box *b)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.on = true;
   calls.box = b;
@@ -501,7 +502,7 @@ calls_record (const struct box *b)
 void
 calls_die (unsigned n)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.die = n;
 }
@@ -509,7 +510,7 @@ calls_die (unsigned n)
 void
 calls_stop (void)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.on = calls.hold = calls.held = false;
   calls.fail_errno = 0;
@@ -521,7 +522,7 @@ char *
 calls_take (void)
 {
   static const char files[] = "?smw", kinds[] = { 'w', 's', 'd' };
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
   char *text = malloc (3 * calls.nr + 1), *p = text;
 
   assert_true (text && calls.nr < MAX_CALLS);
@@ -543,7 +544,7 @@ calls_take (void)
 unsigned
 calls_count (enum call call, enum file file)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
   unsigned n = 0;
 
   for (unsigned i = 0; i < calls.nr; i++)
@@ -554,7 +555,7 @@ calls_count (enum call call, enum file file)
 void
 calls_hold (enum call call, enum file file)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.hold = true;
   calls.hold_call = call;
@@ -564,7 +565,7 @@ calls_hold (enum call call, enum file file)
 static bool
 is_held (void *opaque)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   (void)opaque;
   return calls.held;
@@ -585,7 +586,7 @@ calls_let_go (void)
 void
 calls_let_go_failed (int err)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.held = false;
   calls.held_errno = err;
@@ -618,7 +619,7 @@ box_drop_disk (struct box *b, struct disk *d)
 void
 calls_fail (enum call call, enum file file, int err)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.fail_call = call;
   calls.fail_file = file;
@@ -628,7 +629,7 @@ calls_fail (enum call call, enum file file, int err)
 void
 calls_cut (enum file file, size_t bytes, int err)
 {
-  LOCK_SCOPE (&calls.lock);
+  MUTEX_SCOPE (&calls.lock);
 
   calls.cut_file = file;
   calls.cut = bytes;

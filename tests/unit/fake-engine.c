@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mutex.h"
 #include "cleanup.h"
 #include "fake-engine.h"
 #include "message.h"
@@ -61,7 +62,7 @@ fake_free (struct disk *d)
 void
 fake_block (bool flush, bool abort_)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   block_flush = flush;
   block_abort = abort_;
@@ -71,7 +72,7 @@ fake_block (bool flush, bool abort_)
 unsigned
 fake_blocked (void)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   return blocked;
 }
@@ -79,7 +80,7 @@ fake_blocked (void)
 unsigned
 fake_changes (void)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   return changes;
 }
@@ -87,7 +88,7 @@ fake_changes (void)
 void
 fake_fail_flush (int errnum)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   flush_errno = errnum;
 }
@@ -95,7 +96,7 @@ fake_fail_flush (int errnum)
 void
 fake_fail_regions (int errnum)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   regions_errno = errnum;
 }
@@ -128,7 +129,7 @@ set_status (struct disk *d, enum job_status status)
 void
 fake_event (struct disk *d, enum disk_event_type type, const char *reason)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   emit (d, type, reason);
 }
@@ -159,7 +160,7 @@ void
 fake_job_end (struct disk *d, enum job_result result, int errnum,
               const char *error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   d->job.errnum = errnum;
   if (error)
@@ -189,7 +190,7 @@ int
 job_start (struct disk *d, const struct job_options *options, uint64_t *number,
            char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (options->offset > d->size || options->length > d->size - options->offset)
     return refuse (d, EINVAL, "the range is not within it", error);
@@ -215,7 +216,7 @@ job_start (struct disk *d, const struct job_options *options, uint64_t *number,
 int
 job_abort (struct disk *d, uint64_t number, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (number != 0 && number != d->jobs)
     return refuse (d, ESRCH, "that job has ended", error);
@@ -233,7 +234,7 @@ job_abort (struct disk *d, uint64_t number, char **error)
 int
 job_pause (struct disk *d, uint64_t number, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (number != 0 && number != d->jobs)
     return refuse (d, ESRCH, "that job has ended", error);
@@ -250,7 +251,7 @@ job_pause (struct disk *d, uint64_t number, char **error)
 int
 job_resume (struct disk *d, uint64_t number, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (number != 0 && number != d->jobs)
     return refuse (d, ESRCH, "that job has ended", error);
@@ -267,7 +268,7 @@ job_resume (struct disk *d, uint64_t number, char **error)
 int
 job_set_speed (struct disk *d, uint64_t number, uint64_t speed, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (number != 0 && number != d->jobs)
     return refuse (d, ESRCH, "that job has ended", error);
@@ -281,7 +282,7 @@ job_set_speed (struct disk *d, uint64_t number, uint64_t speed, char **error)
 int
 job_dismiss (struct disk *d, uint64_t number, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   if (number != 0 && number != d->jobs)
     return refuse (d, ESRCH, "that job has ended", error);
@@ -298,7 +299,7 @@ job_dismiss (struct disk *d, uint64_t number, char **error)
 void
 job_get_info (struct disk *d, struct job_info *info)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   *info = d->job;
 }
@@ -306,7 +307,7 @@ job_get_info (struct disk *d, struct job_info *info)
 int
 job_find (struct disk *d, uint64_t number, struct job_info *info, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   *info = d->job.number == number && d->job.status != JOB_NONE ? d->job
                                                                : d->ended;
@@ -318,7 +319,7 @@ job_find (struct disk *d, uint64_t number, struct job_info *info, char **error)
 bool
 job_try_get_info (struct disk *d, struct job_info *info)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   *info = d->job;
   return !unloaded;
@@ -327,7 +328,7 @@ job_try_get_info (struct disk *d, struct job_info *info)
 void
 fake_unload (bool unload)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   unloaded = unload;
 }
@@ -422,7 +423,7 @@ disks_find (const struct disks *disks, const char *name)
 int
 disk_get_info (struct disk *d, struct disk_info *info)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   memset (info, 0, sizeof *info);
   info->name = d->name;
@@ -447,7 +448,7 @@ disk_regions (struct disk *d, uint64_t count, uint64_t offset, bool want_zero,
   int err;
 
   {
-    LOCK_SCOPE (&lock);
+    MUTEX_SCOPE (&lock);
     err = regions_errno;
   }
   (void)want_zero;
@@ -470,7 +471,7 @@ disk_regions (struct disk *d, uint64_t count, uint64_t offset, bool want_zero,
 int
 disk_flush (struct disk *d)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   (void)d;
   blocked++;
@@ -485,7 +486,7 @@ disk_flush (struct disk *d)
 int
 disk_detach (struct disk *d, char **error)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   (void)error;
   changes++;
@@ -496,7 +497,7 @@ disk_detach (struct disk *d, char **error)
 void
 disk_set_total_speed (uint64_t speed)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   total_speed = speed;
 }
@@ -504,7 +505,7 @@ disk_set_total_speed (uint64_t speed)
 uint64_t
 disk_get_total_speed (void)
 {
-  LOCK_SCOPE (&lock);
+  MUTEX_SCOPE (&lock);
 
   return total_speed;
 }

@@ -215,7 +215,7 @@ is_parked (void *opaque)
 {
   const unsigned *want = opaque;
 
-  return __atomic_load_n (&disk->nr_parked, __ATOMIC_ACQUIRE) == *want;
+  return atomic_load (&disk->nr_parked) == *want;
 }
 
 static void
@@ -873,11 +873,11 @@ jobs_are_bounded_by_a_key (void **state)
 }
 
 /* Reads of the sidecar made with the fetch table's lock held. */
-static uint64_t reads, locked_reads; /* atomic */
-static bool watched;                 /* atomic */
+static _Atomic uint64_t reads, locked_reads;
+static bool watched; /* atomic */
 /* Reads of the sidecar that wait while `held`, so far. */
-static bool held;      /* atomic */
-static uint64_t stuck; /* atomic */
+static bool held; /* atomic */
+static _Atomic uint64_t stuck;
 
 ssize_t __real_pread (int fd, void *buf, size_t n, off_t offset);
 ssize_t __wrap_pread (int fd, void *buf, size_t n, off_t offset);

@@ -32,6 +32,7 @@
 #include <ev.h>
 #include <libnbd.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "clock.h"
 #include "lock.h"
@@ -139,8 +140,8 @@ struct source {
   uint64_t refused_backoff;
   uint32_t background_size; /* of late */
 
-  unsigned demand;     /* atomic */
-  uint64_t bytes_read; /* atomic */
+  _Atomic unsigned demand;
+  _Atomic uint64_t bytes_read;
 
   unsigned nr_conns;
   struct source_conn conn[MAX_CONNECTIONS];

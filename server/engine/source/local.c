@@ -462,7 +462,8 @@ serve (struct local *l, struct source_req *req)
   if (error == 0 && has_changed (l, fd))
     error = LOST;
   if (req->buf && error == 0)
-    __atomic_add_fetch (&src->bytes_read, req->length, __ATOMIC_RELAXED);
+    atomic_fetch_add_explicit (&src->bytes_read, req->length,
+                               memory_order_relaxed);
   {
     LOCK_SCOPE (&src->lock);
 

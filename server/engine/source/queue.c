@@ -105,7 +105,7 @@ has_room (struct source *src, struct source_conn *c, uint32_t length,
   if (nr == 0)
     return true;
   /* What is in the socket before a guest's read makes that wait. */
-  return __atomic_load_n (&src->demand, __ATOMIC_RELAXED) == 0
+  return atomic_load_explicit (&src->demand, memory_order_relaxed) == 0
          && now - src->demand_at >= DEMAND_RECENT && nr < SHARED_CAP
          && bytes + length <= SHARED_BYTES;
 }
@@ -247,7 +247,7 @@ source_finish (struct source *src, struct req_list *list)
     struct source_extent *answer = req->answer;
 
     if (!req->internal && req->queue == SOURCE_DEMAND)
-      __atomic_sub_fetch (&src->demand, 1, __ATOMIC_RELAXED);
+      atomic_fetch_sub_explicit (&src->demand, 1, memory_order_relaxed);
     req_clear (req);
     req->answer = NULL;
     req->extents = req->error ? NULL : answer;

@@ -328,7 +328,8 @@ read_take_answers (struct source_conn *c, uint64_t now)
       if (!req->internal) {
         source_is_back (c, req);
         if (req->error == 0 && req->buf)
-          __atomic_add_fetch (&src->bytes_read, req->length, __ATOMIC_RELAXED);
+          atomic_fetch_add_explicit (&src->bytes_read, req->length,
+                                     memory_order_relaxed);
       }
       req->state = REQ_IDLE;
       TAILQ_INSERT_TAIL (&c->finished, req, link);

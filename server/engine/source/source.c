@@ -241,7 +241,7 @@ source_submit (struct source *src, struct source_req *req)
           && (!src->next_deadline || req->deadline < src->next_deadline))
         src->next_deadline = req->deadline;
       if (req->queue == SOURCE_DEMAND) {
-        __atomic_add_fetch (&src->demand, 1, __ATOMIC_RELAXED);
+        atomic_fetch_add_explicit (&src->demand, 1, memory_order_relaxed);
         src->demand_at = now;
       }
       if (req->queue == SOURCE_BACKGROUND) {
@@ -325,13 +325,13 @@ source_background_depth (struct source *src)
 unsigned
 source_demand_waiting (struct source *src)
 {
-  return __atomic_load_n (&src->demand, __ATOMIC_RELAXED);
+  return atomic_load_explicit (&src->demand, memory_order_relaxed);
 }
 
 uint64_t
 source_bytes_read (struct source *src)
 {
-  return __atomic_load_n (&src->bytes_read, __ATOMIC_RELAXED);
+  return atomic_load_explicit (&src->bytes_read, memory_order_relaxed);
 }
 
 void
