@@ -167,8 +167,11 @@ load_header (struct sidecar *sc, bool repair, char **error)
   /* Who reads that a disk was given acts on it only when that stays so. */
   if (!repair
       || (sc->h.role.kind == ROLE_NONE
-          && memcmp (buf, buf + SIDECAR_HEADER_SIZE, SIDECAR_HEADER_SIZE) == 0))
+          && memcmp (buf, buf + SIDECAR_HEADER_SIZE, SIDECAR_HEADER_SIZE)
+                 == 0)) {
+    sc->loose = true;
     return 0;
+  }
   return make_alike (sc, buf, best, whole, error);
 }
 
@@ -299,13 +302,29 @@ sidecar_peek (const char *path, char **error)
   return open_file (path, true, false, NULL, error);
 }
 
+/* Before the first write after an open: both copies are alike, but one of them
+ * may be so in the page cache only, as its sync failed or its process was
+ * killed.  The same bytes again harm neither that is on the disk. */
+static int
+make_firm (struct sidecar *sc)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (2 * SIDECAR_HEADER_SIZE);
+
+  if (!buf || sidecar_pread (sc, buf, 2 * SIDECAR_HEADER_SIZE, 0) == -1
+      || file_write (sc->fd, buf, 2 * SIDECAR_HEADER_SIZE, 0, 0) == -1
+      || sidecar_sync (sc) == -1)
+    return -1;
+  sc->loose = false;
+  return 0;
+}
+
 static int
 write_copies (struct sidecar *sc)
 {
   CLEANUP_FREE uint8_t *buf = malloc (SIDECAR_HEADER_SIZE);
   const int first = sc->first, second = !first;
 
-  if (!buf)
+  if (!buf || (sc->loose && make_firm (sc) == -1))
     return -1;
   sc->h.sequence++;
   if (sidecar_header_pack (&sc->h, buf) == -1

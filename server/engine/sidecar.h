@@ -46,6 +46,8 @@ struct sidecar {
   bool read_only;
   /* The header copy that is written first: the other one holds what counts. */
   int first;
+  /* The copies were read alike, but one may be in the page cache only. */
+  bool loose;
   /* A role was written, and what the disk has of it is not known: nobody may be
    * served until sidecar_set_role has succeeded.  was: the role before. */
   bool unsure;
