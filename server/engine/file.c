@@ -1,9 +1,10 @@
 /* file.c - a file by its descriptor: lock, name, I/O.  See file.h.
  *
  * A new file has no name until it is whole.  Where the file system has nameless
- * files (O_TMPFILE) it is one, and gets its name by a link; elsewhere it has a
- * temporary name, and gets its own by a link, by renameat2 with
- * RENAME_NOREPLACE, or over an empty file that we have made under it.
+ * files (O_TMPFILE), file_make makes one and file_link links it.  Elsewhere the
+ * new file has a temporary name, and file_link gives it its own by a link, by
+ * renameat2 with RENAME_NOREPLACE, or by a rename over an empty file that
+ * file_link made under that name.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -59,7 +60,7 @@ file_is_at (int fd, const char *path)
          && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/* A descriptor of path's folder that can be synced and made files in. */
+/* Open path's directory so that it can be synced, and files made in it. */
 static int
 open_folder (const char *path)
 {
@@ -78,7 +79,7 @@ file_sync_dir (const char *path)
 
   if (fd == -1)
     return -1;
-  /* Some file systems cannot sync a folder and say EINVAL. */
+  /* Some file systems cannot sync a directory and say EINVAL. */
   return fsync (fd) == -1 && errno != EINVAL ? -1 : 0;
 }
 
@@ -93,7 +94,8 @@ file_make (const char *path, mode_t mode, char **temp)
   *temp = NULL;
   if (folder == -1)
     return -1;
-  /* Another's may have nameless files, and no links to give them names by. */
+  /* A remote file system may have nameless files, and no links to name them
+   * by. */
   ability_look (&able, folder);
   if (!able.is_remote) {
     fd = openat (folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
@@ -103,7 +105,8 @@ file_make (const char *path, mode_t mode, char **temp)
       return -1;
   }
 
-  /* Nobody else's: what is linked under this name must be what fd is. */
+  /* The name is random, so that nobody else takes it: file_link must name the
+   * very file that fd is open on. */
   if (getrandom (&number, sizeof number, 0) != sizeof number
       || asprintf (temp, "%s.new-%016" PRIx64, path, number) == -1) {
     *temp = NULL;
@@ -120,7 +123,8 @@ file_make (const char *path, mode_t mode, char **temp)
   return fd;
 }
 
-/* Is it what fd is open on, empty, and locked by us? */
+/* True if name is the regular file that fd is open on, empty, and locked by
+ * us. */
 static bool
 is_empty_own (int fd, int folder, const char *name)
 {
@@ -132,8 +136,8 @@ is_empty_own (int fd, int folder, const char *name)
          && b.st_size == 0;
 }
 
-/* Neither links nor RENAME_NOREPLACE: an empty file of our own takes the name
- * first, so that nobody else's is replaced. */
+/* Without links and RENAME_NOREPLACE an empty file of our own takes the name
+ * first, so that the rename replaces nobody else's file. */
 static int
 rename_over_own (int folder, const char *temp_name, const char *name)
 {
@@ -144,7 +148,7 @@ rename_over_own (int folder, const char *temp_name, const char *name)
   if (fd == -1)
     return -1;
   if (!is_empty_own (fd, folder, name)) {
-    /* Somebody took it for what a power cut has left. */
+    /* Another process took our empty file for one that a power cut has left. */
     errno = EEXIST;
     return -1;
   }

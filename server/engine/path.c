@@ -1,10 +1,10 @@
 /* path.c - see path.h.
  *
- * Confined, a folder is reached by openat2 from a descriptor that was taken
- * at the start, beneath it and without links of any kind; and the last name
- * is opened with O_NOFOLLOW.
+ * In a confined process openat2 opens a directory from a descriptor that
+ * path_confine took, beneath that one and without links of any kind.  The last
+ * name is opened with O_NOFOLLOW.
  *
- * Locking: none; the folders are fixed before there are threads.
+ * Locking: none; the directories are fixed before there are threads.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -83,7 +83,8 @@ confined_folder (const char *folder)
         || (*rest != '\0' && *rest != '/'))
       continue;
     rest += strspn (rest, "/");
-    /* EAGAIN: something was renamed on the way; it says to try again. */
+    /* EAGAIN: a directory on the way was renamed, and openat2 asks for another
+     * try. */
     for (int tries = 0; tries < 10; tries++) {
       fd = (int)syscall (SYS_openat2, b->fd, *rest ? rest : ".", &how,
                          sizeof how);
@@ -112,7 +113,7 @@ path_folder (const char *path, const char **name)
   if (!folder)
     return -1;
   if (path_is_confined ()) {
-    /* What could still name a folder above, or this one. */
+    /* "." and ".." would name this directory, or the one above. */
     if (strcmp (*name, ".") == 0 || strcmp (*name, "..") == 0) {
       errno = EPERM;
       return -1;

@@ -2,8 +2,8 @@
  *
  * Zeroing goes down a ladder of what the file system has (ability.h): a hole is
  * punched; allocated zeros are a zeroed range, a hole that is then allocated,
- * BLKZEROOUT, or are written.  Where holes cannot be punched, what reads as
- * zeros is left alone, so that what is thin stays thin.  A block device is
+ * BLKZEROOUT, or are written.  Where holes cannot be punched, blocks that read
+ * as zeros are left alone, so that a thin store stays thin.  A block device is
  * never assumed to read as zeros.  fallocate is asked for whole blocks only;
  * the edges of a range are written.
  *
@@ -23,9 +23,9 @@
 #include "cleanup.h"
 #include "store.h"
 
-/* Zeros are written, and the store is read for them, by so much. */
+/* Bytes that one call writes of zeros, or reads of the store to find them. */
 #define ZEROS_SIZE (1u << 20)
-/* Zeros are told from data by blocks of this size at least. */
+/* The least size of the blocks that are told to be zeros or data. */
 #define BLOCK 4096u
 
 static int
@@ -54,7 +54,7 @@ write_zeros (struct store *st, uint64_t count, uint64_t offset)
   return 0;
 }
 
-/* 0; 1: it is to be done in another way; -1. */
+/* 0; 1: this store cannot, the caller takes another way; -1 with errno. */
 static int
 try_fallocate (struct store *st, enum ability what, int mode, uint64_t count,
                uint64_t offset)
@@ -88,14 +88,14 @@ try_zeroout (struct store *st, uint64_t count, uint64_t offset)
   return ability_note (&st->able, ABILITY_ZEROOUT, r == -1 ? errno : 0) ? 1 : r;
 }
 
-/* Allocated zeros, aligned. */
+/* Make allocated zeros of an aligned range. */
 static int
 zero_blocks (struct store *st, uint64_t count, uint64_t offset)
 {
   int r = try_fallocate (st, ABILITY_ZERO_RANGE, FALLOC_FL_ZERO_RANGE, count,
                          offset);
 
-  /* Plain fallocate leaves what is there as it is: only after a punch. */
+  /* Plain fallocate leaves data as it is, so a punch comes first. */
   if (r == 1 && !st->is_block
       && !ability_is_missing (&st->able, ABILITY_ALLOCATE)) {
     r = try_punch (st, count, offset);
@@ -107,8 +107,8 @@ zero_blocks (struct store *st, uint64_t count, uint64_t offset)
   return r == 1 ? write_zeros (st, count, offset) : r;
 }
 
-/* Read the range, and call for each run of blocks of it that is all zeros, or
- * for each that is not. */
+/* Read the range, and call `call` for each run of blocks that are all zeros
+ * (of_zeros), or for each run of blocks that are not. */
 static int
 each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
           int (*call) (struct store *st, uint64_t count, uint64_t offset))
@@ -133,7 +133,8 @@ each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
     if (!readable && of_zeros)
       return -1;
     for (uint64_t at = offset; at < stop; at = next) {
-      /* What cannot be read is not zeros, and may be mended by a write. */
+      /* A block that cannot be read does not count as zeros; a write may mend
+       * it. */
       bool zeros;
 
       next = min_u64 (round_down (at, block) + block, stop);
@@ -150,7 +151,7 @@ each_run (struct store *st, uint64_t count, uint64_t offset, bool of_zeros,
   return 0;
 }
 
-/* Less than a block, or around its edge.  Zeros in a hole stay one. */
+/* Zero less than a block, or a block's edge.  A hole stays a hole. */
 static int
 zero_part (struct store *st, uint64_t count, uint64_t offset)
 {
@@ -231,8 +232,8 @@ store_preallocate (struct store *st, uint64_t count, uint64_t offset)
   r = try_fallocate (st, ABILITY_ALLOCATE, 0, count, offset);
   if (r != 1)
     return r;
-  /* What reads as zeros is written as zeros, which changes nothing, be it a
-   * hole or not. */
+  /* Blocks that read as zeros are written as zeros: that allocates a hole, and
+   * changes no byte. */
   while (offset < end) {
     uint64_t start = end, stop = end;
 

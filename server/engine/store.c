@@ -1,8 +1,9 @@
 /* store.c - the local raw image: open and create, attributes, I/O, holes.
  * See store.h; store-zero.c zeroes and allocates.
  *
- * SEEK_HOLE is asked only where it may be believed (ability.h): elsewhere
- * everything is data.
+ * store_next_data asks SEEK_HOLE only where ability.h says that the answer can
+ * be believed.  Elsewhere all bytes count as data, except those that `touched`
+ * says were never written.
  *
  * Locking: none needed.
  *
@@ -31,7 +32,7 @@
 #include "path.h"
 #include "store.h"
 
-/* Pages that one mincore looks up. */
+/* Pages that one mincore call looks up. */
 #define CACHED_PAGES 1024u
 
 static void
@@ -44,7 +45,8 @@ try_abilities (struct store *st)
   if (temp)
     path_unlink (temp);
   free (temp);
-  /* The store itself may be mounted there, from elsewhere. */
+  /* The store may be a mount point of its own: the temporary file is then on
+   * another file system, and shows nothing of the store's. */
   if (fd >= 0 && fstat (fd, &a) == 0 && fstat (st->fd, &b) == 0
       && a.st_dev == b.st_dev)
     ability_try (&st->able, fd);
@@ -86,9 +88,11 @@ describe (struct store *st, char **error)
     }
     if (ioctl (st->fd, BLKSSZGET, &lbs) == 0 && lbs > 0)
       st->block_size = (uint32_t)lbs;
-    /* That was of the file system that the node is on. */
+    /* ability_look described the file system of the device's node, not the
+     * device. */
     st->able.tells_holes = false;
-    /* The number of the device is what is shared, not the node's inode. */
+    /* Several nodes may name one device: the device's number identifies the
+     * device, a node's inode does not. */
     st->dev = sb.st_rdev;
     st->ino = 0;
   }
@@ -131,8 +135,8 @@ store_alloc (const char *path, bool read_only, char **error)
   return NULL;
 }
 
-/* What is at the path is whose it is when it is opened: a name says nothing,
- * as whoever may write to its folder exchanges what it leads to. */
+/* Owner and file are checked by the open descriptor: whoever may write to the
+ * directory can exchange the file behind a path. */
 static int
 check_file (const struct store *st, const uid_t *owner,
             const struct file_id *file, char **error)
@@ -195,7 +199,8 @@ store_open_of (const char *path, bool read_only, const uid_t *owner,
       message_set (error, "cannot lock the store %s: %m", path);
       goto fail;
     }
-    /* Somebody may have replaced it between the open and the lock. */
+    /* Another process may have replaced the file between the open and the
+     * lock. */
     if (file_is_at (st->fd, path)) {
       if (describe (st, error) == -1)
         goto fail;
@@ -290,7 +295,8 @@ store_get_uuid (struct store *st, uint8_t uuid[16])
 void
 store_set_uuid (struct store *st, const uint8_t *uuid)
 {
-  /* Where there are no attributes the inode and the name have to do. */
+  /* Where the file system has no attributes, match_store goes by the inode and
+   * the name. */
   if (!uuid)
     fremovexattr (st->fd, UUID_ATTRIBUTE);
   else if (fsetxattr (st->fd, UUID_ATTRIBUTE, uuid, 16, 0) == -1)
@@ -373,7 +379,7 @@ store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
   int r = file_read (st->fd, buf, count, offset);
 
   if (r == 1) {
-    /* Somebody has cut the file under us. */
+    /* Another process has truncated the file. */
     errno = EIO;
     return -1;
   }
@@ -398,14 +404,17 @@ store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
     ability_note (&st->able, ABILITY_DSYNC, 0);
     return 0;
   }
-  /* It is the second write of these bytes, and may need room of its own; or an
-   * earlier write had none.  Of that this description is still to be told. */
+  /* There was no room, either for this second write of the same bytes or for an
+   * earlier write.  The sync of fd makes the bytes durable all the same, and
+   * fails if an earlier write did: fd's description is still to be told of
+   * that. */
   if (errno == ENOSPC || errno == EDQUOT || errno == ENOMEM)
     return file_sync (st->fd);
   return ability_note (&st->able, ABILITY_DSYNC, errno) ? 1 : -1;
 }
 
-/* 0: it cannot tell, so all counts as data; or it was cut under us. */
+/* 0: the file system cannot tell holes, so all counts as data; or another
+ * process has truncated the file. */
 static int
 cannot_seek (void)
 {
@@ -462,8 +471,8 @@ store_is_zero (struct store *st)
 int
 store_sync (struct store *st)
 {
-  /* Some servers sync, or tell of, only what came through the same
-   * description. */
+  /* Some file servers sync only the writes of the same description, or tell
+   * only that description of a failed write. */
   if (st->able.is_remote && st->sync_fd != st->fd && file_sync (st->fd) == -1)
     return -1;
   return file_sync (st->sync_fd);

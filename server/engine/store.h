@@ -26,14 +26,16 @@
 
 struct store {
   int fd;
-  /* Another description of the same file, for what must not take a failed
-   * write's error away from the next store_sync: each description is told
-   * of it once.  The same as fd where there can be none. */
+  /* A further open file description of the same file.  The kernel tells each
+   * description of a failed write once, so a call on aux_fd takes no error away
+   * from the next store_sync.  Equal to fd where the file cannot be opened
+   * again. */
   int aux_fd;
-  int drop_fd;  /* one more, for writeback.c alone; -1: none */
-  int dsync_fd; /* and one for store_pwrite_dsync; -1: none */
-  /* And one for store_sync: on some file systems a write is told of an
-   * earlier one's failure.  The same as fd where there can be none. */
+  int drop_fd;  /* a further one, for writeback.c alone; -1: none */
+  int dsync_fd; /* a further one, for store_pwrite_dsync; -1: none */
+  /* A further description for store_sync: on some file systems a write on fd is
+   * told of an earlier write's failure, and would take the error from a sync on
+   * fd.  Equal to fd where the file cannot be opened again. */
   int sync_fd;
   char *path;
   char *temp;    /* its name until store_link, where it needs one */
@@ -47,16 +49,17 @@ struct store {
   uint64_t btime;      /* birth time, ns since the epoch, 0 = not known */
   uint32_t block_size; /* alignment that zeroing needs, power of two */
   struct abilities able;
-  struct touched touched; /* of a store that we have made, where holes are not
-                             told */
+  struct touched touched; /* of a store that store_create made, where the file
+                             system tells no holes */
 };
 
 /* Open and lock.  errno ENOENT when there is none, EAGAIN when another
  * process has it. */
 struct store *store_open (const char *path, bool read_only, char **error)
     __attribute__ ((nonnull (1, 3)));
-/* The same, if it is that user's (NULL: anybody's; else EPERM), and that file
- * (NULL: any; else ESTALE), by its descriptor and before it is locked. */
+/* store_open of a file that belongs to *owner (NULL: to anybody; else EPERM)
+ * and is *file (NULL: any; else ESTALE).  Both are checked by the descriptor,
+ * before the lock. */
 struct store *store_open_of (const char *path, bool read_only,
                              const uid_t *owner, const struct file_id *file,
                              char **error) __attribute__ ((nonnull (1, 5)));
@@ -68,8 +71,8 @@ struct store *store_create (const char *path, uint64_t size, char **error)
 int store_link (struct store *st, char **error)
     __attribute__ ((nonnull (1, 2)));
 
-/* Let others have it.  The descriptors stay open until store_free, so that a
- * late user of one never meets another file. */
+/* Release the lock.  The descriptors stay open until store_free, so that a
+ * thread that still uses one never meets another file. */
 void store_unlock (struct store *st) __attribute__ ((nonnull (1)));
 /* The volume's uuid as an attribute of the file, so that another volume's
  * sidecar is told apart.  get: 1 and uuid, or 0: there is none. */
@@ -89,55 +92,60 @@ int store_grow (struct store *st, uint64_t size) __attribute__ ((nonnull (1)));
 
 int store_pread (struct store *st, void *buf, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1, 2)));
-/* The first run of [offset, end) that the page cache holds, or all of it where
- * that cannot be told: *start == end if there is none. */
+/* *start, *stop: the first run of [offset, end) that the page cache holds;
+ * *start == end: there is none.  Pages that mincore cannot tell count as
+ * held. */
 void store_next_cached (struct store *st, uint64_t offset, uint64_t end,
                         uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));
 int store_pwrite (struct store *st, const void *buf, uint64_t count,
                   uint64_t offset) __attribute__ ((nonnull (1, 2)));
-/* What is in the range already, durable when it returns 0: a failure is one of
- * the sync.  1: this store cannot do that. */
+/* Write again the bytes that the range already holds.  0: they are durable.
+ * -1: counts as a failed sync.  1: this store has no durable writes
+ * (RWF_DSYNC). */
 int store_pwrite_dsync (struct store *st, const void *buf, uint64_t count,
                         uint64_t offset) __attribute__ ((nonnull (1, 2)));
 
-/* Afterwards the range reads as zeros, whatever was there.  punch: as a hole
- * if that can be had, else what is zeros already is left as it is; not punch:
- * as allocated zeros if that can be had.  Nobody else may change the range
- * meanwhile, as it may have to be read. */
+/* Make the range read as zeros.  punch: as a hole where the store can punch
+ * one; elsewhere blocks of zeros are left as they are.  Not punch: as allocated
+ * zeros where the store can have them.  Nobody else may change the range
+ * meanwhile, as store_zero may have to read it. */
 int store_zero (struct store *st, uint64_t count, uint64_t offset, bool punch)
     __attribute__ ((nonnull (1)));
-/* The same for a range that is nobody's data, but may have leftovers in it: for
- * as little as can be.  full: all of it has its blocks then. */
+/* As store_zero, for a range that is nobody's data but may have leftovers in
+ * it; holes are left alone.  full: the whole range has its blocks
+ * afterwards. */
 int store_clear (struct store *st, uint64_t count, uint64_t offset, bool full)
     __attribute__ ((nonnull (1)));
-/* Zeros may have to be written, or read, so a long range may take long. */
+/* True if store_zero may have to write or read zeros, so that a long range
+ * takes long. */
 bool store_zero_is_slow (struct store *st) __attribute__ ((nonnull (1)));
 /* True if store_zero is quick for this range (no zeros written). */
 bool store_fast_zero (struct store *st, uint64_t count, uint64_t offset,
                       bool punch) __attribute__ ((nonnull (1)));
 
-/* Allocate what is a hole, without changing what it reads as.  Nobody else may
+/* Allocate the range's holes; the range reads as before.  Nobody else may
  * change the range meanwhile. */
 int store_preallocate (struct store *st, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1)));
-/* Zeros have to be written for it. */
+/* True if store_preallocate has to write zeros. */
 bool store_preallocate_is_slow (struct store *st) __attribute__ ((nonnull (1)));
 
-/* The first run of data in [offset, end): *start, *stop.  *start == end when
- * all of it is a hole, which reads as zeros and has no dirty page.  Where holes
- * cannot be told, or not be believed, all is data but what a store that we made
- * was never written to. */
+/* *start, *stop: the first run of data in [offset, end).  *start == end: the
+ * whole range is a hole, which reads as zeros and has no dirty page.  Where the
+ * file system tells no holes, or cannot be believed, all counts as data except
+ * what `touched` says was never written. */
 int store_next_data (struct store *st, uint64_t offset, uint64_t end,
                      uint64_t *start, uint64_t *stop)
     __attribute__ ((nonnull (1, 4, 5)));
 
-/* All of it reads as zeros (holes are not read). */
+/* True if all of the store reads as zeros (holes are not read). */
 bool store_is_zero (struct store *st) __attribute__ ((nonnull (1)));
 
 int store_sync (struct store *st) __attribute__ ((nonnull (1)));
 
-/* Whose it is now: it may have been given to another since it was opened. */
+/* The file's owner now: the file may have been given to another user since it
+ * was opened. */
 uid_t store_owner (const struct store *st) __attribute__ ((nonnull (1)));
 
 #endif

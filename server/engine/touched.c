@@ -1,4 +1,4 @@
-/* touched.c - what a new file has been written to.  See touched.h.
+/* touched.c - which parts of a new file were written.  See touched.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -9,7 +9,8 @@
 #include "bytes.h"
 #include "touched.h"
 
-/* A bit stands for so many bytes at least, and there are so many bits at most.
+/* A bit stands for 1 << MIN_SHIFT bytes at least; there are about MAX_BITS bits
+ * at most.
  */
 #define MIN_SHIFT 12u
 #define MAX_BITS (UINT64_C (1) << 23)
@@ -23,7 +24,7 @@ touched_init (struct touched *t, uint64_t size)
   while (size >> t->shift >= MAX_BITS)
     t->shift++;
   nr = (size >> t->shift) + 1;
-  /* Without the bits there is more to read. */
+  /* Without memory for the bits all counts as written, so more is read. */
   t->bits = calloc (nr / 8 + 1, sizeof *t->bits);
 }
 

@@ -1,4 +1,5 @@
-/* touched.h - what a new file has been written to, where holes are not told.
+/* touched.h - which parts of a new file were written, where the file system
+ * tells no holes.
  *
  * A file that we have made reads as zeros wherever nothing was ever written.
  * One bit for each so many bytes; a bit that is set is never cleared.
@@ -15,18 +16,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* All zeros: it is not known what was written, and all may have been. */
+/* A struct of all zeros: the written parts are not known, and all may have been
+ * written. */
 struct touched {
   _Atomic uint8_t *bits; /* NULL: not known */
   unsigned shift;        /* a bit stands for 1 << shift bytes */
 };
 
-/* Of a new file of that size.  Without memory it is not known. */
+/* Begin for a new file of size bytes.  Without memory the written parts are not
+ * known. */
 void touched_init (struct touched *t, uint64_t size)
     __attribute__ ((nonnull (1)));
 void touched_free (struct touched *t) __attribute__ ((nonnull (1)));
 
-/* Before the range is written. */
+/* Note the range, before it is written. */
 void touched_add (struct touched *t, uint64_t count, uint64_t offset)
     __attribute__ ((nonnull (1)));
 
