@@ -346,7 +346,7 @@ sidecar_header_areas_are_apart (const struct sidecar_header *h)
   return h->map_length == 0 || h->map_offset % SIDECAR_SECTOR == 0;
 }
 
-/* Whether this program may use the volume at all. */
+/* Refuse a version or a feature that this program does not know. */
 static int
 check_version (const uint8_t *buf, const char *path, char **error)
 {
@@ -490,7 +490,7 @@ unpack_member (const struct record *r, const uint8_t *p, uint32_t len,
       *(uint64_t *)m = get_le64 (p);
     return 0;
   case ROLE:
-    /* check_role refuses what this leaves as no known role. */
+    /* check_role refuses a role that is left unknown here. */
     if (len != ROLE_RECORD || role_unpack (m, p) == -1)
       h->role.kind = NR_ROLES;
     return 0;
@@ -498,7 +498,8 @@ unpack_member (const struct record *r, const uint8_t *p, uint32_t len,
   return -1;
 }
 
-/* nr records in [pos, end) of buf.  A later version's are skipped. */
+/* Unpack nr records in [pos, end) of buf.  Records of a later version are
+ * skipped. */
 static int
 unpack_records (const uint8_t *buf, size_t pos, size_t end, uint32_t nr,
                 struct sidecar_header *h)
@@ -522,7 +523,8 @@ unpack_records (const uint8_t *buf, size_t pos, size_t end, uint32_t nr,
   return 0;
 }
 
-/* A role that was not understood is nothing to guess at. */
+/* Refuse a role that is unknown or makes no sense: who owns the disk must not
+ * be guessed. */
 static int
 check_role (const uint8_t *buf, const char *path, struct sidecar_header *h,
             char **error)

@@ -66,12 +66,12 @@ struct sidecar_header {
   uint64_t identity_size;
   uint8_t identity_digest[SIDECAR_DIGEST_SIZE];
   uint64_t session;                  /* number of the latest */
-  uint8_t nonce[SIDECAR_NONCE_SIZE]; /* and what nobody else knows of it; all
-                                        zero: not recorded */
+  uint8_t nonce[SIDECAR_NONCE_SIZE]; /* the session's secret; all zero: not
+                                        recorded */
   bool session_open;
   uint32_t session_pid;
   uint8_t boot_id[SIDECAR_BOOT_ID_SIZE];
-  uint32_t session_user; /* who made its W; 0: root, or not recorded */
+  uint32_t session_user; /* the user who made its W; 0: root, or not recorded */
   uint64_t map_offset, map_length;     /* S; length 0: none */
   uint64_t job_offset, job_length;     /* job record; length 0: none */
   uint64_t count_offset, count_length; /* the session's count; the same */
@@ -89,20 +89,20 @@ struct sidecar_header {
 int sidecar_header_pack (const struct sidecar_header *h, uint8_t *buf)
     __attribute__ ((nonnull (1, 2)));
 
-/* The copy's magic, length and CRC are right.  Only such a copy may be given to
- * the functions below. */
+/* True if the copy's magic, length and CRC are right.  Only such a copy may be
+ * given to the functions below. */
 bool sidecar_header_is_whole (const uint8_t *buf) __attribute__ ((nonnull (1)));
 uint64_t sidecar_header_sequence (const uint8_t *buf)
     __attribute__ ((nonnull (1)));
 
 /* Unpack a whole copy into *h, which is all zeros.  file_size: of the sidecar
  * under path; every area is within it.  -1 with EINVAL and *error, and *h is
- * cleared: this program cannot use it, or it makes no sense. */
+ * cleared: this program cannot use the header, or the header makes no sense. */
 int sidecar_header_unpack (const uint8_t *buf, uint64_t file_size,
                            const char *path, struct sidecar_header *h,
                            char **error) __attribute__ ((nonnull (1, 3, 4, 5)));
 
-/* No area overlaps the header's copies or another area. */
+/* True if no area overlaps the header's copies or another area. */
 bool sidecar_header_areas_are_apart (const struct sidecar_header *h)
     __attribute__ ((nonnull (1)));
 
@@ -110,7 +110,7 @@ bool sidecar_header_areas_are_apart (const struct sidecar_header *h)
 uint64_t sidecar_header_nr_sectors (const struct sidecar_header *h)
     __attribute__ ((nonnull (1)));
 
-/* Copy *from, strings too, to *to, which holds nothing.  It is to be cleared
+/* Copy *from, strings too, to *to, which holds nothing.  The caller clears *to,
  * also after a failure. */
 int sidecar_header_copy (struct sidecar_header *to,
                          const struct sidecar_header *from)

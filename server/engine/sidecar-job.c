@@ -87,7 +87,7 @@ sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
     return -1;
   if (sc->h.job_length == 0)
     return 0;
-  /* One by one: where one cannot be read the other may do. */
+  /* Each slot is read by itself: where one cannot be read the other may do. */
   for (unsigned i = 0; i < 2; i++)
     if (sidecar_pread (sc, buf, SIDECAR_JOB_SIZE,
                        sc->h.job_offset + i * SIDECAR_JOB_SIZE)

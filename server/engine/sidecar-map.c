@@ -17,9 +17,9 @@
 #include "crc32c.h"
 #include "sidecar-internal.h"
 
-/* Sectors read or written by one call of the system. */
+/* Sectors that one system call reads or writes. */
 #define BATCH 16u
-/* The same when an empty S is written. */
+/* Sectors that one system call writes of an empty S. */
 #define CREATE_BATCH 2048u
 
 uint32_t

@@ -123,9 +123,10 @@ write_copy (struct sidecar *sc, const uint8_t *copy, int i)
              : 0;
 }
 
-/* Bring the other copy, which may be torn, damaged or behind, up to the best;
- * but the best first: what is read of it may not be on the disk, as its process
- * was killed or its sync failed, and then the other one is all that is. */
+/* Write the best copy to both places.  The best copy's own place comes first:
+ * only the page cache may have that copy, as its process was killed or its sync
+ * failed.  Then the other copy, which may be torn, damaged or behind, is all
+ * that the disk has. */
 static int
 make_alike (struct sidecar *sc, const uint8_t *buf, int best,
             const bool whole[2], char **error)
@@ -164,7 +165,8 @@ load_header (struct sidecar *sc, bool repair, char **error)
                              sc->path, &sc->h, error)
       == -1)
     return -1;
-  /* Who reads that a disk was given acts on it only when that stays so. */
+  /* A program acts on a role that it reads here, so a header with a role is
+   * made durable first. */
   if (!repair
       || (sc->h.role.kind == ROLE_NONE
           && memcmp (buf, buf + SIDECAR_HEADER_SIZE, SIDECAR_HEADER_SIZE)
@@ -205,8 +207,9 @@ sidecar_alloc (const char *path, bool read_only, char **error)
   return NULL;
 }
 
-/* It says what the store shall read as, and which job goes on.  In a folder
- * that many may write to, anyone could lay one beside another's store. */
+/* The sidecar says what the store shall read as, and which job goes on.  In a
+ * directory that many may write to, anyone could lay a sidecar beside another
+ * user's store. */
 static int
 check_owner (const struct sidecar *sc, const uid_t *owner, char **error)
 {
@@ -302,9 +305,10 @@ sidecar_peek (const char *path, char **error)
   return open_file (path, true, false, NULL, error);
 }
 
-/* Before the first write after an open: both copies are alike, but one of them
- * may be so in the page cache only, as its sync failed or its process was
- * killed.  The same bytes again harm neither that is on the disk. */
+/* Make both copies durable before the first write after an open.  The copies
+ * read alike, but one may be in the page cache only, as its sync failed or its
+ * process was killed.  Writing the same bytes again harms neither copy on the
+ * disk. */
 static int
 make_firm (struct sidecar *sc)
 {
@@ -330,8 +334,8 @@ write_copies (struct sidecar *sc)
   if (sidecar_header_pack (&sc->h, buf) == -1
       || write_copy (sc, buf, first) == -1)
     return -1;
-  /* It counts from here on.  Unless the second becomes durable, too, it is not
-   * to be written over. */
+  /* The first copy counts from here on.  Until the second copy is durable, too,
+   * the first must not be written over. */
   sc->first = second;
   if (write_copy (sc, buf, second) == -1)
     return -1;
@@ -496,8 +500,8 @@ sidecar_begin_count (struct sidecar *sc, uint64_t *count)
     struct sidecar_header h = sc->h;
     struct stat sb;
 
-    /* An earlier version left the place free.  Real blocks: no count ever
-     * needs room. */
+    /* An earlier version left the count's area free.  The area gets real
+     * blocks, so that no later count needs room. */
     h.count_offset = SIDECAR_COUNT_OFFSET;
     h.count_length = SIDECAR_COUNT_SIZE;
     if (fstat (sc->fd, &sb) == -1)
@@ -511,8 +515,8 @@ sidecar_begin_count (struct sidecar *sc, uint64_t *count)
     sc->h.count_length = h.count_length;
     *count = 0;
   }
-  /* It goes on: until the header is there the last session may have to be
-   * recovered once more, and its W has this count. */
+  /* The count goes on: until the new header is durable the last session may
+   * have to be recovered once more, and that session's W has this count. */
   else if (sidecar_read_count (sc, count) == -1)
     return -1;
   put_le64 (area, *count);

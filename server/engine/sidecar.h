@@ -39,17 +39,19 @@
 
 struct sidecar {
   int fd;
-  /* Another description, for the job record: its sync must not take a failed
-   * write's error away from a commit's (each description is told once). */
+  /* A further open file description, for the job record.  The kernel tells each
+   * description of a failed write once: a sync of the record must not take that
+   * error from a commit's sync. */
   int job_fd;
   char *path;
   bool read_only;
-  /* The header copy that is written first: the other one holds what counts. */
+  /* The header copy, 0 or 1, that is written first; the other copy holds the
+   * header that counts. */
   int first;
-  /* The copies were read alike, but one may be in the page cache only. */
+  /* The copies read alike, but one may be in the page cache only. */
   bool loose;
-  /* A role was written, and what the disk has of it is not known: nobody may be
-   * served until sidecar_set_role has succeeded.  was: the role before. */
+  /* A role was written, and which role the disk has is not known: no guest may
+   * be served until sidecar_set_role has succeeded.  was: the role before. */
   bool unsure;
   struct role was;
   struct sidecar_header h;
@@ -58,7 +60,7 @@ struct sidecar {
 /* The job record: what a restart needs to go on, and what is kept of an
  * ended job.  status and result are job.h's. */
 struct sidecar_job {
-  uint64_t sequence; /* of the last that is durable */
+  uint64_t sequence; /* of the last durable record */
   uint32_t status, result, pause, on_error;
   uint64_t offset, length, speed, retry;
   uint32_t full;
@@ -68,17 +70,19 @@ struct sidecar_job {
   uint64_t number; /* of the job, from 1; 0: an older program's */
 };
 
-/* Read and lock.  NULL with *error; errno ENOENT: there is none, EAGAIN:
- * another process has it, EINVAL: not usable (the message says why). */
+/* Open, lock and read a sidecar.  NULL with *error; errno ENOENT: there is
+ * none, EAGAIN: another process has it, EINVAL: not usable (the message says
+ * why). */
 struct sidecar *sidecar_open (const char *path, bool read_only, char **error)
     __attribute__ ((nonnull (1, 3)));
-/* The same, if it belongs to that user (NULL: to anybody), to root or to us,
- * by its descriptor and before it is locked; else EPERM. */
+/* sidecar_open of a file that belongs to *owner (NULL: to anybody), to root or
+ * to this process's user; else EPERM.  The owner is checked by the descriptor,
+ * before the lock. */
 struct sidecar *sidecar_open_of (const char *path, bool read_only,
                                  const uid_t *owner, char **error)
     __attribute__ ((nonnull (1, 4)));
-/* The same without a lock, for those who only want to say whose it is, and
- * for check.  Never repairs. */
+/* Open and read a sidecar without a lock, for callers that only say whose it
+ * is, and for check.  sidecar_peek never repairs a copy. */
 struct sidecar *sidecar_peek (const char *path, char **error)
     __attribute__ ((nonnull (1, 2)));
 
@@ -90,22 +94,22 @@ struct sidecar *sidecar_create (const char *path,
                                 const struct sidecar_header *h, char **error)
     __attribute__ ((nonnull (1, 2, 3)));
 
-/* Make sc->h durable: both copies.  It counts when the first of them is
- * durable; after a failure the next one begins with the copy that does not hold
- * what counts.  EBUSY while the role is unsure. */
+/* Make sc->h durable in both copies.  The header counts when the first copy is
+ * durable; after a failure the next write begins with the copy that does not
+ * hold the header that counts.  EBUSY while the role is unsure. */
 int sidecar_write_header (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Change the role, durably in both copies, if it may follow (role.h): else -1
- * with EINVAL and nothing is changed.  Any other failure leaves it unsure which
- * of the two it is: then this is to be called again, with either, until it
- * succeeds. */
+ * with EINVAL and nothing is changed.  Any other failure leaves unsure which of
+ * the two roles the disk has: the caller then calls sidecar_set_role again,
+ * with either role, until it succeeds. */
 int sidecar_set_role (struct sidecar *sc, const struct role *next, char **error)
     __attribute__ ((nonnull (1, 2, 3)));
-/* May a guest be served: by the role, and it is not unsure. */
+/* True if a guest may be served: the role allows it, and is not unsure. */
 bool sidecar_serves (const struct sidecar *sc) __attribute__ ((nonnull (1)));
 
-/* Whether sc->h, with a path of W, can be written at all: its strings may be
- * too long. */
+/* True if sc->h, with a path of W, can be written; false: its strings are too
+ * long. */
 bool sidecar_fits (const struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 /* Sectors [index, index + count) of S into or from words: count times
@@ -126,9 +130,9 @@ int sidecar_sync (struct sidecar *sc) __attribute__ ((nonnull (1)));
  * last there was), -1 if both are damaged (EILSEQ) or cannot be read. */
 int sidecar_read_job (struct sidecar *sc, struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
-/* Write the record into the slot that does not hold the last durable one,
- * whatever became of the writes since.  When it has been synced without an
- * error sidecar_job_is_durable counts job->sequence up. */
+/* Write the record into the slot that does not hold the last durable record,
+ * whatever became of the writes since.  After a sidecar_sync_job without an
+ * error the caller has sidecar_job_is_durable count job->sequence up. */
 int sidecar_write_job (struct sidecar *sc, const struct sidecar_job *job)
     __attribute__ ((nonnull (1, 2)));
 int sidecar_sync_job (struct sidecar *sc) __attribute__ ((nonnull (1)));
@@ -141,18 +145,20 @@ int sidecar_write_count (struct sidecar *sc, uint64_t count)
     __attribute__ ((nonnull (1)));
 int sidecar_read_count (struct sidecar *sc, uint64_t *count)
     __attribute__ ((nonnull (1, 2)));
-/* Make room for it, where an earlier version made the sidecar, with
- * 0 in it: durable with the next header.  *count: what it is. */
+/* Write the count's area; where an earlier version made the sidecar, make room
+ * for the area, with 0 in it.  The area is durable with the next header.
+ * *count: its value. */
 int sidecar_begin_count (struct sidecar *sc, uint64_t *count)
     __attribute__ ((nonnull (1, 2)));
 
-/* Drop all but the header: needs state complete, durable. */
+/* Drop all areas but the header, durably.  The state must be complete,
+ * durably. */
 int sidecar_strip (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
 void sidecar_free (struct sidecar *sc);
 void sidecar_unlock (struct sidecar *sc) __attribute__ ((nonnull (1)));
 
-/* Both header copies' condition, for check: true = valid. */
+/* The condition of both header copies, for check: true = valid. */
 void sidecar_copies (struct sidecar *sc, bool valid[2])
     __attribute__ ((nonnull (1, 2)));
 
