@@ -106,7 +106,8 @@ backing_probe_new (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
-/* For one that exists: another backing store is refused, none is not. */
+/* For a volume that exists: another backing store is refused, one that does not
+ * answer is not. */
 int
 backing_probe_again (struct disk *d, char **error)
 {
@@ -134,7 +135,7 @@ backing_probe_again (struct disk *d, char **error)
   if (d->identity_mode != SOURCE_IDENTITY_CONTENT)
     return 0;
   if (memcmp (d->identity.digest, none, sizeof none) == 0) {
-    /* Recorded without one: take it now. */
+    /* The record has no digest: the digest of now is taken. */
     d->identity = now;
     return 0;
   }
@@ -149,7 +150,7 @@ backing_probe_again (struct disk *d, char **error)
   return -1;
 }
 
-/* For the record: only a command needs it. */
+/* The directory to record: only a command needs one. */
 const char *
 backing_command_dir (const struct disk *d)
 {

@@ -1,5 +1,5 @@
-/* backing.h - the source that a volume names: its command, and is it the one we
- * know?
+/* backing.h - the source that a volume names: its command, and the check that
+ * it is the one we know.
  *
  * Locking: single-threaded, while the volume is opened.
  *
@@ -16,21 +16,22 @@ struct disk;
 struct disk_config;
 struct sidecar_header;
 
-/* How d->backing is reached; its strings are the disk's. */
+/* The settings that reach d->backing; their strings are the disk's. */
 struct source_config backing_settings (struct disk *d);
-/* d->backing's bracket form, whether the caller or the sidecar names it, into
- * d->argv.  One that another user's sidecar names is refused. */
+/* Parse d->backing's bracket form, whether the caller or the sidecar names it,
+ * into d->argv.  A command that another user's sidecar names is refused. */
 int backing_take_command (struct disk *d, const struct disk_config *cfg,
                           char **error);
 /* For a volume that is being made: the source must be there.  Its size becomes
  * the disk's. */
 int backing_probe_new (struct disk *d, const struct disk_config *cfg,
                        char **error);
-/* For one that exists: another backing store is refused, none is not. */
+/* For a volume that exists: another backing store is refused, one that does not
+ * answer is not. */
 int backing_probe_again (struct disk *d, char **error);
-/* For the record: only a command needs it.  Borrowed, or NULL. */
+/* The directory to record, borrowed, or NULL: only a command needs one. */
 const char *backing_command_dir (const struct disk *d);
-/* The source's identity, into the header in memory. */
+/* Note the source's identity in the header in memory. */
 void backing_record (struct disk *d, struct sidecar_header *h);
 
 #endif

@@ -34,8 +34,8 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
   backing_record (d, &h);
   bool marked = store_is_detached (st) && !(state & SIDECAR_DETACHED);
 
-  /* The mark of a volume that it was before may outlive ours in a power cut:
-   * then the new sidecar would not be its own.  Nor may a store that needs its
+  /* The uuid of an earlier volume could outlive ours in a power cut, and the
+   * new sidecar would not match the store.  Nor may a store that needs its
    * sidecar look like one that was detached. */
   if (marked && store_set_detached (st, false) == -1) {
     message_set (error, "cannot remove the mark of %s: %m", d->store_path);
@@ -53,7 +53,8 @@ make_sidecar (struct disk *d, struct store *st, uint32_t state, char **error)
     return -1;
   if (!(state & SIDECAR_DETACHED))
     store_set_uuid (st, d->sc->h.uuid);
-  /* Made by root beside the store of another: who may open that needs it. */
+  /* Root made the sidecar beside another user's store: the store's owner needs
+   * it. */
   if (geteuid () == 0 && (st->uid != 0 || st->gid != getegid ())
       && fchown (d->sc->fd, st->uid, st->gid) == -1)
     log_error ("%s: cannot be given to the owner of %s: %m", d->metadata,
@@ -92,7 +93,7 @@ check_size (struct disk *d, char **error)
   return -1;
 }
 
-/* Neither is there. */
+/* Make store and sidecar: neither is there. */
 int
 create_volume (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -106,7 +107,7 @@ create_volume (struct disk *d, const struct disk_config *cfg, char **error)
   return store_link (d->store, error);
 }
 
-/* The sidecar is there, its store is not. */
+/* Finish a volume whose sidecar is there, and whose store is not. */
 int
 create_finish (struct disk *d, char **error)
 {
@@ -131,8 +132,9 @@ create_finish (struct disk *d, char **error)
   return store_link (d->store, error);
 }
 
-/* Taking a volume's store, whose sidecar is elsewhere or lost, for all local
- * would show its holes as the truth. */
+/* True if the store is a raw image, and no volume's file.  A volume's store,
+ * whose sidecar is elsewhere or lost, must not count as all local: its holes
+ * would read as the truth. */
 static bool
 is_plain (struct disk *d, char **error)
 {
@@ -162,8 +164,9 @@ is_plain (struct disk *d, char **error)
   return false;
 }
 
-/* A sidecar that metadata= passes by may say whose the disk is: one that was
- * given away is not made again here, and its store not taken for another. */
+/* A sidecar that metadata= passes by may say whose the disk is: a disk with a
+ * role in a migration is not made again here, and its store is not taken for
+ * another disk. */
 int
 create_is_free (struct disk *d, char **error)
 {
@@ -193,7 +196,7 @@ create_is_free (struct disk *d, char **error)
   return 0;
 }
 
-/* All that the store holds is the truth already. */
+/* Make a sidecar that counts all of the store as local. */
 static int
 adopt_local (struct disk *d, const struct disk_config *cfg, uint32_t state,
              char **error)
@@ -216,7 +219,7 @@ adopt_local (struct disk *d, const struct disk_config *cfg, uint32_t state,
   return make_sidecar (d, d->store, state, error);
 }
 
-/* Nothing that the store holds counts. */
+/* Make a sidecar that counts all of the store as absent. */
 static int
 adopt_absent (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -245,8 +248,9 @@ adopt_absent (struct disk *d, const struct disk_config *cfg, char **error)
   return make_sidecar (d, d->store, 0, error);
 }
 
-/* The caller has not said what the store's bytes are.  To say adopt= would make
- * a disk of another format's bytes, or overwrite them. */
+/* The caller has not said what the store's bytes are.  For an image of another
+ * format the message does not offer adopt=, which would make a disk of the
+ * image's bytes, or overwrite them. */
 static int
 refuse_unadopted (struct disk *d, char **error)
 {
@@ -277,7 +281,8 @@ create_adopt (struct disk *d, const struct disk_config *cfg, char **error)
   uint32_t state = SIDECAR_COMPLETE;
   enum disk_adopt adopt = cfg->adopt;
 
-  /* After a detach the same command line goes on, and leaves as little. */
+  /* After a detach the same command line opens the store, and leaves as little
+   * behind. */
   if (adopt == DISK_ADOPT_NONE && store_is_detached (d->store)) {
     state |= SIDECAR_DETACHED;
     adopt = DISK_ADOPT_PLAIN;

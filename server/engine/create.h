@@ -1,8 +1,9 @@
 /* create.h - making a volume where a store, a sidecar or both are missing.
  *
- * The sidecar first, whole and durable, marked "creating" with the inode of a
- * store that has no name yet; then the store's name; then the mark is cleared.
- * A power cut leaves nothing, or what the next open finishes (G19).
+ * The sidecar comes first, whole and durable, marked "creating" with the inode
+ * of a store that has no name yet.  Then the store gets its name; then the mark
+ * is cleared.  A power cut leaves nothing, or a volume that the next open
+ * finishes (G19).
  *
  * Locking: single-threaded, while the volume is opened; d->store, where it is
  * there, is locked.
@@ -17,14 +18,14 @@
 struct disk;
 struct disk_config;
 
-/* No sidecar that metadata= passes by has a role in a migration: else EINVAL.
- * Before anything is made. */
+/* Check that no sidecar that metadata= passes by has a role in a migration;
+ * else EINVAL.  The caller does so before anything is made. */
 int create_is_free (struct disk *d, char **error);
-/* Neither is there. */
+/* Make store and sidecar: neither is there. */
 int create_volume (struct disk *d, const struct disk_config *cfg, char **error);
-/* The sidecar is there, its store is not. */
+/* Finish a volume whose sidecar is there, and whose store is not. */
 int create_finish (struct disk *d, char **error);
-/* The store is there, a sidecar is not. */
+/* Make the sidecar of a store that is there, as adopt= says. */
 int create_adopt (struct disk *d, const struct disk_config *cfg, char **error);
 
 #endif

@@ -14,13 +14,13 @@
 #include "path.h"
 #include "runtime.h"
 
-/* Of what a sidecar remembers. */
+/* The longest timeout that is taken from a sidecar. */
 #define MAX_TIMEOUT_MS (UINT64_C (365) * 24 * 3600 * 1000)
 #define MAX_CONNECTIONS 16u
 
-/* Who wrote the sidecar may have us run commands and open files: root may, and
- * we ourselves, if nobody else could write to it.  *author: whose it is; may
- * be NULL. */
+/* True if the sidecar may name commands that we run and files that we open:
+ * root or this process's user owns it, and nobody else could write to it.
+ * *author: the sidecar's owner; author may be NULL. */
 bool
 match_is_trusted (const struct sidecar *sc, uid_t *author)
 {
@@ -32,9 +32,10 @@ match_is_trusted (const struct sidecar *sc, uid_t *author)
   return known && (sb.st_mode & 022) == 0 && trust_about (sb.st_uid, NULL);
 }
 
-/* Who has it?  The lock cannot tell.  The session record can (I8), if its
- * sidecar is the one that we look at: not when the store was reached by a hard
- * link, or metadata= names another.  Then the registry may know. */
+/* Name the process that has the volume.  The lock cannot tell.  The session
+ * record can (I8), if d->metadata is that process's sidecar: it is not where
+ * the store was reached by a hard link, or metadata= names another.  Then the
+ * registry may know. */
 void
 match_name_owner (struct disk *d, char **error)
 {
@@ -44,7 +45,7 @@ match_name_owner (struct disk *d, char **error)
   long pid = 0;
   struct stat sb;
 
-  /* What another user's says of a socket is nothing to send anybody to. */
+  /* An untrusted sidecar's socket is nothing to send anybody to. */
   if (sc && sc->h.session_open && sc->h.session_pid
       && match_is_trusted (sc, NULL)) {
     pid = (long)sc->h.session_pid;
@@ -77,7 +78,7 @@ match_role (struct disk *d, char **error)
   return -1;
 }
 
-/* Both are there: do they belong together? */
+/* Store and sidecar are there: check that they belong together. */
 int
 match_store (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -103,14 +104,14 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
             && (!st->btime || !h->store_btime || st->btime == h->store_btime));
   same_name = was && is && strcmp (was, is) == 0;
   if (store_get_uuid (st, uuid)) {
-    /* The file itself says whose it is. */
+    /* The uuid on the store's file says which volume the file is of. */
     bool ours = memcmp (uuid, h->uuid, sizeof uuid) == 0;
 
     same_file = same_file && ours;
     same_name = ours;
   }
-  /* Of one that was just being made nothing is local: only a file that is
-   * somebody else's must not be taken for it. */
+  /* A volume that is still being made has nothing local: only a file of
+   * somebody else must not be taken for its store. */
   if (h->state & SIDECAR_CREATING)
     same_file = same_file || (same_name && store_is_zero (st));
   else if (cfg->adopt == DISK_ADOPT_MOVED)
@@ -133,7 +134,7 @@ match_store (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
-/* As name= may be. */
+/* True if name= may have this value. */
 static bool
 is_name (const char *name)
 {
@@ -143,7 +144,7 @@ is_name (const char *name)
   return strchr (name, '/') == NULL && strlen (name) <= 255;
 }
 
-/* What of the command line cannot be true of this volume is refused. */
+/* Refuse options of the command line that contradict this volume. */
 static int
 check_config (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -175,7 +176,8 @@ bad:
   return -1;
 }
 
-/* As the keys may be; what somebody else wrote there may be anything. */
+/* Take recorded limits only within what the keys allow: another user may have
+ * written anything there. */
 static void
 take_limits (struct disk *d, const struct disk_config *cfg)
 {
@@ -210,7 +212,8 @@ match_config (struct disk *d, const struct disk_config *cfg, char **error)
   if (!d->backing && h->backing) {
     d->backing = strdup (h->backing);
     d->backing_by_other = !match_is_trusted (d->sc, &d->backing_user);
-    /* Its relative paths are those of the folder where it was given. */
+    /* The command's relative paths start at the directory where it was
+     * given. */
     if (h->command_dir && sidecar_set (&d->command_dir, h->command_dir) == -1) {
       message_set (error, "out of memory");
       return -1;

@@ -21,18 +21,19 @@ struct disk;
 struct disk_config;
 struct sidecar;
 
-/* Who wrote the sidecar may have us run commands and open files: root may, and
- * we ourselves, if nobody else could write to it.  *author: whose it is; may
- * be NULL. */
+/* True if the sidecar may name commands that we run and files that we open:
+ * root or this process's user owns it, and nobody else could write to it.
+ * *author: the sidecar's owner; author may be NULL. */
 bool match_is_trusted (const struct sidecar *sc, uid_t *author);
-/* The volume is another process's: say whose, in *error.  errno: EBUSY. */
+/* Another process has the volume: name that process in *error; errno EBUSY. */
 void match_name_owner (struct disk *d, char **error);
-/* May the disk be served here, in its role in a migration?  EINVAL. */
+/* Check that the disk's role in a migration lets it be served here; else
+ * EINVAL. */
 int match_role (struct disk *d, char **error);
-/* Is this sidecar of this store?  The header in memory names the store's file
- * then. */
+/* Check that the sidecar is this store's.  The header in memory names the
+ * store's file then. */
 int match_store (struct disk *d, const struct disk_config *cfg, char **error);
-/* The command line against what is recorded; recorded values fill gaps. */
+/* Check the command line against the record; recorded values fill gaps. */
 int match_config (struct disk *d, const struct disk_config *cfg, char **error);
 
 #endif

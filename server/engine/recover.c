@@ -44,7 +44,7 @@ struct rewriting {
   bool failed;     /* a sync has failed, or was cut short */
   bool left;       /* something could not be written again */
   bool store;      /* the store failed */
-  uint64_t offset; /* what it could not do without */
+  uint64_t offset; /* where it failed */
 };
 
 static int
@@ -55,7 +55,7 @@ rewrite_failed (struct rewriting *rw, uint64_t offset)
   return -1;
 }
 
-/* The cached run [offset, end), at most REWRITE_SIZE. */
+/* Write the cached run [offset, end) again, at most REWRITE_SIZE. */
 static int
 rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
              uint64_t end)
@@ -65,7 +65,8 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
   if (store_pread (d->store, rw->buf, n, offset) == -1) {
     if (rw->failed)
       return rewrite_failed (rw, offset);
-    /* What cannot be read is not in the cache; its neighbours may be. */
+    /* A granule that cannot be read is not in the cache; its neighbours may
+     * be. */
     for (uint64_t at = offset, stop; n > d->granule && at < end; at = stop) {
       stop = min_u64 (end, at + d->granule);
       if (rewrite_run (d, rw, at, stop) == -1)
@@ -81,11 +82,11 @@ rewrite_run (struct disk *d, struct rewriting *rw, uint64_t offset,
   return 0;
 }
 
-/* A sync failed, or was cut short, with these granules pending: what the page
- * cache shows may never have reached the disk, and the kernel may have marked
- * it clean.  Write it again, so that the sync that follows covers it.  Holes
- * have no pages to lose.  Where none is known to have failed: only what the
- * page cache holds, the rest is the disk's anyway. */
+/* Write pending granules again, so that the sync that follows covers them.  If
+ * a sync failed or was cut short, bytes that the page cache shows may never
+ * have reached the disk, and the kernel may have marked their pages clean.
+ * Holes have no pages to lose.  Where no sync is known to have failed, only
+ * what the page cache holds is written: the disk has the rest anyway. */
 static int
 rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
                uint64_t end)
@@ -112,9 +113,9 @@ rewrite_range (struct disk *d, struct rewriting *rw, uint64_t offset,
   return 0;
 }
 
-/* A granule that was copied: is it what W says, and now on its way to the disk
- * again?  The bytes that are compared are those that are written, as a page may
- * leave the cache in between. */
+/* True if a copied granule is what W says, and is now written again.  The
+ * compared bytes are the written ones, as a page may leave the cache in
+ * between. */
 static bool
 rewrite_copy (struct disk *d, struct work *old, char *buf, uint64_t offset,
               uint64_t end)
@@ -163,7 +164,8 @@ rewrite_copies (struct disk *d, struct work *old, char *buf)
   return 0;
 }
 
-/* copies: those that W names as copies, too, as if a guest had written them. */
+/* Write what W names again, and sync.  copies: also the granules that W names
+ * as copies, as if a guest had written them. */
 static int
 rewrite_pending (struct disk *d, struct work *old, bool copies,
                  struct rewriting *rw)
@@ -203,12 +205,13 @@ rewrite_pending (struct disk *d, struct work *old, bool copies,
   return store_sync (d->store) == 0 ? 0 : rewrite_failed (rw, 0);
 }
 
-/* W's bits are about this store alone: its owner may say them, root and we
- * ourselves.  And whom the session record names, as the store may have had
- * another owner then: libvirt gives an image back to root after the guest's
- * end. The record is what those wrote who may write S itself.  Only they know
- * the nonce, too: so nobody else can make a W that passes for the right one,
- * and they have no need to. */
+/* The users whose W is believed.  W's bits are about this store alone, so the
+ * store's owner is one, and so are root and this process's user.  The user whom
+ * the session record names is another, as the store may have had another owner
+ * then: libvirt gives an image back to root after the guest's end.  Only users
+ * who may write S itself can write the record, and only they know the nonce:
+ * nobody else can make a W that passes for the right one, and they have no need
+ * to. */
 struct owners {
   uid_t uid[4];
   unsigned nr;
@@ -239,8 +242,9 @@ is_work_name (const char *name)
   return len > 5 && name[0] != '.' && strcmp (name + len - 5, ".work") == 0;
 }
 
-/* By its name, in the directories of processes in the runtime directory that we
- * use: the record's path may be of another mount, or of another name of it. */
+/* Look for W by its name, in the directories of processes in our runtime
+ * directory: the record's path may be of another mount, or of another name of
+ * that directory. */
 static struct work *
 find_work (struct disk *d, struct work_identity *id,
            const struct owners *owners, enum work_state *state)
@@ -290,7 +294,8 @@ find_old_work (struct disk *d, struct work_identity *id, enum work_state *state)
   struct work *w;
   int err;
 
-  /* Whoever wrote the sidecar must not have us open just anything. */
+  /* The author of an untrusted sidecar must not choose the file that we
+   * open. */
   if (path_is_confined () || !match_is_trusted (d->sc, NULL))
     return find_work (d, id, &owners, state);
   w = work_open (h->work, id, owners.uid, owners.nr, d->read_only, state);
@@ -301,8 +306,8 @@ find_old_work (struct disk *d, struct work_identity *id, enum work_state *state)
   return w;
 }
 
-/* W was made for this very file, and not for one that ours is a copy of, or was
- * before it came here. */
+/* True if W was made for this very file, and not for one that ours is a copy
+ * of, or was before it came here. */
 bool
 recover_is_made_for (const struct work_identity *id, const struct disk *d)
 {
@@ -310,7 +315,8 @@ recover_is_made_for (const struct work_identity *id, const struct disk *d)
          && id->store_btime == d->store->btime;
 }
 
-/* Does it belong to these bytes? */
+/* 1: W belongs to the store's bytes; 0: W does not, and is given up (discard);
+ * -1 with *error. */
 static int
 prove_work (struct disk *d, struct work *old, enum work_state state,
             bool discard, char **error)
@@ -350,9 +356,9 @@ prove_work (struct disk *d, struct work *old, enum work_state state,
   return -1;
 }
 
-/* The W of an open session of this boot, or NULL: none is needed (*error
- * NULL), or it cannot be had (*error says why).  *useless: one that is not to
- * be believed, to be removed when there is a new session. */
+/* The W of an open session of this boot.  NULL: no W is needed (*error NULL),
+ * or W cannot be had (*error says why).  *useless: a W that is not to be
+ * believed, to be removed when there is a new session. */
 struct work *
 recover_open_work (struct disk *d, const struct disk_config *cfg,
                    const uint8_t *boot_id, enum work_state *state,
@@ -367,8 +373,9 @@ recover_open_work (struct disk *d, const struct disk_config *cfg,
   old = find_old_work (d, &id, state);
   if ((h->state & SIDECAR_COMPLETE)
       || memcmp (boot_id, h->boot_id, SIDECAR_BOOT_ID_SIZE) != 0) {
-    /* Not needed; or the power was cut since, and a W that is still there (a
-     * runtime directory on a disk) vouches for bytes that may be gone. */
+    /* A complete volume needs no W; or the power was cut since, and a W that is
+     * still there (a runtime directory on a disk) vouches for bytes that may be
+     * gone. */
     *useless = old;
     return NULL;
   }
@@ -394,7 +401,7 @@ recover_open_work (struct disk *d, const struct disk_config *cfg,
     return NULL;
   }
   if (errno == EACCES) {
-    /* All is there. */
+    /* Nothing is lost, so discard-unflushed= is not offered. */
     message_set (error,
                  "%s was not closed, and its working map %s may not be read by "
                  "this user.  Nothing is lost: have root, or the file's owner, "
@@ -419,37 +426,38 @@ recover_open_work (struct disk *d, const struct disk_config *cfg,
   return NULL;
 }
 
-/* It is the store, and waiting will not help. */
+/* True if the store has failed, and waiting will not help. */
 static bool
 is_broken (const struct rewriting *rw, int err)
 {
   return rw->store && err != ENOMEM && err != ENOSPC && err != EDQUOT;
 }
 
-/* Write again what a sync may have lost of what *old has.  Copies, which can be
- * fetched again, are believed where no sync can have lost them; else those that
- * prove themselves are written again.  *old is NULL afterwards if it is given
- * up. */
+/* Write again the granules of *old that a sync may have lost.  Copies, which
+ * can be fetched again, are believed where no sync can have lost them; else the
+ * copies that W's sums prove are written again.  *old is NULL afterwards if W
+ * is given up. */
 static int
 rewrite_work (struct disk *d, const struct disk_config *cfg, struct work **old,
               enum work_state state, struct rewriting *rw, char **error)
 {
   bool broken;
 
-  /* A sync that fails here is told of once; whoever opens the volume after
-   * that must know. */
+  /* The kernel tells of a failed sync once: by W's state whoever opens the
+   * volume next knows of it, too. */
   if (work_set_state (*old, WORK_SYNCING) == -1) {
     message_set (error, "cannot write the working map %s: %m", (*old)->path);
     return -1;
   }
   if (state == WORK_SYNCING) {
-    /* S, too, may show what was never written: have it read from the disk.
-     * What W holds is written again anyway. */
+    /* The page cache may show bytes of S that were never written: S is read
+     * from the disk.  W's granules are written again anyway. */
     sidecar_sync (d->sc);
     posix_fadvise (d->sc->fd, 0, 0, POSIX_FADV_DONTNEED);
   }
-  /* Also where no sync is known to have failed: a copier may have died just
-   * when the kernel told it.  Then it tells nobody else. */
+  /* Granules are written again also where no sync is known to have failed: a
+   * copier may have died just when the kernel told it of a failure, and the
+   * kernel tells nobody else. */
   if (rewrite_pending (d, *old, state == WORK_OK, rw) == 0)
     return 0;
   broken = is_broken (rw, errno);
@@ -467,7 +475,8 @@ rewrite_work (struct disk *d, const struct disk_config *cfg, struct work **old,
              "failed sync may have lost (%m); writes that were not "
              "flushed are given up, as asked",
              d->store_path, (unsigned long long)rw->offset);
-  /* What was written again is given up too: that it fails is known. */
+  /* The rewritten bytes are given up, too, so a failure of this sync is no
+   * news. */
   store_sync (d->store);
   *old = NULL;
   return 0;
@@ -490,8 +499,8 @@ recover_volume (struct disk *d, const struct disk_config *cfg, struct work *old,
   }
   if (d->read_only)
     return 0;
-  /* What is shown from the page cache must be durable before a flush can be
-   * answered that covers it (G14). */
+  /* Bytes that are shown from the page cache must be durable before a flush
+   * that covers them can be answered (G14). */
   if (sidecar_sync (d->sc) == -1) {
     message_set (error, "cannot sync the sidecar %s: %m", d->metadata);
     return -1;
@@ -502,11 +511,12 @@ recover_volume (struct disk *d, const struct disk_config *cfg, struct work *old,
     message_set (error, "cannot make %s durable: %m", d->store_path);
     return -1;
   }
-  /* Overwritten granules that were in S already are not in W.  What a failed
-   * sync lost of them must not be shown from the page cache, as a later
-   * flush would not bring it to the disk (G14).  Nobody knows whether one
-   * failed just when the last owner died.  But where there was no room to
-   * write W's again the cache may be the last to have them. */
+  /* W does not name overwritten granules that S had already.  Bytes of them
+   * that a failed sync lost must not be shown from the page cache, as a later
+   * flush would not bring them to the disk (G14).  Nobody knows whether a sync
+   * failed just when the last owner died.  But where there was no room to write
+   * W's granules again, the page cache may be the last to have them, and is
+   * kept. */
   if (d->sc->h.session_open && !rw.left)
     posix_fadvise (d->store->fd, 0, 0, POSIX_FADV_DONTNEED);
   return 0;

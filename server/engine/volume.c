@@ -62,7 +62,7 @@ read_boot_id (uint8_t id[SIDECAR_BOOT_ID_SIZE], char **error)
   return -1;
 }
 
-/* The path with its folder resolved; what it names need not be there. */
+/* The path with its directory resolved; its last name need not be there. */
 static char *
 resolve (const char *path)
 {
@@ -71,8 +71,8 @@ resolve (const char *path)
   CLEANUP_FREE char *name = NULL;
   char *real;
 
-  /* Such a path is resolved already, and has no links when it is opened: to
-   * follow one that is there by now would lead elsewhere. */
+  /* A confined process's path is resolved already, and is opened without links:
+   * to follow a link that is there by now would lead elsewhere. */
   if (path_is_confined ())
     return strdup (path);
   real = realpath (path, NULL);
@@ -87,9 +87,9 @@ resolve (const char *path)
   return real;
 }
 
-/* Made by root for another's store: who may open that needs it.  If the store
- * is root's (libvirt has given it back for now) who may open the sidecar does.
- */
+/* Root gives a W that it made for another user's store to the store's owner,
+ * who may open the volume and then needs W.  If root owns the store (libvirt
+ * has given it back for now), the sidecar's owner gets W. */
 static void
 give_work (struct disk *d)
 {
@@ -113,7 +113,7 @@ give_work (struct disk *d)
                d->store_path);
 }
 
-/* The new session's W; there is no session yet. */
+/* Make W for the new session, which has not begun yet. */
 static int
 make_work (struct disk *d, char **error)
 {
@@ -122,8 +122,8 @@ make_work (struct disk *d, char **error)
   CLEANUP_FREE char *path = NULL;
   uint32_t unguessable = 0;
 
-  /* Others may write to the folder: a name that they know beforehand they
-   * could take. */
+  /* Others may write to the directory, and could take a name that they know
+   * beforehand. */
   if (getrandom (d->nonce, sizeof d->nonce, 0) != sizeof d->nonce
       || getrandom (&unguessable, sizeof unguessable, 0) == -1) {
     message_set (error, "cannot get random bytes: %m");
@@ -152,7 +152,7 @@ make_work (struct disk *d, char **error)
   return 0;
 }
 
-/* What a restart takes up again, into the header in memory. */
+/* Note the settings that a restart takes up again in the header in memory. */
 static int
 remember (struct disk *d, char **error)
 {
@@ -218,8 +218,9 @@ volume_begin (struct disk *d, char **error)
   }
   d->begun = true;
   map_set_work (d->map, d->work);
-  /* All it held is in the sidecar now, and the new session is recorded.  One
-   * that was made for another file may be all that that one has. */
+  /* The sidecar has all that the old W held, and the new session is recorded.
+   * A W that was made for another file stays: that file may have nothing
+   * else. */
   if (d->old_work && recover_is_made_for (&d->old_work->id, d))
     work_unlink (d->old_work);
   work_free (d->old_work);
@@ -275,8 +276,8 @@ take_config (struct disk *d, const struct disk_config *cfg, char **error)
   return 0;
 }
 
-/* A file that may be read but not written: a read-only export (G25).  (EPERM
- * where volumes are opened for others: it is not theirs at all.) */
+/* A file that may be read but not written: a read-only export (G25).  (EPERM in
+ * a confined process: the file is not the user's at all.) */
 static bool
 cannot_write (int err)
 {
@@ -284,7 +285,8 @@ cannot_write (int err)
          || (err == EPERM && !path_is_confined ());
 }
 
-/* All that the making of the volume has come to of the store is its name. */
+/* True if the making of the volume was cut short, and made nothing of the store
+ * but its name. */
 static bool
 is_cut_short (const struct disk *d)
 {
@@ -292,7 +294,7 @@ is_cut_short (const struct disk *d)
          && !d->store->is_block && d->store->size == 0 && d->sc->h.size > 0;
 }
 
-/* The store into d->store, which stays NULL where there is none yet. */
+/* Open the store into d->store, which stays NULL where there is none yet. */
 static int
 open_store (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -321,12 +323,13 @@ open_store (struct disk *d, const struct disk_config *cfg, char **error)
   return -1;
 }
 
-/* The sidecar into d->sc, which stays NULL where there is none yet.  One that
- * may not be written makes the store read-only, too. */
+/* Open the sidecar into d->sc, which stays NULL where there is none yet.  A
+ * sidecar that may not be written makes the store read-only, too. */
 static int
 open_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
 {
-  /* Where volumes are opened for others, whose sidecar it is counts. */
+  /* A confined process opens volumes for others, so the sidecar's owner
+   * counts. */
   uid_t sidecar_owner = d->store ? d->store->uid : 0;
   const uid_t *owner = path_is_confined () ? &sidecar_owner : NULL;
   int err;
@@ -356,8 +359,8 @@ open_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
   return d->sc || err == ENOENT ? 0 : -1;
 }
 
-/* There is a sidecar: finish what was begun, and see that all belongs
- * together. */
+/* With a sidecar: finish a making that was cut short, and check that store,
+ * sidecar and command line belong together. */
 static int
 use_sidecar (struct disk *d, const struct disk_config *cfg, char **error)
 {
@@ -463,7 +466,7 @@ volume_open (struct disk *d, const struct disk_config *cfg, char **error)
   }
   if (!cfg->session_later)
     return volume_begin (d, error);
-  /* What can go wrong then is found now. */
+  /* The session begins later; errors that it would meet then are found now. */
   if (remember (d, error) == -1)
     return -1;
   return cfg->user_later || map_is_complete (d->map) ? 0 : make_work (d, error);
@@ -518,7 +521,7 @@ volume_close (struct disk *d, bool clean)
         work_unlink (d->work);
       if ((d->sc->h.state & SIDECAR_DETACHED)
           && file_is_at (d->sc->fd, d->metadata)) {
-        /* Complete and let go: what is left is a plain raw image. */
+        /* The volume is complete and detached: a plain raw image is left. */
         path_unlink (d->metadata);
         file_sync_dir (d->metadata);
       }

@@ -13,25 +13,25 @@
 struct disk;
 struct disk_config;
 
-/* The header's lock, and the end of all that volume_open made: destroy after
- * volume_close, or where nothing was served. */
+/* volume_init makes header_lock.  volume_destroy frees all that volume_open
+ * made, after volume_close or where nothing was served. */
 void volume_init (struct disk *d);
 void volume_destroy (struct disk *d);
 
 /* -1 with errno and *error. */
 int volume_open (struct disk *d, const struct disk_config *config,
                  char **error);
-/* Begin the session, if volume_open has not: then it is the last step. */
+/* Begin the session, if volume_open has not, as the last step of opening. */
 int volume_begin (struct disk *d, char **error);
 /* After the last commit: end the session, let files go. */
 int volume_close (struct disk *d, bool clean);
 
-/* Enter it in the registry.  Twice: the second time with the pid that the fork
- * gave the owner, and with the sockets that clients connect to, which are there
- * only then. */
+/* Enter the volume in the registry.  The caller does so twice: the second entry
+ * has the pid that the fork gave the owner, and the sockets that clients
+ * connect to, which are there only then. */
 void volume_register (struct disk *d);
-/* Take the entry out of the registry, if there is one.  Before unlocking: the
- * next owner's has the same name. */
+/* Take the entry out of the registry, if there is one.  The entry goes before
+ * the locks do: the next owner's entry has the same name. */
 void volume_unregister (struct disk *d);
 
 #endif
