@@ -75,7 +75,7 @@ ahead_init (struct ahead *a, uint32_t unit, uint32_t granule, uint64_t size)
       a->region[i][j].number = UINT64_MAX;
   if (unit <= granule)
     return;
-  /* A power of two, also if someone gave another number. */
+  /* Round unit down to a power of two. */
   a->unit = UINT64_C (1) << (31 - (unsigned)__builtin_clz (unit));
   a->block = max_u64 (a->unit / 16, granule);
   a->shift = (unsigned)__builtin_ctzll (a->block);
@@ -142,8 +142,8 @@ touch (struct ahead *a, uint64_t offset, uint64_t end, bool miss)
     struct ahead_region *r
         = miss ? region_get (a, b / 64) : region_find (a, b / 64);
 
-    /* Planned long ago and still absent: it failed, or the caller had no room
-     * for it.  Then it may be planned again. */
+    /* The block was planned long ago and is still absent: its fetch failed, or
+     * the caller had no room for it.  The block may be planned again. */
     if (r && miss && (r->asked & bit_of (b))
         && a->tick - r->planned > PLAN_READS)
       r->asked = 0;
@@ -184,7 +184,8 @@ was_asked (struct ahead *a, uint64_t offset)
   return r && (r->asked & bit_of (b));
 }
 
-/* Plan what of [offset, end) was not asked for yet, and pay for it. */
+/* Plan the blocks of [offset, end) that were not asked for yet, and pay for
+ * them. */
 static void
 ask (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 {
@@ -240,8 +241,8 @@ stream_new (struct ahead *a, uint64_t end, uint32_t length)
   unsigned victim = 0;
   uint32_t oldest = 0;
 
-  /* One that never went on counts as 16 times as old: random reads must not
-   * push the real ones out. */
+  /* A stream that never went on counts as 16 times as old: random reads must
+   * not push the real streams out. */
   for (unsigned i = 0; i < AHEAD_STREAMS; i++) {
     uint32_t age = a->tick - a->stream[i].tick;
 
@@ -303,7 +304,8 @@ widen (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
     width = DENSE_UNITS * a->unit;
   else if (density (a, offset, a->unit) > own)
     width = a->unit;
-  /* With little credit left: less, and at last nothing but what was asked. */
+  /* With little credit left the width shrinks, and at last nothing is
+   * planned. */
   for (uint64_t c = (uint64_t)a->credit | 1; c < full && width >= a->block;
        c *= 2)
     width /= 2;
@@ -311,7 +313,7 @@ widen (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
     return;
   start = round_down (offset, width);
   stop = round_down (end - 1, width) + width;
-  /* What comes next first, and not behind a big piece. */
+  /* The bytes right after the read come first, not behind a big piece. */
   near = round_down (end + a->unit / 8, a->block);
   if (near < stop)
     ask (a, offset, near, plan);
@@ -336,7 +338,7 @@ extend (struct ahead *a, uint64_t offset, uint64_t end, struct ahead_plan *plan)
 
   if (edge < a->size && !was_asked (a, edge))
     ask (a, end, round_down (edge, piece) + piece, plan);
-  /* Backward only where all of it is being read. */
+  /* Plan backward only where the guest reads all of the neighbourhood. */
   if (offset >= a->unit / 2 && !was_asked (a, offset - a->unit / 2)
       && density (a, offset, piece) >= 2 * piece / a->block)
     ask (a, round_down (offset - a->unit / 2, piece), offset, plan);

@@ -20,7 +20,7 @@
 #define AHEAD_RANGES 6u
 #define AHEAD_REACH 16u /* units: nothing further from a read is planned */
 
-/* What is remembered of 64 consecutive blocks; bit i is block i of it. */
+/* The memory of 64 consecutive blocks; bit i stands for block i of them. */
 struct ahead_region {
   uint64_t number;  /* offset / (64 * block) */
   uint64_t asked;   /* was in a plan */
@@ -53,8 +53,8 @@ struct ahead {
 struct ahead_range {
   uint64_t offset, length;
 };
-/* In order of worth.  The ranges are inside the disk and block-aligned but
- * for its end; they may hold local granules and ones in flight. */
+/* Ranges in order of worth.  They are inside the disk, and block-aligned except
+ * at the disk's end; they may hold granules that are local or in flight. */
 struct ahead_plan {
   struct ahead_range range[AHEAD_RANGES];
   unsigned nr;
@@ -65,9 +65,9 @@ struct ahead_plan {
 void ahead_init (struct ahead *a, uint32_t unit, uint32_t granule,
                  uint64_t size) __attribute__ ((nonnull (1)));
 
-/* The guest reads [offset, offset+length), inside the disk; miss: some of it
- * has to come, or is still coming, from the source.  The bytes themselves are
- * the caller's business, before anything in the plan. */
+/* The guest reads [offset, offset+length), inside the disk; miss: some of the
+ * range has to come, or is still coming, from the source.  The caller fetches
+ * the range itself before anything in the plan. */
 void ahead_read (struct ahead *a, uint64_t offset, uint32_t length, bool miss,
                  struct ahead_plan *plan) __attribute__ ((nonnull (1, 5)));
 

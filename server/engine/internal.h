@@ -51,8 +51,8 @@ struct parked;
 struct disk {
   char *name, *store_path, *metadata, *backing, *runtime_dir, *control;
   char **argv;       /* backing's bracket form, or NULL */
-  char *command_dir; /* where that runs, or NULL */
-  /* It is the word of a sidecar that is that user's. */
+  char *command_dir; /* where its command runs, or NULL */
+  /* backing comes from a sidecar that belongs to backing_user. */
   bool backing_by_other;
   uid_t backing_user;
   uint64_t size;
@@ -68,7 +68,7 @@ struct disk {
   void *event_opaque;
   bool has_allocate;
   struct job_options allocate;
-  /* What the caller gave, to be recorded; 0: it did not. */
+  /* Settings that the caller gave, to be recorded; 0: not given. */
   struct {
     uint64_t timeout;
     uint32_t fetch_unit;
@@ -95,22 +95,24 @@ struct disk {
 
   struct lock header_lock; /* the sidecar's header */
 
-  /* Partial writes to absent granules that wait for a fetch, oldest first. */
+  /* Parked parts (deferred read-modify-write): partial writes to absent
+   * granules that wait for a fetch, oldest first. */
   struct lock park_lock;
   struct parked *parked, **parked_tail;
   _Atomic unsigned nr_parked;
 
-  /* Operations inside, and the gate that keeps new ones out. */
+  /* The gate (quiesce and drain): `inside` counts operations, `gated` keeps new
+   * ones out. */
   _Atomic unsigned inside;
   atomic_bool gated;
-  struct lock gate_lock; /* guards from here to stuck */
+  struct lock gate_lock; /* guards the members from gate_ended to stuck */
   pthread_cond_t gate_ended;
   pthread_t gate_thread;
   bool closing, has_gate_thread;
-  uint64_t gate_ms;     /* how long it may take */
-  uint64_t drain_until; /* of that, for operations and threads */
-  bool closed;          /* its thread has done with it */
-  bool stuck;           /* a thread of the disk's did not end: it stays */
+  uint64_t gate_ms;     /* ms that the gate may take */
+  uint64_t drain_until; /* ms; operations and threads end by then */
+  bool closed;          /* the gate's thread is done */
+  bool stuck;           /* a thread of the disk did not end: the disk stays */
   int close_error;
 
   atomic_bool source_up; /* connected, by the last change of state */
@@ -118,18 +120,18 @@ struct disk {
   uint64_t lost_at;   /* ms, when it was lost */
   atomic_bool let_go; /* complete, the source is to be stopped */
   atomic_bool local_event;
-  bool registered; /* there is an entry of ours in the registry */
+  bool registered; /* the registry has our entry */
   atomic_bool detached;
-  /* The process that was killed left it, and a session will say that it is no
-   * more needed. */
+  /* The W that a killed process left; the header of a new session makes it
+   * useless. */
   struct work *old_work;
-  uid_t work_user;                /* whose the new one is */
-  uint8_t nonce[WORK_NONCE_SIZE]; /* of the session that will be ours */
-  bool made;                      /* by this open */
+  uid_t work_user;                /* the user whom the new W belongs to */
+  uint8_t nonce[WORK_NONCE_SIZE]; /* of the session that we will begin */
+  bool made;                      /* this open made the sidecar */
   bool recorded;                  /* the sidecar may name our W */
-  bool begun;                     /* there is a session of ours */
+  bool begun;                     /* our session has begun */
   _Atomic uid_t owner; /* the store's, by the housekeeper's last look */
-  bool was_plain; /* it had no sidecar and no mark: detaching leaves none */
+  bool was_plain; /* no sidecar and no mark before: detaching leaves none */
 
   struct proof proof;
 
@@ -185,9 +187,9 @@ sectors_in (const struct disk *d, uint64_t most)
                         : round_down (most, d->granule);
 }
 
-/* Where a step from offset of at most that many bytes ends: with a sector of
- * the map where it can be.  One that is marked in two steps costs a page of
- * memory, and writes to the sidecar and the working map. */
+/* The end of a step from offset of at most `most` bytes: a step ends with a
+ * sector of the map where possible.  A sector that is marked in two steps costs
+ * a page of memory, and writes to the sidecar and W. */
 static inline uint64_t
 step_end (const struct disk *d, uint64_t offset, uint64_t most)
 {
@@ -196,8 +198,9 @@ step_end (const struct disk *d, uint64_t offset, uint64_t most)
   return offset - offset % step + step;
 }
 
-/* Operations of guests, and whoever looks: inside between disk_enter and
- * disk_leave.  Enter: 0, or -1 with ESHUTDOWN once the gate is closed. */
+/* A guest's operation, or another look at the disk, is inside between
+ * disk_enter and disk_leave.  disk_enter: 0, or -1 with ESHUTDOWN once the gate
+ * is closed. */
 static inline int
 disk_enter (struct disk *d)
 {
@@ -209,7 +212,7 @@ disk_enter (struct disk *d)
   return -1;
 }
 
-/* Leave with errno as the guest shall see it: nbdkit would turn all that it
+/* Leave with errno as the guest shall see it: nbdkit turns an errno that it
  * does not know into EINVAL. */
 static inline int
 disk_leave (struct disk *d, int err)
@@ -241,7 +244,7 @@ in_range (struct disk *d, uint64_t count, uint64_t offset)
   return offset <= d->size && count <= d->size - offset;
 }
 
-/* A disk's event to the program that holds the engine. */
+/* Hand a disk's event to the program that holds the engine. */
 static inline void
 disk_emit (struct disk *d, struct disk_event *ev)
 {
@@ -264,7 +267,7 @@ void job_tick (struct disk *d, uint64_t now);
  * allocate= asks for. */
 int jobs_start (struct disk *d, char **error);
 /* Stop the pump; the record stays as it is, so that a restart goes on.  False:
- * it has not ended until then (ms), as for housekeeper_stop. */
+ * the pump has not ended by `until` (ms), as for housekeeper_stop. */
 bool jobs_stop (struct disk *d, uint64_t until);
 
 #endif

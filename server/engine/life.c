@@ -1,14 +1,15 @@
 /* life.c - a disk from opening to its end, and what all disks share.
  *
- * The gate is the way out: nbdkit does not call .close when it quits and
- * waits for idle clients, so the volume is made clean while clients are still
- * attached; what they ask for afterwards gets ESHUTDOWN.
+ * The gate (quiesce and drain, for good) is the way out: nbdkit does not call
+ * .close when it quits and waits for idle clients, so the volume is made clean
+ * while clients are still attached; what they ask for afterwards gets
+ * ESHUTDOWN.
  *
- * It is bounded, whatever hangs.  A thread that waits in a call on the disk's
- * files cannot be ended: it is left alone, with all that it may use, that is
- * the whole disk, and the volume stays locked until the process ends.  What it
- * does when it goes on after all is what it would have done before: it is in
- * nobody's way, and no one else has the volume.
+ * The gate's time is bounded, whatever hangs.  A thread that waits in a call on
+ * the disk's files cannot be ended: the gate leaves the thread alone, with all
+ * that it may use, that is the whole disk, and the volume stays locked until
+ * the process ends.  A thread that goes on after all does what it would have
+ * done before: it is in nobody's way, and no one else has the volume.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -34,8 +35,9 @@
 #include "share.h"
 #include "volume.h"
 
-/* Of the 10 s a shutdown may take.  Five sevenths of it are for whoever works
- * on the disk to end, the rest is the last commit's alone. */
+/* The gate's share of the 10 s that a shutdown may take.  Operations and
+ * threads have five sevenths of it to end; the rest is the last commit's
+ * alone. */
 #define GATE_MS 7000u
 
 int
@@ -75,7 +77,7 @@ disk_set_max_jobs (unsigned max)
   share_set_slots (max);
 }
 
-/* From an I/O thread. */
+/* An I/O thread of the source calls this. */
 static void
 source_changed (void *opaque, enum source_state state, const char *why)
 {
@@ -102,8 +104,8 @@ source_changed (void *opaque, enum source_state state, const char *why)
     disk_emit (d, &ev);
   }
   else if (!up && (!d->source_lost || state == SOURCE_REFUSED)) {
-    /* One that was exchanged is lost first, and then refused: that must not
-     * go unsaid. */
+    /* A source that was exchanged is lost first, and then refused: the refusal
+     * must not go unsaid. */
     if (!d->source_lost)
       d->lost_at = now_ms ();
     d->source_lost = true;
@@ -114,7 +116,7 @@ source_changed (void *opaque, enum source_state state, const char *why)
   }
 }
 
-/* A disk that has nothing open; NULL: there is no memory. */
+/* Allocate a disk that has nothing open; NULL: there is no memory. */
 static struct disk *
 disk_new (const struct disk_config *cfg)
 {
@@ -179,7 +181,8 @@ disk_open (const struct disk_config *cfg, char **error)
     source_keep (d->src, d->kept);
     d->kept = NULL;
   }
-  /* Before the fork: who started the server may look for it at once. */
+  /* The entry is made before the fork: who started the server may look for the
+   * volume at once. */
   if (!cfg->user_later)
     volume_register (d);
   return d;
@@ -187,7 +190,7 @@ disk_open (const struct disk_config *cfg, char **error)
 fail : {
   int err = errno;
 
-  /* Nothing was served: what is not committed is nothing. */
+  /* Nothing was served, so there is nothing to commit. */
   if (d->begun)
     volume_close (d, true);
   disk_free (d);
@@ -247,7 +250,7 @@ disk_start (struct disk *d, char **error)
     }
     volume_register (d);
   }
-  /* What is all here needs nobody to bring it. */
+  /* A complete disk needs no thread that copies. */
   if ((!map_is_complete (d->map) && copiers_start (d) == -1)
       || housekeeper_start (d) == -1) {
     message_set (error, "cannot start a thread: %m");
@@ -269,7 +272,8 @@ drained (struct disk *d)
          && fetch_table_is_empty (d);
 }
 
-/* Have all end who work on the disk; false: some have not until then. */
+/* End all threads that work on the disk; false: some have not ended by `until`
+ * (ms). */
 static bool
 stop_all (struct disk *d, uint64_t until)
 {
@@ -296,11 +300,11 @@ close_steps (struct disk *d, uint64_t until, bool *stuck)
   fetch_wake_all (d);
   *stuck = false;
   if (!stop_all (d, until)) {
-    /* The store does not answer, or slowly.  What has been acknowledged is made
-     * durable all the same; if that can be, and the others end by it, this is
-     * an end like any other.  Else the session stays open, and the volume
-     * locked, so that nobody has it beside them: the next to open it takes what
-     * W holds. */
+    /* The store does not answer, or slowly.  Acknowledged writes are made
+     * durable all the same; if the commit succeeds, and the threads end by
+     * then, this is an end like any other.  Else the session stays open and the
+     * volume locked, so that nobody has the volume beside those threads: the
+     * next process to open it takes what W holds. */
     err = commit_run (d, COMMIT_CHECKPOINT);
     *stuck = !stop_all (d, now_ms () + 100);
     if (*stuck) {
@@ -319,7 +323,7 @@ close_steps (struct disk *d, uint64_t until, bool *stuck)
   }
   if (volume_close (d, err == 0) == -1 && err == 0)
     err = errno ? errno : EIO;
-  /* Last: nothing of the disk is to wait for it. */
+  /* boot_end comes last: nothing of the disk is to wait for it. */
   boot_end (d);
   return err;
 }
@@ -339,7 +343,8 @@ close_thread (void *arg)
   return NULL;
 }
 
-/* The gate's thread is done, and holds its lock no more: we do. */
+/* The gate's thread is done and takes gate_lock no more: the caller may hold
+ * gate_lock. */
 static void
 join_gate (struct disk *d)
 {
@@ -359,8 +364,8 @@ disk_is_idle (struct disk *d)
   return drained (d);
 }
 
-/* Each of the steps may wait for a file that never answers, the sync most of
- * all.  So a thread does them, and is left alone when the time is over. */
+/* Each step may wait for a file that never answers, the sync most of all.  So a
+ * thread does the steps, and is left alone when the time is over. */
 int
 disk_gate (struct disk *d)
 {
@@ -402,7 +407,7 @@ disk_free (struct disk *d)
   if (!d)
     return;
   volume_unregister (d);
-  /* It does not wait for the store any more: the disk is idle. */
+  /* The housekeeper waits for the store no more: the disk is idle. */
   while (!housekeeper_stop (d, now_ms () + d->gate_ms))
     ;
   while (!boot_stop (d, now_ms () + d->gate_ms))
@@ -428,7 +433,8 @@ disk_free (struct disk *d)
   free (d);
 }
 
-/* Its sidecar must stay to tell the other side of a migration. */
+/* True if the disk's sidecar must stay, to tell the other side of a
+ * migration. */
 static bool
 may_not_detach (struct disk *d, char **error)
 {
@@ -476,18 +482,18 @@ disk_detach (struct disk *d, char **error)
     errno = ESHUTDOWN;
     return -1;
   }
-  /* A job may still be ending: its record's place goes, too. */
+  /* A job may still be ending, and the place of its record goes, too. */
   LOCK_SCOPE (job_verbs (d));
   LOCK_SCOPE (&d->header_lock);
   d->sc->h.state |= SIDECAR_DETACHED;
   sync_begin (d, &s);
-  /* All of it is the truth, durably: its mark may say so. */
+  /* All of the store is local and durable: its mark may say so. */
   if (!d->was_plain && store_set_detached (d->store, true) == -1)
     log_error ("%s cannot be marked as detached (%m): to serve it again say "
                "adopt=local",
                d->store_path);
   err = fsync (d->store->fd) == -1 || sidecar_strip (d->sc) == -1 ? errno : 0;
-  /* Whichever step it was, the disk may have lost what it held. */
+  /* Any failed step may mean that the disk lost bytes that it held. */
   err = sync_end (d, &s, err);
   if (err) {
     errno = err;
@@ -503,7 +509,7 @@ disk_detach (struct disk *d, char **error)
   return 0;
 }
 
-/* What a disk is. */
+/* The disk's description, for info. */
 
 int
 disk_get_info (struct disk *d, struct disk_info *info)

@@ -1,7 +1,8 @@
 /* look.c - what is where: a guest's block status, and the allocation map.
  *
- * Local runs are asked of the store's own holes, absent ones of what the source
- * says is zero.  What cannot be known, or not in time, counts as data (G7).
+ * In local runs the store's own holes are zero; in absent runs the source says
+ * what is zero.  A run that cannot be known, or not in time, counts as data
+ * (G7).
  *
  * Locking: none.  No claim is needed: each run is described as it was at a
  * moment of the call, and changes that run beside it are not ordered with it.
@@ -25,7 +26,8 @@ struct extent_run {
   uint64_t data_start, data_stop; /* of the store, as last seen */
 };
 
-/* Join the run to the one before, or hand that on, if it is of another kind. */
+/* Join the run to the one before; if they differ in kind, hand the one before
+ * on. */
 static void
 extent_add (struct extent_run *x, uint64_t offset, uint64_t end, unsigned flags)
 {
@@ -70,7 +72,8 @@ extents_absent (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
     kind = extents_run (d->ext, at, end, &stop, &flags);
     if (kind == EXTENTS_UNKNOWN && extents_wait (d->ext, at, deadline) == 0)
       kind = extents_run (d->ext, at, end, &stop, &flags);
-    /* What cannot be known in time counts as data: never as zeros (G7). */
+    /* A run that cannot be known in time counts as data, never as zeros
+     * (G7). */
     extent_add (x, at, stop, kind == EXTENTS_ZERO ? flags : 0);
     at = stop;
   }
@@ -113,8 +116,8 @@ disk_extents (struct disk *d, uint64_t count_, uint64_t offset,
 }
 
 /* As store_next_data, which is asked once for an extent of data, not once for
- * each region in it.  A hole is not remembered: what was fetched into it since
- * was never zero. */
+ * each region in it.  A hole is not remembered: data may have been fetched into
+ * it since. */
 static int
 next_data (struct disk *d, struct extent_run *x, uint64_t at, uint64_t end,
            uint64_t *start, uint64_t *stop)

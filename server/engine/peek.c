@@ -1,9 +1,9 @@
 /* peek.c - a volume that is not open here, as its files show it.
  *
- * Nothing is locked, written, or waited for but the files themselves.  Whoever
- * has the volume open changes it meanwhile: `in_use` says that somebody has,
- * and then his answer is the one that counts.  What a killed owner left in its
- * working map is not counted.
+ * disk_peek locks and writes nothing, and waits for nothing but the files
+ * themselves.  A process that has the volume open changes it meanwhile:
+ * `in_use` says that there is one, and then the answer of that process counts.
+ * Granules that a killed owner left in W (write-intent bitmap) are not counted.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -26,7 +26,7 @@
 #include "sidecar.h"
 #include "store.h"
 
-/* Of S, read at a time. */
+/* Sectors of S that are read at a time. */
 #define NR_SECTORS 64u
 
 /* Bytes of the granules [first, end) whose bits are set; first is of sector
@@ -47,7 +47,8 @@ count_sector (const struct sidecar_header *h, const uint64_t *words,
   return bytes;
 }
 
-/* How much is local: of all, and of the granules [first, end). */
+/* Count the local bytes: *all of the disk, *range of the granules [first,
+ * end). */
 static int
 count_map (struct sidecar *sc, uint64_t first, uint64_t end, uint64_t *all,
            uint64_t *range)
@@ -89,7 +90,7 @@ take_job (struct sidecar *sc, const struct sidecar_job *r,
   info->status = (enum job_status)r->status;
   info->result = (enum job_result)r->result;
   info->pause = (enum job_pause)r->pause;
-  /* Nobody is at work on it. */
+  /* No pump works on the job here. */
   if (info->status == JOB_RUNNING || info->status == JOB_ABORTING
       || info->status == JOB_WAITING)
     info->status = JOB_CREATED;
@@ -160,8 +161,8 @@ nomem:
   return -1;
 }
 
-/* A store without a sidecar is all local, if it is one: else it says no more
- * than whose it is, and opening it will tell why. */
+/* A raw image without a sidecar is a store that is all local.  Of any other
+ * file only the owner is told; opening the file will tell why. */
 static int
 take_plain (struct disk_peek *peek, int fd, const struct stat *st)
 {
@@ -227,7 +228,8 @@ disk_peek (const char *store, bool map, struct disk_peek *peek, char **error)
       message_set (error, "volume '%s': %m", store);
     goto out;
   }
-  /* As where it is opened: what somebody else laid there says nothing. */
+  /* An open makes the same check: a sidecar that another user laid there counts
+   * for nothing. */
   if (fstat (sc->fd, &of) == -1
       || (of.st_uid != 0 && of.st_uid != geteuid ()
           && of.st_uid != st.st_uid)) {
@@ -257,7 +259,7 @@ out:
 
 /* --- regions ------------------------------------------------------------ */
 
-/* Runs in the making. */
+/* Joins ranges of one state to runs. */
 struct runs {
   int fd; /* the store, to tell holes; -1: all is data */
   disk_region_fn fn;
@@ -287,7 +289,7 @@ add_run (struct runs *runs, uint64_t offset, uint64_t length,
   return r;
 }
 
-/* What is local: data, and holes. */
+/* Add a local range, as runs of data and of holes. */
 static int
 add_local (struct runs *runs, uint64_t offset, uint64_t length)
 {
@@ -314,7 +316,7 @@ add_local (struct runs *runs, uint64_t offset, uint64_t length)
   return add_run (runs, offset, end - offset, DISK_LOCAL);
 }
 
-/* -1 with errno; 1: the caller has enough. */
+/* Add a range as S has it.  -1 with errno; 1: fn wants no more. */
 static int
 add_mapped (struct runs *runs, struct sidecar *sc, uint64_t offset,
             uint64_t end)
