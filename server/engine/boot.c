@@ -1,8 +1,8 @@
 /* boot.c - a disk's boot trace.  See boot.h.
  *
- * The file belongs to the image, by size and digest of its content.  Several
- * disks may save at once: the last one's merge stays, and what another had
- * added in between is recorded again by the next boot.
+ * The trace's file belongs to the image, by size and digest of the image's
+ * content.  Several disks may save at once: the last one's merge stays, and
+ * what another had added in between is recorded again by the next boot.
  *
  * A directory of traces counts if nobody but root and the process's user can
  * write there, a trace by its owner (trace_load).
@@ -24,7 +24,8 @@
 #include "log.h"
 #include "thread.h"
 
-/* Of the time that the disk's end may take: see life.c. */
+/* The share of saving (ms) in the time that the disk's end may take: see
+ * life.c. */
 #define SAVE_MS 1000u
 
 void
@@ -43,7 +44,7 @@ boot_destroy (struct disk *d)
   free (d->boot.path);
 }
 
-/* Only we and root may say what is in it. */
+/* True if only root and this process's user can write to dir. */
 static bool
 is_own_dir (struct disk *d, const char *dir)
 {
@@ -88,7 +89,8 @@ has_digest (const struct disk *d)
                           sizeof d->identity.digest);
 }
 
-/* Which file it is.  False, and said: none. */
+/* Find the trace's file, b->path.  False: there is none, and the log says
+ * why. */
 static bool
 find_path (struct disk *d)
 {
@@ -107,8 +109,8 @@ find_path (struct disk *d)
   return b->path != NULL;
 }
 
-/* Which file belongs to which image, and to whom: what is needed to read and
- * write it, and nothing of the disk. */
+/* A trace's file, with its image and its owner: all that is needed to read and
+ * write the file, and nothing of the disk. */
 struct place {
   char *path, *title;
   bool is_given;
@@ -134,8 +136,8 @@ place_clear (struct place *p)
   free (p->title);
 }
 
-/* The file's trace, if it is one of that image.  *keep: the file is not ours to
- * write. */
+/* Read the file's trace, if it is one of that image.  *keep: the file is not
+ * ours to write. */
 static struct trace *
 load (const struct place *p, bool *keep)
 {
@@ -151,8 +153,8 @@ load (const struct place *p, bool *keep)
                p->path);
   else if (err != ENOENT)
     log_error ("%s: boot trace not used: %s", p->title, error);
-  /* In a directory of traces the name is ours.  A path that was given may be
-   * another file's: that of a disk, say. */
+  /* In a directory of traces the name is ours.  A path that the user gave may
+   * be another file's, a disk's for example. */
   *keep = t || err == EPERM || (p->is_given && err != ENOENT && err != EBADMSG);
   trace_free (t);
   return NULL;
@@ -195,12 +197,12 @@ boot_note (struct disk *d, uint64_t offset, uint64_t length)
   return replay_note (&d->replay, offset, length);
 }
 
-/* A thread of its own saves: the directory of traces may hang, and neither a
- * checkpoint nor the disk's end is to wait for that. */
+/* A thread of its own saves the trace: the directory of traces may hang, and
+ * neither a checkpoint nor the disk's end is to wait for that directory. */
 struct saving {
-  struct lock lock; /* guards what follows */
+  struct lock lock; /* guards the members down to is_alone */
   pthread_cond_t changed;
-  bool ended;    /* the thread has done with it */
+  bool ended;    /* the thread is done */
   bool is_alone; /* nobody waits: the thread frees it */
   /* The thread's own: */
   struct place place;
@@ -285,7 +287,7 @@ save_begin (struct disk *d)
 void
 boot_tick (struct disk *d, uint64_t now)
 {
-  /* Not recorder_is_on: it may have ended of itself, full. */
+  /* recorder_is_on does not tell: a full recorder has ended by itself. */
   if (recorder_is_over (&d->boot.recorder, now)) {
     replay_forget (&d->replay);
     save_begin (d);

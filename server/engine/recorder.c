@@ -1,6 +1,6 @@
 /* recorder.c - what a guest reads in its first minutes.  See recorder.h.
  *
- * Once it has ended a read costs one load of `on`.
+ * Once the recording has ended, a read costs one load of `on`.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

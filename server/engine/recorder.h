@@ -2,11 +2,11 @@
  *
  * A unit counts when it is first read, be it local or not.  Recording ends
  * RECORDER_MS after the first read, when RECORDER_UNITS were read, or when
- * nothing new was read for RECORDER_QUIET_MS; who asks (recorder_is_over) then
- * takes the trace.
+ * nothing new was read for RECORDER_QUIET_MS; the caller of recorder_is_over
+ * then takes the trace.
  *
- * Locking: recorder_note from any thread, with no lock held or any: its own
- * lock is a leaf.  The rest from one thread at a time.
+ * Locking: recorder_note from any thread; lock order: common/lock-ranks.h.  The
+ * rest from one thread at a time.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -42,9 +42,10 @@ int recorder_start (struct recorder *r, uint64_t size,
 void recorder_note (struct recorder *r, uint64_t offset, uint64_t length,
                     uint64_t now);
 bool recorder_is_on (const struct recorder *r);
-/* Something was read, and nothing more is to be recorded. */
+/* True if something was read, and nothing more is to be recorded. */
 bool recorder_is_over (struct recorder *r, uint64_t now);
-/* End it, and have the trace; NULL: nothing was read, or it has been taken. */
+/* End the recording, and hand the trace to the caller; NULL: nothing was read,
+ * or it has been taken. */
 struct trace *recorder_take (struct recorder *r);
 
 #endif

@@ -1,8 +1,9 @@
 /* replay.c - fetching what earlier guests have read.  See replay.h.
  *
  * The thread sleeps while the guest has to catch up, while much is in flight,
- * or while the source is away.  While much is in flight it looks again each
- * POLL_MS: an arrival wakes nobody here, as one of a hundred would matter.
+ * or while the source is away.  While much is in flight the thread looks again
+ * each POLL_MS: an arrival does not wake it, as only one of a hundred would
+ * matter.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -76,7 +77,7 @@ replay_note (struct replay *r, uint64_t offset, uint64_t length)
       wake |= is_elsewhere (r);
       continue;
     }
-    /* While the thread waits it will not come there soon. */
+    /* A stalled thread will not ask for this unit soon. */
     ours &= !r->stalled || (*value & REPLAY_ASKED);
     if (*value & REPLAY_READ)
       continue;
@@ -104,8 +105,8 @@ replay_forget (struct replay *r)
   atomic_store_explicit (&r->on, false, memory_order_release);
 }
 
-/* The units of the range count as asked for by us, but those that the guest has
- * read before. */
+/* Count the range's units as asked for by the replay, except those that the
+ * guest has read before. */
 static void
 mark_asked (struct replay *r, const struct trace_range *range)
 {
@@ -122,7 +123,7 @@ mark_asked (struct replay *r, const struct trace_range *range)
   }
 }
 
-/* May something be asked for?  Sleeps as long as not.  False: all is over. */
+/* Sleep until something may be asked for.  False: the replay is over. */
 static bool
 wait_turn (struct disk *d, struct replay *r)
 {
@@ -132,7 +133,7 @@ wait_turn (struct disk *d, struct replay *r)
     uint64_t ms = up ? POLL_MS : IDLE_MS;
 
     r->stalled = r->asked - r->hit > REPLAY_WINDOW + r->confirmed / 2;
-    /* Reads are noted no more: none can take it further. */
+    /* Reads are noted no more: none can end the stall. */
     if (r->stalled && !is_on (r))
       return false;
     if (r->stalled)

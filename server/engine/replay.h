@@ -2,13 +2,13 @@
  * order, before this one asks.
  *
  * A thread asks for the trace's ranges one after the other, behind demand and
- * before jobs.  It is ahead of the guest by REPLAY_WINDOW at most, and by half
- * of what the guest has confirmed: where the guest reads something else the
- * trace was not for it, and the replay ends.  Nothing is asked for twice, and
- * nothing but a fetch ever makes a granule local.
+ * before jobs.  The thread is ahead of the guest by REPLAY_WINDOW, and half of
+ * what the guest has confirmed, at most.  Where the guest reads something else
+ * the trace was not for this guest, and the replay ends.  Nothing is asked for
+ * twice, and nothing but a fetch ever makes a granule local.
  *
- * Locking: replay_note from any thread with no lock held.  start and stop from
- * the thread that opens or closes the disk.
+ * Locking: replay_note from any thread with no lock held.  replay_start and
+ * replay_stop from the thread that opens or closes the disk.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -33,7 +33,7 @@ struct replay {
   bool started, running, ended;
   struct trace *trace;
   struct trace_units units; /* of the trace; REPLAY_* flags */
-  bool stalled;             /* it waits for the guest */
+  bool stalled;             /* the thread waits for the guest */
   uint64_t asked, hit;      /* units: asked for by us; of these read since */
   uint64_t confirmed;       /* units of the trace that the guest has read */
   uint64_t strays;          /* reads of units that are not in it */
@@ -42,17 +42,18 @@ struct replay {
 void replay_init (struct replay *r);
 void replay_destroy (struct replay *r);
 
-/* Takes the trace.  0 or -1 (it is freed all the same). */
+/* Begin, and own the trace.  0 or -1: replay_destroy frees the trace all the
+ * same. */
 int replay_start (struct disk *d, struct trace *trace);
-/* False: its thread has not ended until then (ms).  May be called again, or
- * without start. */
+/* False: the replay's thread has not ended by `until` (ms).  replay_stop may be
+ * called again, or without replay_start. */
 bool replay_stop (struct disk *d, uint64_t until);
-/* A guest reads there, length not 0.  True: the replay sees to it, read-ahead
- * need not. */
+/* A guest reads the range, length not 0.  True: the replay fetches it, and
+ * read-ahead need not. */
 bool replay_note (struct replay *r, uint64_t offset, uint64_t length);
 /* The source has connected. */
 void replay_kick (struct replay *r);
-/* Reads are of no more interest. */
+/* Note no more reads. */
 void replay_forget (struct replay *r);
 
 struct replay_info {
