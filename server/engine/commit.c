@@ -10,8 +10,8 @@
  *
  * A failed sync is final (G24): the kernel has forgotten which pages were not
  * written.  W stays marked "syncing", so that the next open writes what the
- * guest has pending again from what the page cache shows, and believes none of
- * the copies, as those can be fetched again.
+ * guest has pending again from what the page cache shows, and of the copies
+ * keeps those whose sums are right: the others can be fetched again.
  *
  * Locking: committer.lock, and sync_lock for the list of syncs under way;
  * neither is held across I/O.  set_complete holds the disk's header_lock.

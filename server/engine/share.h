@@ -7,8 +7,8 @@
  * request now is the lanes' business (lane.h).
  *
  * Each job has a part of the memory, and may have one request whatever the
- * others do (see the pump): a source or store that hangs takes nothing from
- * the jobs of other disks.
+ * others do (see has_room, pace.c): a source or store that hangs takes nothing
+ * from the jobs of other disks.
  *
  * Locking: any thread may call.  slots.lock (share.c) guards all slots.
  *
