@@ -64,7 +64,8 @@ nap (unsigned ms)
   nanosleep (&ts, NULL);
 }
 
-/* Is it gone?  Whoever waits for all children may have taken it from us. */
+/* Has pid ended?  Code that waits for all children of the process may have
+ * reaped pid before us. */
 static bool
 reap (pid_t pid, int *status)
 {
@@ -104,7 +105,7 @@ static void
 end_line (struct command *cmd)
 {
   cmd->line[cmd->len] = '\0';
-  /* It may be anything. */
+  /* The command may write any bytes: keep control characters out of the log. */
   for (char *p = cmd->line; *p; p++)
     if ((unsigned char)*p < ' ' || *p == 0x7f)
       *p = *p == '\t' ? ' ' : '?';
@@ -273,7 +274,7 @@ make_listener (const char *path)
   fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd == -1)
     return -1;
-  /* Left by an earlier run of the command. */
+  /* An earlier run of the command may have left its socket. */
   unlink (path);
   /* Nobody can connect before listen, so the mode is right in time. */
   if (bind (fd, (struct sockaddr *)&addr, sizeof addr) == -1
@@ -311,7 +312,7 @@ make_environment (char *pid_entry)
   return env;
 }
 
-/* After fork: only calls that are safe there. */
+/* Runs after fork: makes only async-signal-safe calls. */
 __attribute__ ((noreturn)) static void
 run_child (struct command *cmd, char **env, char *pid_entry, int fd, int says,
            int dir, const struct rlimit *files, pid_t parent)
@@ -328,7 +329,7 @@ run_child (struct command *cmd, char **env, char *pid_entry, int fd, int says,
   sigprocmask (SIG_SETMASK, &none, NULL);
   if (fchdir (dir) == -1 || (files && setrlimit (RLIMIT_NOFILE, files) == -1))
     _exit (126);
-  /* Out of the way of what is put into place below. */
+  /* Move fd and says away from descriptors 0 to 3, which are set below. */
   fd = fcntl (fd, F_DUPFD_CLOEXEC, 10);
   says = fcntl (says, F_DUPFD_CLOEXEC, 10);
   if (fd == -1 || says == -1 || dup2 (says, 2) == -1)
@@ -371,7 +372,7 @@ end_later (struct command *cmd, pid_t pid, bool hangs)
   for (i = 0; i < NR_ENDED && cmd->ended[i].pid; i++)
     ;
   if (i == NR_ENDED) {
-    /* So many that outlived SIGTERM: no more patience with the first. */
+    /* ended[] is full of processes that outlived SIGTERM: kill the first. */
     i = 0;
     kill (cmd->ended[0].pid, SIGKILL);
     for (unsigned n = 0; n < 100 && !reap (cmd->ended[0].pid, &status); n++)

@@ -47,13 +47,13 @@ bool command_is_single (const struct command *cmd);
  * it does not run, with loop, that of the thread, to look after it. */
 int command_connect (struct command *cmd, struct ev_loop *loop, bool start,
                      char *why, size_t len);
-/* On that thread: look after it no more. */
+/* On the thread of cmd->loop: stop watching the process. */
 void command_unwatch (struct command *cmd);
 /* Did the process end just now, by itself?  Then why says how. */
 bool command_ended (struct command *cmd, char *why, size_t len);
 /* Let the running process go: it hangs, or serves nobody any more. */
 void command_end (struct command *cmd, bool hangs);
-/* End it all, within 800 ms. */
+/* End all processes of cmd, within 800 ms. */
 void command_stop (struct command *cmd);
 
 #endif

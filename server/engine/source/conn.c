@@ -90,7 +90,7 @@ notify (struct source_conn *c, int (*what) (struct nbd_handle *h))
   return r;
 }
 
-/* Is the server still there?  Nothing else is sent that would tell. */
+/* Probe whether the server is still there: no other request would tell. */
 
 static void
 probe_done (struct source_req *req, int error)
@@ -228,7 +228,7 @@ set_timer (struct source_conn *c, uint64_t now)
   struct ev_loop *loop = c->task.thread->loop;
   uint64_t at;
 
-  /* All were answered before it. */
+  /* All requests were answered before their deadline. */
   if (TAILQ_EMPTY (&c->sent))
     c->next_deadline = 0;
   at = c->next_deadline;
@@ -299,7 +299,7 @@ conn_settle (struct source_conn *c)
   set_timer (c, now_ms ());
 }
 
-/* Nothing is asked, and yet there is something to read. */
+/* True if no request is in flight, and yet there are bytes to read. */
 static bool
 is_tls_chatter (struct source_conn *c)
 {
@@ -376,7 +376,7 @@ check_sent (struct source_conn *c, uint64_t now)
   struct source_req *req;
 
   if (now >= c->progress_at + c->patience) {
-    /* It may have been us who slept. */
+    /* This thread, not the server, may have slept. */
     if (is_readable (c))
       c->progress_at = now;
     else {

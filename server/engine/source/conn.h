@@ -9,7 +9,7 @@
 
 #include "source/internal.h"
 
-/* It is given a thread (task.thread) before it is kicked first. */
+/* c is given a thread (task.thread) before c is kicked first. */
 void conn_init (struct source_conn *c, struct source *src, unsigned index);
 void conn_free (struct source_conn *c);
 

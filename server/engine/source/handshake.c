@@ -40,7 +40,7 @@ handshake_time (const struct source *src)
                       : min_u64 (max_u64 (src->silence, 1000), CONNECT_TIME);
 }
 
-/* It is not clear by itself who was not let in. */
+/* Name the user in c->why: the error alone does not say who was not let in. */
 static void
 note_user (struct source_conn *c)
 {
@@ -192,7 +192,7 @@ handshake_resolved (struct source_conn *c, uint64_t now)
   }
 }
 
-/* So that a host which is gone is noticed on an idle connection, too. */
+/* Keep-alive notices a host that is gone on an idle connection, too. */
 static void
 set_keepalive (struct source_conn *c)
 {
@@ -205,7 +205,7 @@ set_keepalive (struct source_conn *c)
   setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &step, sizeof step);
 }
 
-/* It carries requests from now on. */
+/* From now on the connection carries requests. */
 static void
 conn_up (struct source_conn *c)
 {

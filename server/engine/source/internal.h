@@ -21,8 +21,8 @@
  * belongs to the pool's first thread, and is the only one that changes the
  * source's state or starts its command, so both have one order.
  *
- * Lock order: src->lock, then io_thread.lock.  Both are leaves for everybody
- * else: no callback is made with one held.
+ * Lock order: common/lock-ranks.h.  No callback is made with src->lock or
+ * io_thread.lock held.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

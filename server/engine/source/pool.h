@@ -4,8 +4,8 @@
  * to one thread, and is called there once for any number of kicks that came
  * before.  What a task is the pool does not know.
  *
- * Locking: each thread's lock is a leaf, held over a few pointers; a task is
- * called without it.
+ * Locking: each thread's lock is held over a few pointers; a task is called
+ * without that lock.  Lock order: common/lock-ranks.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

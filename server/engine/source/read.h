@@ -9,8 +9,8 @@
 
 #include "source/internal.h"
 
-/* Send it, or the next part of it.  It is in c->sent until it is answered;
- * where the handle turns out dead it stays there. */
+/* Send req, or its next part.  req is in c->sent until req is answered; where
+ * the handle turns out dead, req stays in c->sent. */
 void read_send (struct source_conn *c, struct source_req *req, uint64_t now);
 /* Move the requests that the server answered to c->finished, or ask on. */
 void read_take_answers (struct source_conn *c, uint64_t now);

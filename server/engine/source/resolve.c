@@ -158,7 +158,8 @@ resolve_poll (struct resolve *r, char *why, size_t len)
   return EIO;
 }
 
-/* Also while the last few instructions of an ended thread may still run. */
+/* Pin the code for ever: an ended thread may still run its last instructions.
+ */
 static void
 pin_code (void)
 {

@@ -1,7 +1,8 @@
 /* source/resolve.h - host names, looked up without blocking an I/O thread.
  *
  * A look-up runs on a thread of its own; the connection polls.  Errors are
- * messages in why.  Locking: one lock of the module's own, a leaf.
+ * messages in why.  Locking: one lock of the module's own; lock order:
+ * common/lock-ranks.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -13,9 +13,9 @@
  * for demand, the others those for background, so that a guest's read never
  * queues behind background data in a socket.
  *
- * Locking: source.c's own locks are leaves: no callback is made with one
- * held, and a callback may take any engine lock.  A callback must not block
- * on I/O.
+ * Locking: lock order: common/lock-ranks.h.  source.c makes no callback with
+ * a lock of its own held, and a callback may take any engine lock.  A callback
+ * must not block on I/O.
  *
  * Errors: errno values, positive; 0 is success.  Every failure of the remote
  * is EIO, except ESHUTDOWN (the source was stopped), ECANCELED (see
@@ -129,7 +129,7 @@ struct source_req {
   size_t answer_size;
 };
 
-/* Has it connections that carry no demand, or may it open some? */
+/* Has src connections that carry no demand, or may src open some? */
 bool source_has_background (struct source *src) __attribute__ ((nonnull (1)));
 
 /* Blocking, before any thread exists: connect, ask size and identity, close.
@@ -170,8 +170,8 @@ void source_keep (struct source *src, struct source_kept *kept)
 int source_start (struct source *src, const struct source_identity *expect)
     __attribute__ ((nonnull (1)));
 
-/* Ask for it.  Any thread.  Never blocks.  done may run before this returns.
- * A request for which no connection is up waits until its deadline; a
+/* Submit req, from any thread.  Never blocks.  done may run before this
+ * returns. A request for which no connection is up waits until its deadline; a
  * connection's death replays what was in flight. */
 void source_submit (struct source *src, struct source_req *req)
     __attribute__ ((nonnull (1, 2)));
