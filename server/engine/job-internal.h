@@ -9,8 +9,8 @@
  * internal.h says of jobs.
  *
  * Locking: verb_lock serialises the calls that change a job and write its
- * record; it is held across I/O to the sidecar.  lock guards the members, and
- * is never held across I/O.  verb_lock before lock.
+ * record; verb_lock is held across I/O to the sidecar.  lock guards the
+ * members, and is never held across I/O.  Lock order: common/lock-ranks.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,9 +23,9 @@
 #include "share.h"
 #include "window.h"
 
-/* What is asked for at once, where nothing makes it less. */
+/* Bytes of one request, where nothing makes the request smaller. */
 #define JOB_REQUEST (UINT64_C (1) << 20)
-/* How many samples the rate of late is of, and ended jobs are remembered. */
+/* Number of samples for the rate of late, and of ended jobs remembered. */
 #define JOB_SAMPLES 11u
 #define JOB_ENDED_KEPT 16u
 

@@ -38,7 +38,7 @@ enum verdict {
   NOT_OVER, /* the job is in progress still */
 };
 
-/* Which verb in which status. */
+/* The verdict on each verb in each status. */
 static const enum verdict verb_table[NR_VERBS][JOB_CONCLUDED + 1] = {
   /* clang-format off */
   /*                  none     created   running   paused    waiting   aborting  concluded */
@@ -152,7 +152,7 @@ check_range (struct disk *d, const struct job_options *options, char **error)
   return 0;
 }
 
-/* The disk's job is a new one. */
+/* Make the disk's job a new job with these options. */
 static void
 replace (struct disk *d, const struct job_options *options)
 {
@@ -240,8 +240,8 @@ job_abort (struct disk *d, uint64_t number, char **error)
   job_look_at_map (d);
   {
     LOCK_SCOPE (&j->verb_lock);
-    /* The record cannot be changed any more: who opens the volume next would go
-     * on with the job (G37). */
+    /* The record cannot be changed any more: the server that opens the volume
+     * next would go on with the job (G37). */
     if (j->closed)
       return refuse (error, ESHUTDOWN, "disk '%s' is being closed", d);
     {
@@ -252,7 +252,7 @@ job_abort (struct disk *d, uint64_t number, char **error)
       job_set_status (d, JOB_ABORTING);
       job_wake (j);
     }
-    /* From here on a restart does not go on with it. */
+    /* From here on a restart does not go on with the job. */
     err = job_write_record (d);
   }
   /* So that nothing in flight is written, whatever the pump is doing. */
@@ -264,7 +264,7 @@ job_abort (struct disk *d, uint64_t number, char **error)
   }
   if (err == 0)
     return 0;
-  /* How the job ended is recorded too: that will do. */
+  /* The record of how the job ended serves as well. */
   {
     LOCK_SCOPE (&j->verb_lock);
     err = job_write_record (d);
@@ -367,7 +367,7 @@ job_dismiss (struct disk *d, uint64_t number, char **error)
   return record (d, error);
 }
 
-/* What the last process left in progress goes on. */
+/* Go on with the job that the last process left in progress. */
 static int
 go_on (struct disk *d, char **error)
 {
@@ -426,7 +426,7 @@ jobs_stop (struct disk *d, uint64_t until)
     j->stop = true;
     job_wake (j);
   }
-  /* Without verb_lock, which the pump needs to conclude. */
+  /* verb_lock is not held here: the pump needs verb_lock to conclude. */
   {
     LOCK_SCOPE (&j->lock);
     while (j->pumping && now_ms () < until)

@@ -457,8 +457,8 @@ jobs_open (struct disk *d, char **error)
   if (r == -1) {
     log_error ("%s: the job record is damaged (%m): taken as no job",
                d->metadata);
-    /* A slot that could not be read may hold any sequence, and be read again
-     * when there is a newer record: that is to be the higher one. */
+    /* A slot that could not be read may hold any sequence, and may be readable
+     * again later: a newer record must have the higher sequence. */
     j->record.sequence = (uint64_t)time (NULL) << 20;
   }
   /* A record that older programs wrote has no number; the sequence is no lower
@@ -550,7 +550,7 @@ job_tick (struct disk *d, uint64_t now)
     if (j->status == JOB_RUNNING)
       add_sample (j, now, local);
   }
-  /* For the clock and the bytes read, so that a crash does not take them back
+  /* The record keeps the clock and the bytes read: a crash takes neither back
    * further than a checkpoint. */
   if (record && lock_try (&j->verb_lock)) {
     job_write_record (d);

@@ -6,15 +6,15 @@
  * job in job.c.
  *
  * Jobs of a disk have numbers, from 1, which go up by one and on over a
- * restart: so whoever started one, or waits for one, is not told about
- * another.  How the latest ended is remembered by number while the process
- * lives, whatever became of their records.
+ * restart, so a client that started a job, or waits for a job, is not told
+ * about another job.  While the process lives, it remembers by number how the
+ * latest jobs ended, whatever became of their records.
  *
  * Every counter is derived from the map (I7): total is the range widened to
  * granules and clipped to the disk, remaining what of it is absent now,
  * processed the rest, whoever made it local.
  *
- * Locking: any thread; see disk.h for the order.
+ * Locking: any thread; lock order: common/lock-ranks.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -94,8 +94,8 @@ int job_start (struct disk *disk, const struct job_options *options,
                uint64_t *number, char **error)
     __attribute__ ((nonnull (1, 2, 4)));
 
-/* number, of all that follow: of the job that is meant, 0 for whichever it is.
- * ESRCH: it is another's turn. */
+/* In the calls below number is the number of the job that the caller means, or
+ * 0 for whichever job the disk has.  ESRCH: the disk has another job now. */
 
 /* Returns when nothing more will be written for the job, at the latest after
  * 2 s even if the source hangs.  ESRCH: no job in progress; ESHUTDOWN. */
@@ -121,8 +121,8 @@ void job_get_info (struct disk *disk, struct job_info *info)
  * ESRCH: none of these, with *error. */
 int job_find (struct disk *disk, uint64_t number, struct job_info *info,
               char **error) __attribute__ ((nonnull (1, 3, 4)));
-/* The same as job_get_info, for who must not wait.  False: it cannot be had
- * without. */
+/* job_get_info for a caller that must not wait.  False: the info cannot be had
+ * without waiting. */
 bool job_try_get_info (struct disk *disk, struct job_info *info)
     __attribute__ ((nonnull (1, 2)));
 

@@ -26,7 +26,7 @@ enum halt {
 /* The caller holds job.lock: */
 
 /* Why the pump is not to go on: a set of enum halt.  Only the pump sets errnum,
- * and it leaves then. */
+ * and the pump leaves then. */
 unsigned pace_why_halt (struct disk *d);
 /* Wait until no request is in flight, or one of these halts holds. */
 void pace_wait_answers (struct disk *d, unsigned halts);

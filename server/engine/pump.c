@@ -5,7 +5,7 @@
  * nothing is absent: a range that a guest was fetching, or that failed, is met
  * on the next walk.
  *
- * When it may go on, and send a request, is in pace.c.
+ * pace.c decides when the pump may go on, and when it may send a request.
  *
  * Errors of a source that answers are tried ATTEMPTS times, with growing
  * waits and shrinking requests, so that what is given up is one granule.  A
@@ -34,8 +34,9 @@
 #define ATTEMPTS 5u
 #define GRANULE_ATTEMPT 3u /* the first that is made granule by granule */
 #define BACKOFF_MS 100u
-/* Of many jobs: each has threads of its own in the source, whose buffers are as
- * large as the largest request and are used but a few times. */
+/* The most bytes of a request while many jobs run: each job has threads of its
+ * own in the source, whose buffers are as large as the largest request and are
+ * used but a few times. */
 #define SHARED_REQUEST (UINT64_C (512) << 10)
 /* While a guest is active a job sends small requests (POLITE_REQUEST for each
  * processor, at most POLITE_MOST), because the thread that handles an answer
@@ -95,8 +96,8 @@ struct walk {
   } skipped; /* granules */
 };
 
-/* A source that is far away has few connections to be asked on: then more at a
- * time. */
+/* A source that is far away has few connections, so each request asks for
+ * more bytes. */
 static uint64_t
 usual_request (struct job *j)
 {
@@ -140,7 +141,7 @@ is_skipped (const struct walk *w, uint64_t g)
   return false;
 }
 
-/* Kept in order, as is_skipped searches. */
+/* Add g to w->skipped, in order: is_skipped searches by halves. */
 static bool
 skip (struct walk *w, uint64_t g)
 {
@@ -210,7 +211,8 @@ handle_failure (struct disk *d, struct walk *w)
   uint64_t offset, end;
   unsigned most = w->gave_up ? 2 : ATTEMPTS;
 
-  /* All of this walk's requests, so that the lowest failure is known. */
+  /* Wait for all of this walk's requests, so that the lowest failure is known.
+   */
   pace_wait_answers (d, HALT_END | HALT_SOURCE);
   /* A source that has gone is waited for first. */
   if (!j->failing || (pace_why_halt (d) & HALT_END) || j->in_flight > 0)
@@ -221,7 +223,8 @@ handle_failure (struct disk *d, struct walk *w)
   w->at = min_u64 (w->at, offset);
   if (j->fail_store)
     return store_failed (d, j->fail_store, offset) ? GO : LEAVE;
-  /* The source has gone meanwhile: not this range's fault. */
+  /* The source has gone meanwhile: the failure does not count as an attempt at
+   * this range. */
   if (pace_why_halt (d) & HALT_SOURCE)
     return GO;
   count_attempt (w, offset, end);
@@ -241,7 +244,7 @@ make_zeros (struct disk *d, struct walk *w, uint64_t end)
   struct job *j = d->job;
   int err;
 
-  /* In steps, as an abort waits for what is being written. */
+  /* Write zeros in steps: an abort waits for the write under way. */
   if (j->options.full || store_zero_is_slow (d->store))
     end = min_u64 (end, step_end (d, w->at, ZERO_STEP));
   err = copier_zero_range (d, w->at, end, j->options.full);
@@ -298,8 +301,8 @@ step (struct disk *d, struct walk *w)
 {
   struct job *j = d->job;
   uint64_t g = granule_floor (d, w->at), stop, end;
-  /* No more than can be done at once: on a huge disk a look at all that is
-   * left, for every step, would be most of the work. */
+  /* Look no further than one step can go: on a huge disk, looking at all the
+   * rest of the map at each step would be most of the work. */
   uint64_t last
       = granule_ceil (d, min_u64 (j->end, step_end (d, w->at, FAST_ZERO_STEP)));
   enum map_state state = map_run (d->map, g, last, &stop);
@@ -371,7 +374,8 @@ recount_skipped (struct disk *d, const struct walk *w)
   j->failed_offset = first;
 }
 
-/* What of [offset, end), under the claim, is to be allocated before the walk.
+/* Allocate blocks of [offset, end) before the walk: all of them or, where
+ * allocation is slow, those of live granules.  The caller holds the claim.
  * 0 or -1. */
 static int
 preallocate_step (struct disk *d, uint64_t offset, uint64_t end)
@@ -380,7 +384,7 @@ preallocate_step (struct disk *d, uint64_t offset, uint64_t end)
 
   if (!store_preallocate_is_slow (d->store))
     return store_preallocate (d->store, end - offset, offset);
-  /* What is absent is written anyway, once, when it becomes local. */
+  /* Absent granules are written anyway, once, when they become local. */
   for (; g < last; g = stop)
     if (map_run (d->map, g, last, &stop) == MAP_LIVE) {
       uint64_t at = max_u64 (granule_offset (d, g), offset);
@@ -407,7 +411,7 @@ preallocate (struct disk *d)
 
     if (pace_wait_turn (d, 0) == LEAVE || commit_failed (d))
       return;
-    /* Where zeros have to be written for it, no write may come between. */
+    /* Where preallocation writes zeros, no guest's write may come between. */
     claim_take (&d->claims, &c, granule_floor (d, at), granule_ceil (d, end));
     r = preallocate_step (d, at, end);
     claim_drop (&d->claims, &c);
@@ -440,8 +444,9 @@ all_answered (struct disk *d)
   return !j->failing && j->in_flight == 0;
 }
 
-/* All of the failed range was asked for again.  Only when it has been answered
- * the attempts are over: the failure comes long after the last request. */
+/* The pump has asked for all of the failed range again.  The attempts are over
+ * only when all answers have come: a failure comes long after the last request.
+ */
 static bool
 retry_has_ended (struct disk *d, struct walk *w)
 {
@@ -472,7 +477,8 @@ walk_range (struct disk *d)
     /* After a failed commit nothing more could be made durable. */
     if (pace_wait_turn (d, w.not_before) == LEAVE || commit_failed (d))
       break;
-    /* The requests in flight would wait for the source, and are of no use. */
+    /* All is local, so the requests in flight are of no use: do not wait for
+     * the source. */
     if (!pace_source_is_up (d) && pace_is_local (d)) {
       recount_skipped (d, &w);
       break;

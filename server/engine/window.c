@@ -12,7 +12,8 @@
 #include "bytes.h"
 #include "window.h"
 
-/* Answers that take this many times the least are queueing, or not yet. */
+/* Answers that take more than QUEUEING times the least time queue; answers that
+ * take less than FREE times the least time do not queue. */
 #define QUEUEING 4u
 #define FREE 2u
 

@@ -1,10 +1,11 @@
 /* window.h - how much of a job may be in flight: it follows bandwidth times
  * delay, as a sender's window does.
  *
- * A source that is far away is asked for more at a time.  How far it is, is the
- * least time that an answer took; while answers do not take much longer than
- * that, though the window was full, more fits on the way, and the window grows.
- * When they take several times as long they queue, and it shrinks.
+ * A source that is far away is asked for more at a time.  The least time that
+ * an answer took says how far away the source is.  While answers take little
+ * longer than the least time, though the window was full, more bytes fit on
+ * the way, and the window grows.  When answers take several times the least
+ * time, they queue, and the window shrinks.
  *
  * A pure policy: no I/O, no clock.  The caller serialises the calls for one
  * window.  Sizes are bytes, times nanoseconds.
@@ -27,7 +28,7 @@ struct window {
 };
 
 void window_init (struct window *w) __attribute__ ((nonnull (1)));
-/* More would have been asked for. */
+/* The caller would have asked for more, but the window was full. */
 void window_is_full (struct window *w) __attribute__ ((nonnull (1)));
 /* An answer of so many bytes took that long; most: what the window may grow
  * to. */
