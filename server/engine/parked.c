@@ -75,7 +75,7 @@ parked_finish (struct disk *d, struct parked *p, int err, bool behind)
     unpark (d, p);
     p->error = err;
     p->behind = behind;
-    /* After this the owner may be gone. */
+    /* Once done is set, p may be gone with its owner's stack. */
     atomic_store_explicit (&p->done, true, memory_order_release);
   }
   fetch_kick (d, offset);
@@ -165,7 +165,7 @@ parked_give_up (struct disk *d, struct parked *p, int err)
 int
 parked_result (struct disk *d, struct parked *p, bool *behind)
 {
-  /* parked_finish may still be about to leave the lock. */
+  /* Wait for park_lock: parked_finish may still hold it after it set done. */
   LOCK_SCOPE (&d->park_lock);
 
   *behind |= p->behind;

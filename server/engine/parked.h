@@ -1,11 +1,12 @@
 /* parked.h - parts of writes that wait for the rest of their granule.
  *
  * A write to a part of an absent granule is a read-modify-write whose read
- * comes from the source.  It is deferred: the part is parked, without a claim,
- * while the granule is fetched.  Whoever first has a claim on the granule and
- * its bytes applies all parts of it, in the order in which they came: their
- * owners, a copier that has just committed it, or a later change.  A later
- * change of the whole granule cancels them: they count as applied just before.
+ * comes from the source.  The write is deferred: the part is parked, without a
+ * claim (range lock), while the granule is fetched.  The first thread that has
+ * a claim on the granule and the granule's bytes applies all its parts, in the
+ * order in which they came.  That thread is an owner of a part, a copier that
+ * has just committed the granule, or a later change.  A later change of the
+ * whole granule cancels its parts: they count as applied just before.
  *
  * Ownership: a part is on its owner's stack; once done is set the owner may be
  * gone, and nobody else looks at it.
@@ -38,8 +39,8 @@ void parked_init (struct disk *d);
 void parked_destroy (struct disk *d);
 
 void park (struct disk *d, struct parked *p);
-/* Take it off the list again, failed, if nobody has applied it.  After this,
- * or when done was set, parked_result is the end of it. */
+/* Take p off the list as failed with err, unless p has been applied.  After
+ * this call, or once done is set, the owner calls parked_result last. */
 void parked_give_up (struct disk *d, struct parked *p, int err);
 /* 0 or errno; *behind is set if W could not be written. */
 int parked_result (struct disk *d, struct parked *p, bool *behind);
@@ -49,8 +50,8 @@ void parked_apply (struct disk *d, uint64_t g, uint64_t end);
 /* All parts on [g, end), of which a change of the whole has just been made.
  * behind: W could not be written. */
 void parked_cancel (struct disk *d, uint64_t g, uint64_t end, bool behind);
-/* Granule g is absent, bytes is what the source has: write it with all its
- * parts, and make it the guest's. */
+/* Granule g is absent, bytes are the source's: write the granule with all its
+ * parts, and make the granule the guest's. */
 void parked_merge (struct disk *d, uint64_t g, char *bytes);
 
 #endif

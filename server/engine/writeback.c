@@ -22,9 +22,9 @@
  * for nothing else, and drop_lock serialises its users, so an error is recorded
  * before the next check.
  *
- * What a guest has changed since the piece was listed may be newer than that
- * sync: such a piece stays.  The guest looks after its write, within its
- * claim: a piece that is listed later is synced later.
+ * A guest's change since the piece was listed may be newer than the sync, so
+ * such a piece stays.  The guest's thread looks for listed pieces after its
+ * write, within its claim: a piece that is listed later is synced later.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -38,11 +38,11 @@
 #include "share.h"
 #include "writeback.h"
 
-/* What all jobs together have under way to their devices. */
+/* Bytes that all jobs together have under way to their devices. */
 #define WINDOW (UINT64_C (32) << 20)
 #define PIECE (UINT64_C (4) << 20)
-/* What they list before it is synced and dropped, and the least for each job,
- * as syncs must be few. */
+/* Bytes that all jobs together list before a sync and a drop, and the least for
+ * each job, as syncs must be few. */
 #define SYNC_BYTES (UINT64_C (32) << 20)
 #define SYNC_BYTES_EACH (UINT64_C (16) << 20)
 
@@ -146,7 +146,7 @@ list (struct writeback *wb, const struct writeback_piece *p)
   LOCK_SCOPE (&wb->lock);
   uint64_t most = max_u64 (SYNC_BYTES / jobs_sharing (), SYNC_BYTES_EACH);
 
-  /* While others are dropped, what is too many stays in the cache. */
+  /* While other pieces are dropped, surplus pieces stay in the page cache. */
   if (wb->nr_written < WRITTEN_PIECES) {
     struct writeback_piece *next = wb->written + wb->nr_written++;
 
@@ -173,8 +173,9 @@ drop_later (struct disk *d, const struct writeback_piece *p)
 
   if (!list (wb, p))
     return;
-  /* A gate must not wait for this.  The sync is a commit's, so that pieces
-   * are not taken for durable while a commit is told that they are not. */
+  /* A gate must not wait for the sync.  A group commit does the sync, so that
+   * pieces are not taken for durable while a commit is told that they are not.
+   */
   if (!atomic_load_explicit (&d->gated, memory_order_acquire)
       && commit_run (d, 0) == 0)
     for (unsigned i = 0; i < wb->nr_dropping; i++)
@@ -217,14 +218,14 @@ writeback_add (struct disk *d, uint64_t offset, uint64_t end, bool keep)
   struct writeback *wb = &d->writeback;
   struct writeback_piece piece = { offset, end, keep }, old;
 
-  /* What syncs is to be told of failures itself. */
+  /* A descriptor that is synced must itself be told of failed writes. */
   if (d->store->is_block || d->store->aux_fd == d->store->fd
       || ability_is_missing (&d->store->able, ABILITY_SYNC_RANGE)
       || !sync_range (d, d->store->aux_fd, &piece, SYNC_FILE_RANGE_WRITE))
     return;
   if (!push (wb, &piece, &old))
     return;
-  /* Without the claim: nobody should wait for this. */
+  /* No claim is held here: no other thread should wait for the device. */
   if (sync_range (d, d->store->aux_fd, &old, WRITE_AND_WAIT) && !old.keep
       && d->store->drop_fd >= 0)
     drop_later (d, &old);
