@@ -7,14 +7,14 @@
  *   4096    top level of plane 0, then of plane 1: a bit for each 64 MiB
  *   ...     bits of plane 0, then of plane 1
  *
- * Plane n is that of index n mod 2.  The frozen one is live - 1, unless dropped
- * says that this is gone.  Each step of a flip is one store to a mapped word.
- * Who is killed between two of them leaves a plane that was dropped, and
- * perhaps not cleared: the next flip does both again.
+ * Plane n is that of index n mod 2.  The frozen plane is live - 1, unless
+ * dropped says that this plane is gone.  Each step of a flip is one store to a
+ * mapped word.  A process that is killed between two steps leaves a plane that
+ * was dropped, and perhaps not cleared: the next flip does both again.
  *
- * A claim counts itself in under its number's index, and looks again whether
- * that is still live; so who has flipped, and then sees no claim of the old
- * number, knows that none will mark there any more.
+ * planes_claim counts the claim under its number's index, and then looks again
+ * whether that number is still live.  So a thread that has flipped, and then
+ * sees no claim of the old number, knows that no claim will mark that plane.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -214,7 +214,7 @@ planes_create (const char *path, const struct planes_id *id)
   set (&p->words->dropped, 0);
   set (&p->words->session, id->session);
   set (&p->words->state, STATE_OK);
-  /* Last: one without it is nobody's. */
+  /* The id comes last: a file without an id belongs to no volume. */
   pack_id (id, p->map);
   return p;
 }
@@ -235,7 +235,7 @@ clear_plane (struct planes *p, unsigned i)
       memset ((uint8_t *)p->bits[i] + page * PAGE, 0, PAGE);
 }
 
-/* Which pages the file has. */
+/* Set has[i][page] for each page that the file has. */
 static int
 find_pages (struct planes *p, unsigned i)
 {
@@ -360,7 +360,7 @@ planes_drop (struct planes *p, struct planes_claim *c)
   c->number = 0;
 }
 
-/* Is there room for that page of bits, or can there be? */
+/* True if the file has, or now gets, room for that page of bits. */
 static bool
 make_page (struct planes *p, unsigned i, uint64_t page)
 {

@@ -1,10 +1,11 @@
-/* plane.h - dirty planes: what a guest has changed, by rounds of a migration.
+/* plane.h - dirty planes: the granules that a guest has changed, by rounds of
+ * a migration.
  *
  * Two planes of one bit a granule: the live one, which changes mark, and the
  * frozen one, which the other side copies.  They are numbered; a change marks
  * the plane that was live when its claim began, and before the store changes.
- * So planes_take, which freezes the live plane and waits for the claims of
- * older numbers, has in it every change that a later read may not see.
+ * planes_take freezes the live plane and waits for the claims of older
+ * numbers, so the frozen plane has every change that a later read may not see.
  *
  * The file is on the runtime directory's tmpfs and mapped: marks survive the
  * process (SIGKILL), not the boot.  A page of bits is made when it is first
@@ -12,7 +13,7 @@
  * in a top level that has its room from the start.  A plane may say more than
  * changed, never less.
  *
- * Whatever casts doubt on the file makes it lost: then all must be compared.
+ * Any doubt about the file makes the planes lost: all must then be compared.
  * Nothing serves by this yet.
  *
  * Shapes: offsets and lengths are bytes of the disk; plane numbers begin
@@ -52,8 +53,8 @@ uint32_t planes_granule (uint64_t size, uint32_t map_granule);
 /* EEXIST: there is such a file. */
 struct planes *planes_create (const char *path, const struct planes_id *id)
     __attribute__ ((nonnull (1, 2)));
-/* What an earlier process of this boot left.  NULL: it is lost, *why says (a
- * static text) what is wrong with it. */
+/* Open the file that an earlier process of this boot left.  NULL: the planes
+ * are lost, and *why (a static text) says what is wrong with the file. */
 struct planes *planes_open (const char *path, const struct planes_id *id,
                             const char **why)
     __attribute__ ((nonnull (1, 2, 3)));

@@ -1,8 +1,8 @@
 /* role.c - see role.h.
  *
  * The table says what may follow what, and of each step what must stay the same
- * and what must be new; a step that is not in it is refused.  Nothing that
- * comes from the other side is looked at here but as bytes.
+ * and what must be new; a step that is not in the table is refused.
+ * Values that come from the other side are looked at here only as bytes.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -120,10 +120,10 @@ role_unpack (struct role *role, const uint8_t buf[ROLE_RECORD])
 /* The kinds, as bits. */
 #define IS(kind) (1u << (kind))
 
-/* These are of one freeze. */
+/* The roles whose records belong to one freeze. */
 #define HAS_FREEZE \
   (IS (ROLE_PREPARED) | IS (ROLE_GIVEN) | IS (ROLE_OWNER) | IS (ROLE_BACK))
-/* The other side need not know of the rest. */
+/* The roles that the other side must know of. */
 #define CAN_BE_HEARD \
   (IS (ROLE_GIVEN) | IS (ROLE_OWNER) | IS (ROLE_ABORTED) | IS (ROLE_BACK))
 
@@ -228,7 +228,8 @@ is_allowed (const struct step *step, const struct role *was,
   *why = "its epoch is wrong";
   if (!epoch_is (was, next, step->epoch))
     return false;
-  /* Of one freeze, and what is known of it stays so. */
+  /* Both records must be of one freeze, and a step within one kind keeps all
+   * flags. */
   *why = "it is of another freeze";
   if (step->same_mid && has_id (was->freeze) && has_id (next->freeze)
       && !same_id (was->freeze, next->freeze))

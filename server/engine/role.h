@@ -8,10 +8,11 @@
  * destination becomes OWNER only by having that of its own migration and
  * freeze.
  *
- * This is the record alone: what it holds, how it is packed, what may follow
- * what, and what each role allows.  The sidecar writes it (sidecar_set_role).
- * A record counts as long as it is there, and an older program refuses the
- * volume; it goes when both sides know how the migration has ended.
+ * This module is the record alone: its members, its packing, the steps from one
+ * role to the next, and what each role allows.  The sidecar writes it
+ * (sidecar_set_role). A record counts as long as it is there, and an older
+ * program refuses the volume; it goes when both sides know how the migration
+ * has ended.
  *
  * Shapes: strings are malloc'd, NULL if there is none, at most ROLE_STRING
  * bytes. They are another host's: show them by role_peer.
@@ -85,7 +86,7 @@ void role_pack (const struct role *role, uint8_t buf[ROLE_RECORD])
 /* -1: there is a kind or a flag that this program does not know. */
 int role_unpack (struct role *role, const uint8_t buf[ROLE_RECORD])
     __attribute__ ((nonnull (1, 2)));
-/* Has it all that its kind needs, and nothing too long? */
+/* Has the record all that its kind needs, and no string that is too long? */
 bool role_is_whole (const struct role *role) __attribute__ ((nonnull (1)));
 
 /* May next be written over was?  Else *why. */
