@@ -3,10 +3,11 @@
  * source that is no longer needed, the job's clock, and a look at whose the
  * store is.
  *
- * A thread for each disk, as it may wait for the store: one that hangs must
- * not keep other disks from their checkpoints.
+ * Each disk has a thread, as the thread may wait for the store: a store that
+ * hangs must not keep other disks from their checkpoints.
  *
- * Locking: its lock guards `running`; it is not held while the disk is served.
+ * Locking: keeper.lock guards `running`, and is not held while the thread
+ * serves the disk.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -54,8 +54,8 @@ pace_is_local (struct disk *d)
          == j->end - j->offset;
 }
 
-/* job.lock is held, but not while this looks at the map, which may read the
- * sidecar. */
+/* job.lock is held, but all_is_local lets job.lock go while it looks at the
+ * map: the look may read the sidecar. */
 static bool
 all_is_local (struct disk *d)
 {
@@ -64,7 +64,8 @@ all_is_local (struct disk *d)
   return pace_is_local (d);
 }
 
-/* job.lock is held, but not while this waits for a slot, or until job_wake. */
+/* job.lock is held, but wait_slot lets job.lock go while it waits for a slot or
+ * for job_wake. */
 static void
 wait_slot (struct job *j)
 {
@@ -115,7 +116,7 @@ pace_wait_turn (struct disk *d, uint64_t not_before)
       continue;
     }
     if ((why & HALT_SOURCE) && !all_is_local (d)) {
-      /* all_is_local has let the lock go: much may have changed. */
+      /* all_is_local has let job.lock go: much may have changed. */
       if (pace_why_halt (d) & (HALT_END | HALT_PAUSE))
         continue;
       if (!wait_source (d, now))

@@ -15,8 +15,8 @@
  * "may be neither written nor resized by others" on it, as long as it is open,
  * and do not open one that somebody writes to.
  *
- * Who hangs in a read (a network file system whose server is away) cannot be
- * called back: the request ends when the kernel says so.
+ * A reader that hangs in a read (a network file system whose server is away)
+ * cannot be called back: the request ends when the kernel says so.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -50,7 +50,8 @@
 #define BACKOFF_MAX 1000 /* ms */
 #define MAX_EXTENTS 1024u
 
-/* Of a request that found the file changed: it is put back. */
+/* The result of a request that found the file changed: the request is put back.
+ */
 #define LOST (-1)
 
 /* QEMU's lock bytes: 100 + i says "I use permission i", 200 + i "others may
@@ -206,7 +207,7 @@ read_all (int fd, void *buf, uint32_t length, uint64_t offset)
   return 0;
 }
 
-/* Is it the source that we know?  Otherwise why says what it is. */
+/* Is the file the source that we know?  Otherwise why says what the file is. */
 static enum source_state
 identify (struct source *src, int fd, uint64_t size, char *why, size_t len)
 {
@@ -356,9 +357,9 @@ seek (int fd, uint64_t offset, int whence, uint64_t end)
   return (int64_t)min_u64 ((uint64_t)r, end);
 }
 
-/* What cannot be told is data.  Beyond the end of a file that was cut short
- * there is a hole, too, which must not become zeros; so its size is asked after
- * all else. */
+/* Bytes of unknown kind count as data.  Beyond the end of a file that was cut
+ * short there is a hole, too, which must not become zeros; so the file's size
+ * is asked after all else. */
 static int
 read_status (int fd, struct source_req *req)
 {
@@ -426,7 +427,7 @@ next_request (struct local *l)
   return req;
 }
 
-/* The file is not what it was.  True: it waits again. */
+/* The file is not what it was.  True: the request waits again. */
 static bool
 put_back (struct source *src, struct source_req *req)
 {
@@ -614,7 +615,7 @@ keep (void *arg)
     if (!down)
       continue;
     if (open_again (l, state == SOURCE_CONNECTED, &state)) {
-      /* Who fails again at once does not keep a processor busy. */
+      /* A keeper that fails again at once must not keep a processor busy. */
       backoff = BACKOFF_MIN;
       retry_at = now_ms () + BACKOFF_MIN;
     }
@@ -673,7 +674,8 @@ local_free (struct local *l)
   free (l);
 }
 
-/* The keeper last: until it runs, nothing is up, and the readers wait. */
+/* The keeper starts last: until the keeper runs, the file is not up, and the
+ * readers wait. */
 int
 local_start (struct local *l)
 {
@@ -704,7 +706,7 @@ local_wake (struct local *l)
     pthread_cond_broadcast (&l->work);
   else if (l->up)
     pthread_cond_signal (&l->work);
-  /* Deadlines are the keeper's. */
+  /* The keeper ends requests whose deadline passes. */
   if (l->src->stopping
       || (l->src->next_deadline
           && (!l->keeper_until || l->src->next_deadline < l->keeper_until)))

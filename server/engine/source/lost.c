@@ -1,7 +1,7 @@
 /* source/lost.c - the end of a connection, and of the attempt to make one.
  *
- * What was sent goes back to the head of the queues.  nbd_close never waits for
- * the server.
+ * Requests in flight go back to the head of the queues.  nbd_close never waits
+ * for the server.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -69,8 +69,8 @@ conn_drop_handle (struct source_conn *c)
   int fd = c->io.fd;
 
   ev_io_stop (c->task.thread->loop, &c->io);
-  /* The process that it came from may have it open, too: then the server would
-   * not see that it is closed. */
+  /* The process that a kept handle came from may have the socket open, too:
+   * then the server would not see that the socket is closed. */
   if (c->adopted && fd >= 0)
     shutdown (fd, SHUT_WR);
   c->adopted = false;
@@ -90,7 +90,7 @@ conn_drop_handle (struct source_conn *c)
   c->muted = false;
 }
 
-/* Put what was sent back into the queues. */
+/* Put the requests in flight back into the queues. */
 static void
 requeue (struct source_conn *c, uint64_t now)
 {

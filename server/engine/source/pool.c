@@ -299,7 +299,7 @@ io_pool_free (struct io_pool *pool)
 {
   if (!pool)
     return;
-  /* The first thread last: its end ends the commands that it started. */
+  /* Stop the first thread last: its end ends the commands that it started. */
   while (pool->nr > 0)
     io_thread_stop (&pool->thread[--pool->nr]);
   free (pool);

@@ -23,7 +23,7 @@
 
 #define DEMAND_RECENT 200 /* ms in which background still yields */
 
-/* In flight on one connection.  A server of nbdkit's kind works on 16
+/* Requests in flight on one connection.  A server of nbdkit's kind works on 16
  * requests of a connection at a time. */
 #define DEMAND_CAP 16
 #define AHEAD_CAP 8
@@ -35,7 +35,7 @@
 #define SHARED_CAP 4
 #define SHARED_BYTES (2u << 20)
 
-/* Asked for at a time by whoever has much to ask. */
+/* Requests and bytes that a caller with much to ask has in flight at a time. */
 #define DEPTH_MAX 64
 #define DEPTH_BYTES (64u << 20)
 
@@ -104,7 +104,7 @@ has_room (struct source *src, struct source_conn *c, uint32_t length,
     return false;
   if (nr == 0)
     return true;
-  /* What is in the socket before a guest's read makes that wait. */
+  /* Bytes in the socket before a guest's read make that read wait. */
   return atomic_load_explicit (&src->demand, memory_order_relaxed) == 0
          && now - src->demand_at >= DEMAND_RECENT && nr < SHARED_CAP
          && bytes + length <= SHARED_BYTES;

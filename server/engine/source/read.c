@@ -5,10 +5,10 @@
  * source_req, c->answered and c->dead.
  *
  * A read goes straight into the caller's buffer, which libnbd does not zero
- * first.  Instead it is noted what came: an answer that lacks some bytes, or
- * has some twice, is none.  Where the server's block sizes do not allow a
- * request as it is, it is widened into a buffer of ours, or asked in parts, one
- * after the other.
+ * first.  Instead read.c notes which bytes came: an answer that lacks some
+ * bytes, or has some twice, is none.  Where the server's block sizes do not
+ * allow a request as it is, it is widened into a buffer of ours, or asked in
+ * parts, one after the other.
  *
  * An answer that is none (incomplete, or of a kind that the question cannot
  * have) is asked for once more, and is an error the second time.  Some of these
@@ -31,8 +31,8 @@
 #include "source/queue.h"
 #include "source/read.h"
 
-/* A server that sends more chunks of one answer in no order is not believed:
- * those that may do so send a few. */
+/* A server that sends more chunks of one answer out of order is not believed:
+ * servers that may do so send a few. */
 #define MAX_PIECES 4096u
 
 /* Why libnbd failed just now.  It puts the call's name first, which says
@@ -181,8 +181,8 @@ answer_now (struct source_conn *c, struct source_req *req, int error)
   TAILQ_INSERT_TAIL (&c->answered, req, link);
 }
 
-/* Send it, or the next part of it.  It is in c->sent until it is answered;
- * where the handle turns out dead it stays there. */
+/* Send req, or its next part.  req is in c->sent until req is answered; where
+ * the handle turns out dead, req stays in c->sent. */
 void
 read_send (struct source_conn *c, struct source_req *req, uint64_t now)
 {
@@ -239,7 +239,7 @@ compare_pieces (const void *p1, const void *p2)
   return a->start < b->start ? -1 : a->start > b->start;
 }
 
-/* Did each byte of the command come, once? */
+/* Did each byte of the command come exactly once? */
 static bool
 is_whole (struct source_req *req)
 {
