@@ -207,7 +207,8 @@ disk_give (struct disk *d, uid_t uid, gid_t gid)
   if (!d->made || fchown (d->store->fd, uid, gid) == -1
       || fchown (d->sc->fd, uid, gid) == -1)
     return false;
-  d->store->uid = d->owner = uid;
+  d->store->uid = uid;
+  d->owner = uid;
   d->store->gid = gid;
   return true;
 }
