@@ -990,7 +990,7 @@ slow_sidecar_keeps_the_order (void **state)
 
     disk = box_start (&box, &c);
     fill_bytes (disk, 10 * G, G, 1, 0);
-    __atomic_store_n (&stuck, 0, __ATOMIC_RELEASE);
+    atomic_store_explicit (&stuck, 0, memory_order_release);
     __atomic_store_n (&held, true, __ATOMIC_RELEASE);
     /* A trim leaves a granule alone that it does not have all of. */
     start (&old, kinds[i], last * G, kinds[i] == TRIM ? 2 * G : G + 100, 2);

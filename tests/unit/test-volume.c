@@ -1228,7 +1228,7 @@ is_gated (void *opaque)
 {
   struct writer *w = opaque;
 
-  return __atomic_load_n (&w->disk->gated, __ATOMIC_ACQUIRE);
+  return atomic_load_explicit (&w->disk->gated, memory_order_acquire);
 }
 
 static void
