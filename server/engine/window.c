@@ -16,6 +16,9 @@
  * take less than FREE times the least time do not queue. */
 #define QUEUEING 4u
 #define FREE 2u
+/* With WINDOW_MIN a nearer source can bring 1 GiB/s.  More in flight would only
+ * leave the processor's cache: 0.63 s instead of 0.56 s for 768 MiB at 1 ms. */
+#define FAR UINT64_C (20000000)
 
 void
 window_init (struct window *w)
@@ -36,7 +39,7 @@ end_round (struct window *w, uint64_t most)
 {
   uint64_t average = w->ns / w->nr_answers;
 
-  if (w->was_full && average < FREE * w->least)
+  if (w->was_full && w->least >= FAR && average < FREE * w->least)
     w->size = min_u64 (w->size + w->size / 2, max_u64 (most, WINDOW_MIN));
   else if (average > QUEUEING * w->least)
     w->size = max_u64 (w->size - w->size / 8, WINDOW_MIN);

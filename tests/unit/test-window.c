@@ -56,6 +56,9 @@ near_ones_do_not (void **state)
   window_init (&w);
   window_answer (&w, MIB, MS, MOST);
   assert_int_equal (run (&w, 0, 1000, 1000, MOST), WINDOW_MIN);
+  /* What is in flight already brings enough. */
+  window_init (&w);
+  assert_int_equal (run (&w, 10, 10000, 1000, MOST), WINDOW_MIN);
 }
 
 static void
