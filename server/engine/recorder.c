@@ -85,7 +85,8 @@ recorder_is_over (struct recorder *r, uint64_t now)
 
   if (!r->trace || r->first == 0)
     return false;
-  if (now - r->first >= RECORDER_MS || now - r->last >= RECORDER_QUIET_MS)
+  /* A guest may have read since the caller looked at the clock. */
+  if (now >= r->first + RECORDER_MS || now >= r->last + RECORDER_QUIET_MS)
     end (r);
   return !recorder_is_on (r);
 }

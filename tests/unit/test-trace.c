@@ -244,6 +244,9 @@ recording_ends (void **state)
   recorder_note (&r, 4096, 512, 2000 * MS);
   recorder_note (&r, TRACE_UNIT - 1, 2, 2001 * MS);
   recorder_note (&r, 0, 4 * TRACE_UNIT, 2002 * MS);
+  /* The housekeeper's clock was read before these reads. */
+  assert_false (recorder_is_over (&r, 1999 * MS));
+  assert_false (recorder_is_over (&r, 2001 * MS));
   assert_false (recorder_is_over (&r, 2002 * MS + RECORDER_QUIET_MS - 1));
   assert_true (recorder_is_over (&r, 2002 * MS + RECORDER_QUIET_MS));
   assert_false (recorder_is_on (&r));
