@@ -46,13 +46,6 @@ save (const struct trace *t, const char *path)
 
 /* --- show ---------------------------------------------------------------- */
 
-static void
-identity (const struct trace *t, char hex[2 * TRACE_DIGEST_SIZE + 1])
-{
-  for (unsigned i = 0; i < TRACE_DIGEST_SIZE; i++)
-    snprintf (hex + 2 * i, 3, "%02x", t->digest[i]);
-}
-
 /* From left to right in the order of reading, by bytes; the image from bottom
  * to top.  What is not replayed is grey. */
 static void
@@ -118,11 +111,11 @@ write_svg (const struct trace *t)
 static int
 show_json (const struct trace *t)
 {
-  char hex[2 * TRACE_DIGEST_SIZE + 1];
+  char hex[TRACE_HEX_SIZE];
   json_t *ranges = json_array (), *value;
   int status;
 
-  identity (t, hex);
+  trace_hex (t->digest, hex);
   for (size_t i = 0; i < t->nr; i++) {
     const struct trace_range *r = &t->ranges[i];
 
@@ -145,9 +138,9 @@ show_json (const struct trace *t)
 static int
 show (const struct trace *t)
 {
-  char hex[2 * TRACE_DIGEST_SIZE + 1], buf[TEXT_MAX];
+  char hex[TRACE_HEX_SIZE], buf[TEXT_MAX];
 
-  identity (t, hex);
+  trace_hex (t->digest, hex);
   printf ("image        %" PRIu64 " bytes, sha256:%s\n", t->size, hex);
   printf ("boots        %" PRIu32 "\n", t->boots);
   printf ("read         %s\n", text_bytes (buf, trace_bytes (t, false)));

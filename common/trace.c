@@ -25,6 +25,7 @@
 #include "crc32c.h"
 #include "message.h"
 #include "trace.h"
+#include "trust.h"
 
 #define MAGIC "backfill-trace"
 #define FORMAT_VERSION 1
@@ -299,9 +300,8 @@ out:
 
 /* --- the file's content -------------------------------------------------- */
 
-static void
-hex_of (const uint8_t digest[TRACE_DIGEST_SIZE],
-        char hex[2 * TRACE_DIGEST_SIZE + 1])
+void
+trace_hex (const uint8_t digest[TRACE_DIGEST_SIZE], char hex[TRACE_HEX_SIZE])
 {
   for (unsigned i = 0; i < TRACE_DIGEST_SIZE; i++)
     snprintf (hex + 2 * i, 3, "%02x", digest[i]);
@@ -310,7 +310,7 @@ hex_of (const uint8_t digest[TRACE_DIGEST_SIZE],
 void *
 trace_format (const struct trace *t, size_t *len)
 {
-  char hex[2 * TRACE_DIGEST_SIZE + 1], head[HEADER_MAX];
+  char hex[TRACE_HEX_SIZE], head[HEADER_MAX];
   CLEANUP_FREE uint8_t *records = malloc (t->nr * RECORD + 1);
   uint8_t *all;
   int n;
@@ -326,7 +326,7 @@ trace_format (const struct trace *t, size_t *len)
     put_le32 (p + 16, t->ranges[i].boots);
     put_le32 (p + 20, 0);
   }
-  hex_of (t->digest, hex);
+  trace_hex (t->digest, hex);
   n = snprintf (
       head, sizeof head,
       MAGIC " %d\nsize %" PRIu64 "\nidentity sha256:%s\n"
@@ -547,8 +547,7 @@ open_trusted (const char *path, uid_t owner, struct stat *sb, char **error)
   }
   if (owner == TRACE_ANYBODY)
     return fd;
-  if ((sb->st_uid != 0 && sb->st_uid != geteuid () && sb->st_uid != owner)
-      || (sb->st_mode & (S_IWGRP | S_IWOTH))) {
+  if (!trust_alone (sb, owner)) {
     message_set (error,
                  "%s: belongs to, or may be written by, another user than "
                  "root, this process's or the store's: not used",
@@ -685,9 +684,9 @@ char *
 trace_name (const char *dir, uint64_t size,
             const uint8_t digest[TRACE_DIGEST_SIZE])
 {
-  char hex[2 * TRACE_DIGEST_SIZE + 1], *name;
+  char hex[TRACE_HEX_SIZE], *name;
 
-  hex_of (digest, hex);
+  trace_hex (digest, hex);
   return asprintf (&name, "%s/%.32s-%" PRIu64 ".trace", dir, hex, size) == -1
              ? NULL
              : name;

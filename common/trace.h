@@ -93,6 +93,10 @@ void *trace_format (const struct trace *t, size_t *len)
  * memory. */
 struct trace *trace_merge (const struct trace *a, const struct trace *b)
     __attribute__ ((nonnull (1, 2)));
+/* The digest as text. */
+#define TRACE_HEX_SIZE (2 * TRACE_DIGEST_SIZE + 1)
+void trace_hex (const uint8_t digest[TRACE_DIGEST_SIZE],
+                char hex[TRACE_HEX_SIZE]) __attribute__ ((nonnull (1, 2)));
 /* Is it about that image? */
 bool trace_is_of (const struct trace *t, uint64_t size,
                   const uint8_t digest[TRACE_DIGEST_SIZE])

@@ -61,6 +61,13 @@ trust_about (uid_t author, const struct stat *store)
          || (store != NULL && author == store->st_uid);
 }
 
+bool
+trust_alone (const struct stat *sb, uid_t other)
+{
+  return (sb->st_uid == 0 || sb->st_uid == geteuid () || sb->st_uid == other)
+         && (sb->st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
 /* Neither through a link nor into what somebody has mounted there: his file
  * system might never answer.  So what is there is looked at before it is
  * opened, and without asking its file system.  (openat2 could do it, which

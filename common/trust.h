@@ -50,6 +50,11 @@ bool file_id_parse (const char *text, struct file_id *id)
 /* May author be believed about this store?  NULL: one that we cannot see. */
 bool trust_about (uid_t author, const struct stat *store);
 
+/* Is what sb shows root's, ours or that other user's, and can nobody but its
+ * owner write to it? */
+bool trust_alone (const struct stat *sb, uid_t other)
+    __attribute__ ((nonnull (1)));
+
 /* Open the directory `name` in base (a descriptor), without following a link:
  * what is in it is by *author.  EPERM if others than him may write to it. */
 int trust_open_dir (int base, const char *name, uid_t *author)

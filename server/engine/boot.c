@@ -23,6 +23,7 @@
 #include "internal.h"
 #include "log.h"
 #include "thread.h"
+#include "trust.h"
 
 /* The share of saving (ms) in the time that the disk's end may take: see
  * life.c. */
@@ -54,8 +55,7 @@ is_own_dir (struct disk *d, const char *dir)
     log_error ("%s: no boot traces: %s: %m", d->store_path, dir);
   else if (!S_ISDIR (sb.st_mode))
     log_error ("%s: no boot traces: %s is not a directory", d->store_path, dir);
-  else if ((sb.st_uid != 0 && sb.st_uid != geteuid ())
-           || (sb.st_mode & (S_IWGRP | S_IWOTH)))
+  else if (!trust_alone (&sb, 0))
     log_error ("%s: no boot traces: others than root and this process's user "
                "may write to %s",
                d->store_path, dir);
@@ -193,7 +193,7 @@ bool
 boot_note (struct disk *d, uint64_t offset, uint64_t length)
 {
   if (recorder_is_on (&d->boot.recorder))
-    recorder_note (&d->boot.recorder, offset, length, now_ms ());
+    recorder_note (&d->boot.recorder, offset, length, now_coarse_ms ());
   return replay_note (&d->replay, offset, length);
 }
 
