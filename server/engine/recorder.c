@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "bytes.h"
 #include "recorder.h"
 
 void
@@ -65,6 +66,8 @@ recorder_note (struct recorder *r, uint64_t offset, uint64_t length,
     return;
   if (r->first == 0)
     r->first = r->last = now;
+  /* Another thread may have come first with a later time. */
+  now = max_u64 (now, r->last);
   for (; recorder_is_on (r) && unit <= last; unit++) {
     bool is_new;
 

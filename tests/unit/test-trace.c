@@ -254,6 +254,18 @@ recording_ends (void **state)
   t = recorder_take (&r);
   assert_int_equal (trace_bytes (t, false), 4 * TRACE_UNIT);
   assert_int_equal (t->ranges[0].at, 0);
+  assert_int_equal (t->nr, 1);
+  trace_free (t);
+  recorder_destroy (&r);
+
+  /* Of two threads the second to come had looked at the clock first. */
+  recorder_init (&r);
+  recorder_start (&r, SIZE, digest);
+  recorder_note (&r, 0, 512, 2000 * MS);
+  recorder_note (&r, 100 * TRACE_UNIT, 512, 1999 * MS);
+  t = recorder_take (&r);
+  assert_int_equal (t->nr, 2);
+  assert_int_equal (t->ranges[1].at, 0);
   assert_null (recorder_take (&r));
   trace_free (t);
   recorder_destroy (&r);
